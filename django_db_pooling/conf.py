@@ -1,0 +1,193 @@
+"""From ``DATABASES[alias]["POOL"]``, ``CONN_MAX_AGE`` and ``set_pool_size`` to the limits of a pool."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+
+from django_db_pooling.limits import Limits
+
+# DATABASES as a settings file has it: any may be missing.
+Settings = Mapping[str, Any]
+
+
+class Unchanged:
+    """The default of an argument that leaves a value as it is."""
+
+    def __repr__(self) -> str:
+        return "<unchanged>"
+
+
+UNCHANGED = Unchanged()
+
+
+class Problem(NamedTuple):
+    """Something wrong with an alias's settings: for a system check, or for patch() to raise."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _seconds(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+
+
+def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+class _Key(NamedTuple):
+    field: str
+    accepts: Callable[[Any], bool]
+    wants: str
+
+
+_KEYS = {
+    "SIZE": _Key("size", _count(1), "a whole number, 1 or more"),
+    "MAX_OUTSTANDING": _Key("max_outstanding", _or_none(_count(1)), "a whole number, SIZE or more, or None"),
+    "TIMEOUT": _Key("timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "MIN_SIZE": _Key("min_size", _count(0), "a whole number from 0 to SIZE"),
+    "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "MAX_AGE": _Key("max_age", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
+}
+
+# What set_pool_size said: alias, or None for all of them -> fields of Limits.
+_overrides: dict[str | None, dict[str, Any]] = {}
+
+
+def is_off(settings_dict: Settings) -> bool:
+    """``POOL = False``: this alias isn't pooled."""
+    return settings_dict.get("POOL") is False
+
+
+def problems(alias: str, settings_dict: Settings) -> list[Problem]:
+    """All that is wrong with the pool settings of one alias."""
+    found = []
+    pool = settings_dict.get("POOL")
+    where = f"DATABASES[{alias!r}]"
+    if not (pool is None or isinstance(pool, bool | Mapping)):
+        found.append(
+            Problem(
+                "django_db_pooling.E001",
+                f'{where}["POOL"] is {pool!r}.',
+                'Use a dict such as {"SIZE": 10, "MAX_OUTSTANDING": 20}, or False for no pooling.',
+            )
+        )
+    if isinstance(pool, Mapping):
+        found += _bad_values(where, pool)
+    if not is_off(settings_dict) and (settings_dict.get("OPTIONS") or {}).get("pool"):
+        found.append(
+            Problem(
+                "django_db_pooling.E004",
+                f'{where}["OPTIONS"]["pool"] is Django\'s own pool; two pools cannot share an alias.',
+                f'Remove OPTIONS["pool"], or set {where}["POOL"] = False to use Django\'s.',
+            )
+        )
+    return found
+
+
+def _bad_values(where: str, pool: Mapping[str, Any]) -> list[Problem]:
+    found = []
+    for name, value in pool.items():
+        key = _KEYS.get(name)
+        if key is None:
+            near = difflib.get_close_matches(str(name).upper(), _KEYS, n=1, cutoff=0.0)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            found.append(
+                Problem(
+                    "django_db_pooling.E002",
+                    f'{where}["POOL"] has the unknown key {name!r}.',
+                    f"{hint}Keys are {', '.join(_KEYS)}.",
+                )
+            )
+        elif not key.accepts(value):
+            found.append(_bad_value(where, name, value))
+    if not found:
+        limits = _from_pool(pool)
+        if limits.max_outstanding is not None and limits.max_outstanding < limits.size:
+            found.append(_bad_value(where, "MAX_OUTSTANDING", limits.max_outstanding))
+        if limits.min_size > limits.size:
+            found.append(_bad_value(where, "MIN_SIZE", limits.min_size))
+    return found
+
+
+def _bad_value(where: str, name: str, value: Any) -> Problem:
+    return Problem(
+        "django_db_pooling.E003",
+        f'{where}["POOL"][{name!r}] is {value!r}.',
+        f"It must be {_KEYS[name].wants}.",
+    )
+
+
+def _from_pool(pool: Mapping[str, Any]) -> Limits:
+    limits = Limits(**{_KEYS[name].field: value for name, value in pool.items()})
+    if "MAX_OUTSTANDING" not in pool:
+        limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, limits.size))
+    return limits
+
+
+def _at_least(most: int | None, size: int) -> int | None:
+    return None if most is None else max(most, size)
+
+
+def limits_for(alias: str, settings_dict: Settings) -> Limits:
+    """The limits of an alias. Raises ImproperlyConfigured where its settings are wrong."""
+    reject(problems(alias, settings_dict))
+    pool = settings_dict.get("POOL")
+    limits = _from_pool(pool if isinstance(pool, Mapping) else {})
+    age = settings_dict.get("CONN_MAX_AGE", 0)
+    if age is None or age > 0:
+        limits = replace(limits, max_age=age)
+    for key in (None, alias):
+        override = _overrides.get(key)
+        if override is not None:
+            limits = replace(limits, **override)
+            if "max_outstanding" not in override or override["max_outstanding"] is not None:
+                limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, limits.size))
+    return replace(limits, min_size=min(limits.min_size, limits.size))
+
+
+def reject(found: list[Problem]) -> None:
+    """Raise ImproperlyConfigured with all of them, if any."""
+    if found:
+        raise ImproperlyConfigured("\n".join(f"{p.message} {p.hint} ({p.id})" for p in found))
+
+
+def override(
+    size: int,
+    max_outstanding: int | None | Unchanged,
+    timeout: float | None | Unchanged,
+    alias: str | None,
+) -> None:
+    """Remember limits that beat the settings. ValueError names the argument; then nothing changed."""
+    if not _count(1)(size):
+        raise ValueError(f"size must be a whole number, 1 or more, not {size!r}")
+    values: dict[str, Any] = {"size": size}
+    if not isinstance(max_outstanding, Unchanged):
+        if not _or_none(_count(size))(max_outstanding):
+            raise ValueError(
+                f"max_outstanding must be a whole number, size ({size}) or more, or None, "
+                f"not {max_outstanding!r}"
+            )
+        values["max_outstanding"] = max_outstanding
+    if not isinstance(timeout, Unchanged):
+        if not _or_none(_seconds)(timeout):
+            raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
+        values["timeout"] = timeout
+    _overrides[alias] = _overrides.get(alias, {}) | values
+
+
+def overridden_aliases() -> list[str]:
+    return [alias for alias in _overrides if alias is not None]

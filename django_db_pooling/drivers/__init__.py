@@ -1,0 +1,30 @@
+"""What differs by database driver. One file per driver; ``find`` picks by the DB-API module."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from django_db_pooling.drivers.base import Driver
+
+# DB-API module as a backend names it in DatabaseWrapper.Database -> module here.
+_MODULES = {
+    "pymysql": "pymysql",
+    "MySQLdb": "mysqlclient",
+    "psycopg": "psycopg3",
+    "psycopg2": "psycopg2",
+    "sqlite3": "sqlite",
+}
+
+
+def find(database: Any) -> Driver | None:
+    """The driver for a backend's ``Database`` module, or None for one that nobody has described.
+
+    PyMySQL says what it is even after ``install_as_MySQLdb()``: the module keeps its name.
+    """
+    package = database.__name__.partition(".")[0]
+    module = _MODULES.get(package)
+    if module is None:
+        return None
+    driver: Driver = import_module(f"django_db_pooling.drivers.{module}").DRIVER
+    return driver

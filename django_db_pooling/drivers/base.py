@@ -1,0 +1,148 @@
+"""What the pool and the wrapper ask a driver. Nothing here does I/O unless its docstring says so."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import math
+import os
+import select
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+from django_db_pooling import green
+
+# Not on every system; where it is missing a closed connection is "unread" and gets a ping.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_raw_poll: Any = None
+
+
+def _poll(fd: int) -> int:
+    """Events of a descriptor at this instant. The original poll: gevent's yields to the hub."""
+    global _raw_poll
+    if _raw_poll is None:
+        _raw_poll = green.original("select", "poll")
+    poller = _raw_poll()
+    poller.register(fd, select.POLLIN | getattr(select, "POLLRDHUP", 0))
+    events = poller.poll(0)
+    return events[0][1] if events else 0
+
+
+def passed_through(error: BaseException) -> Iterator[CodeType]:
+    """The functions that an exception has left on its way up."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_code
+        trace = trace.tb_next
+
+
+class Driver:
+    """A driver whose connections are TCP or UNIX sockets. Subclasses say where theirs is."""
+
+    # The package that users install, for messages.
+    name = ""
+    # Attributes that Django's wrapper finds out when it opens a connection.
+    learned: tuple[str, ...] = ()
+
+    # -- for the pool ------------------------------------------------------------------------
+
+    def home(self) -> object:
+        """Connections only work in the hub that opened them, where gevent patches sockets."""
+        return green.hub_of_this_thread() if green.patched("socket") else None
+
+    def alive(self, connection: Any) -> bool | None:
+        """False: closed by the server. None: something unread is there, a ping must tell."""
+        fd = self.fileno(connection)
+        if fd is None:
+            return False
+        try:
+            events = _poll(fd)
+        except (OSError, ValueError):
+            return False
+        if events & _HUNG_UP:
+            return False
+        return None if events else True
+
+    def drop(self, connection: Any) -> None:
+        """Cut the connection. The server sees its end at once, whoever still refers to the object."""
+        self.shut_down(connection)
+        self.forget(connection)
+
+    def close(self, connection: Any, linger: float) -> None:
+        """Say goodbye as the protocol wants it (I/O) and wait up to ``linger`` seconds for the answer."""
+        fd = self.fileno(connection)
+        duplicate = os.dup(fd) if linger and fd is not None else None
+        try:
+            self.forget(connection)
+            if duplicate is not None:
+                green.cooperative_wait(duplicate, linger)
+        finally:
+            if duplicate is not None:
+                os.close(duplicate)
+
+    # -- for the wrapper ---------------------------------------------------------------------
+
+    def fileno(self, connection: Any) -> int | None:
+        """The socket's descriptor, None when it is closed."""
+        raise NotImplementedError
+
+    def forget(self, connection: Any) -> None:
+        """The driver's own close; harmless when closed already. I/O: a goodbye where the socket is open."""
+        connection.close()
+
+    def shut_down(self, connection: Any) -> None:
+        fd = self.fileno(connection)
+        if fd is None:
+            return
+        with contextlib.suppress(OSError):
+            # The plain socket type: neither gevent's nor TLS's has a say, and nothing is sent.
+            handle = _socket.socket(fileno=fd)
+            try:
+                handle.shutdown(_socket.SHUT_RDWR)
+            finally:
+                handle.detach()
+
+    def broken(self, connection: Any) -> bool:
+        """Whether the driver has given the connection up."""
+        return self.fileno(connection) is None
+
+    def interrupted(self, connection: Any, error: BaseException) -> bool:
+        """Whether an error that is none of the database's may have cut a conversation short."""
+        return self.unread(connection)
+
+    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float) -> bool:
+        """Whether the server answers (I/O). ``ask`` is Django's ``is_usable``."""
+        return ask()
+
+    def rollback(self, connection: Any) -> None:
+        """End a transaction however it was begun (I/O)."""
+        connection.rollback()
+
+    def in_transaction(self, connection: Any) -> bool | None:
+        """Whether a transaction is open; None where the driver can't know."""
+        raise NotImplementedError
+
+    def unread(self, connection: Any) -> bool:
+        """Whether part of a result is still to come."""
+        return False
+
+    def detach(self, cursor: Any) -> bool:
+        """Cut a cursor that outlived its checkout off; False if the connection can't be kept."""
+        cursor.close()
+        return True
+
+    def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
+        """Change connection parameters so that connecting takes no longer than this."""
+        params["connect_timeout"] = min(params.get("connect_timeout") or math.inf, max(1, math.ceil(seconds)))
+
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        """A connection is open and initialised; ``params`` are those before limit_connect."""
+
+    def server_timeout(self, connection: Any) -> float:
+        """After how many idle seconds the server closes a connection (I/O)."""
+        return math.inf
+
+    def advice(self) -> str | None:
+        """What stops this driver from working well in this process, with the remedy."""
+        return None

@@ -1,0 +1,67 @@
+"""mysqlclient: C, so it stops all greenlets of a thread while it waits for the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from MySQLdb import cursors
+
+from django_db_pooling import green
+from django_db_pooling.drivers.base import Driver, passed_through
+
+
+class MySQLClient(Driver):
+    name = "mysqlclient"
+    learned = ("isolation_level", "mysql_server_data")
+
+    def home(self) -> object:
+        return None
+
+    def fileno(self, connection: Any) -> int | None:
+        if not connection.open:
+            return None
+        fd: int = connection.fileno()
+        return fd if fd >= 0 else None
+
+    def forget(self, connection: Any) -> None:
+        if connection.open:
+            connection.close()
+
+    def broken(self, connection: Any) -> bool:
+        # The C library closes its socket when the server is lost, and the object stays "open".
+        return not connection.open or connection.fileno() < 0
+
+    def in_transaction(self, connection: Any) -> bool | None:
+        # The server's status is not to be had from mysqlclient, but for the autocommit flag in it.
+        return None if connection.get_autocommit() else True
+
+    def unread(self, connection: Any) -> bool:
+        return bool(connection.more_results())
+
+    def interrupted(self, connection: Any, error: BaseException) -> bool:
+        # Only between sending and storing the result, both in a cursor's _query.
+        return any(
+            code.co_filename == cursors.__file__ and code.co_name == "_query"
+            for code in passed_through(error)
+        )
+
+    def detach(self, cursor: Any) -> bool:
+        cursor = getattr(cursor, "cursor", cursor)
+        cursor.connection = None
+        return not isinstance(cursor, cursors.CursorUseResultMixIn)
+
+    def server_timeout(self, connection: Any) -> float:
+        with connection.cursor(cursors.Cursor) as cursor:
+            cursor.execute("SELECT @@wait_timeout")
+            return float(cursor.fetchone()[0])
+
+    def advice(self) -> str | None:
+        if not green.patched("socket"):
+            return None
+        return (
+            "mysqlclient waits for the server in C and stops every greenlet meanwhile. "
+            "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
+        )
+
+
+DRIVER = MySQLClient()

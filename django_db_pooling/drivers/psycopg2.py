@@ -1,0 +1,52 @@
+"""psycopg2: cooperative under gevent only with a wait callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg2 import extensions
+
+from django_db_pooling import green
+from django_db_pooling.drivers.base import Driver
+
+
+class Psycopg2(Driver):
+    name = "psycopg2"
+    learned = ("isolation_level", "pg_version")
+
+    def fileno(self, connection: Any) -> int | None:
+        if connection.closed:
+            return None
+        fd: int = connection.fileno()
+        return fd if fd >= 0 else None
+
+    def in_transaction(self, connection: Any) -> bool:
+        return bool(connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE)
+
+    def unread(self, connection: Any) -> bool:
+        return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
+
+    def rollback(self, connection: Any) -> None:
+        # In autocommit mode psycopg2's own does nothing, even after a BEGIN of the user's.
+        if connection.autocommit:
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+        else:
+            connection.rollback()
+
+    def detach(self, cursor: Any) -> bool:
+        if cursor.name is not None:
+            return bool(cursor.closed)
+        cursor.close()
+        return True
+
+    def advice(self) -> str | None:
+        if not green.patched("socket") or extensions.get_wait_callback() is not None:
+            return None
+        return (
+            "psycopg2 waits for the server in C and stops every greenlet meanwhile. "
+            "Use psycopg 3 (pip install 'psycopg[binary]'), or psycogreen's patch_psycopg()."
+        )
+
+
+DRIVER = Psycopg2()

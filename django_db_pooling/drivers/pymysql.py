@@ -1,0 +1,140 @@
+"""PyMySQL: pure Python, cooperative under gevent."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import pymysql
+from pymysql.constants import SERVER_STATUS
+
+from django_db_pooling import green
+from django_db_pooling.drivers.base import Driver, passed_through
+
+_CONNECTIONS = pymysql.connections.__file__
+_CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
+
+
+class PyMySQL(Driver):
+    name = "PyMySQL"
+    learned = ("isolation_level", "mysql_server_data")
+
+    def fileno(self, connection: Any) -> int | None:
+        sock = connection._sock
+        if sock is None:
+            return None
+        fd: int = sock.fileno()
+        return fd if fd >= 0 else None
+
+    def forget(self, connection: Any) -> None:
+        if connection.open:
+            connection.close()
+
+    def drop(self, connection: Any) -> None:
+        sock = connection._sock
+        self.shut_down(connection)
+        green.in_thread_of(getattr(sock, "hub", None), connection._force_close)
+
+    def in_transaction(self, connection: Any) -> bool:
+        # The status comes with OK packets, so with autocommit off it lags behind a SELECT.
+        status = connection.server_status
+        return bool(status & SERVER_STATUS.SERVER_STATUS_IN_TRANS) or not connection.get_autocommit()
+
+    def unread(self, connection: Any) -> bool:
+        result = connection._result
+        return result is not None and bool(result.unbuffered_active or result.has_next)
+
+    def interrupted(self, connection: Any, error: BaseException) -> bool:
+        # A read that is cut short closes the socket, a write doesn't. What fails before anything
+        # is sent is the conversion of parameters.
+        if isinstance(error, UnicodeEncodeError):
+            return False
+        return any(
+            code.co_filename == _CONNECTIONS and code.co_name not in _CONVERTING
+            for code in passed_through(error)
+        )
+
+    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float) -> bool:
+        """Django's ping would make PyMySQL connect again by itself, to a session without settings."""
+        timeout, connection._read_timeout = connection._read_timeout, max(seconds, 0.1)
+        try:
+            connection.ping(reconnect=False)
+        except pymysql.Error:
+            return False
+        finally:
+            connection._read_timeout = timeout
+        return True
+
+    def detach(self, cursor: Any) -> bool:
+        # Django's own wrapper is around it. Closing would read what is left of the result.
+        getattr(cursor, "cursor", cursor).connection = None
+        return True
+
+    def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
+        seconds = max(seconds, 0.1)
+        # connect_timeout ends with the TCP handshake; a server that accepts and is silent needs more.
+        for name in ("connect_timeout", "read_timeout", "write_timeout"):
+            params[name] = min(params.get(name) or (10 if name == "connect_timeout" else math.inf), seconds)
+
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        connection._read_timeout = params.get("read_timeout")
+        connection._write_timeout = params.get("write_timeout")
+
+    def server_timeout(self, connection: Any) -> float:
+        with connection.cursor(pymysql.cursors.Cursor) as cursor:
+            cursor.execute("SELECT @@wait_timeout")
+            return float(cursor.fetchone()[0])
+
+
+def _file_state(path: Any) -> tuple[object, ...]:
+    """What changes when a file or a directory of certificates is replaced."""
+    try:
+        stat = os.stat(path)
+    except (OSError, TypeError, ValueError):
+        return (path,)
+    return (path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def _keep_tls_contexts() -> None:
+    """Make PyMySQL build its TLS context once for the same options and files, not in every connect.
+
+    Building one loads the system's certificates, 20 ms of CPU. PyMySQL 1.2 does it by default,
+    because it tries TLS first. A context given as ``ssl=`` would mean that TLS is required, so the
+    place to keep it is where PyMySQL makes it. A context is meant to serve many connections.
+    """
+    build = pymysql.connections.Connection._create_ssl_ctx
+    if hasattr(build, "__wrapped__"):
+        return
+    contexts: dict[Any, Any] = {}
+
+    @functools.wraps(build)
+    def create_ssl_ctx(self: Any, options: Any) -> Any:
+        if isinstance(options, ssl.SSLContext):
+            return build(self, options)
+        system = ssl.get_default_verify_paths()
+        files = [options.get(name) for name in ("ca", "capath", "cert", "key")]
+        files += [system.cafile, system.capath]
+        try:
+            key = (tuple(sorted(options.items())), tuple(_file_state(path) for path in files if path))
+            context = contexts.get(key)
+        except TypeError:
+            return build(self, options)
+        if context is None:
+            context = build(self, options)
+            if len(contexts) >= 16:
+                contexts.clear()
+            contexts[key] = context
+        return context
+
+    pymysql.connections.Connection._create_ssl_ctx = create_ssl_ctx
+
+
+with contextlib.suppress(AttributeError):
+    _keep_tls_contexts()
+
+DRIVER = PyMySQL()

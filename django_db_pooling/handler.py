@@ -1,0 +1,166 @@
+"""Where Django and the pools meet: the patch of ConnectionHandler, requests, fork and exit."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from typing import Any
+
+from asgiref.local import Local
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core import signals
+from django.db import connections
+from django.db.utils import ConnectionHandler
+
+from django_db_pooling import checks, conf, green, owner
+from django_db_pooling.registry import registry
+from django_db_pooling.wrapper import PooledWrapper, pooled
+
+logger = logging.getLogger("django_db_pooling")
+
+_inherited_getitem = ConnectionHandler.__getitem__
+_pid = os.getpid()
+_said: set[str] = set()
+# Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
+_storage_is_local = False
+
+
+def _getitem(self: Any, alias: str) -> Any:
+    """This thread's or greenlet's wrapper, made at first use by Django and turned into a pooled one."""
+    try:
+        return getattr(self._connections, alias)
+    except AttributeError:
+        pass
+    wrapper: Any = _inherited_getitem(self, alias)
+    wrapper.__class__ = pooled(type(wrapper))
+    return wrapper
+
+
+def patch() -> None:
+    """Pool the connections of every alias in DATABASES, from now on, in this process and its forks.
+
+    Calling it again changes nothing. Raises ImproperlyConfigured, with nothing changed, where the
+    settings of a pool are wrong. Logs warnings about drivers once.
+    """
+    if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
+        conf.reject(checks.settings_errors())
+        _warn_once(checks.driver_warnings())
+    _make_storage_local()
+    if ConnectionHandler.__getitem__ is _getitem:
+        return
+    ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
+    signals.request_started.connect(_request_started, dispatch_uid="django_db_pooling")
+    signals.request_finished.connect(_request_finished, dispatch_uid="django_db_pooling")
+    _register_once()
+    if settings.configured:
+        _convert_open_wrappers()
+
+
+def unpatch() -> None:
+    """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
+    if ConnectionHandler.__getitem__ is _getitem:
+        del ConnectionHandler.__getitem__
+
+
+def _warn_once(problems: list[conf.Problem]) -> None:
+    for problem in problems:
+        if problem.message not in _said:
+            _said.add(problem.message)
+            logger.warning("%s %s (%s)", problem.message, problem.hint, problem.id)
+
+
+def _convert_open_wrappers() -> None:
+    """Pool the wrappers, too, that this thread has used before patch(), unless in a transaction."""
+    wrappers: Any = connections.all(initialized_only=True)
+    for wrapper in wrappers:
+        if isinstance(wrapper, PooledWrapper) or wrapper.in_atomic_block:
+            continue
+        wrapper.close()
+        if wrapper.connection is None:
+            wrapper.__dict__.pop("wrap_database_errors", None)
+            wrapper.__class__ = pooled(type(wrapper))
+
+
+# -- gevent that patches late (gunicorn --preload) ------------------------------------------------
+
+
+def _make_storage_local() -> None:
+    """Where gevent patched threading after Django was imported, all greenlets share one wrapper.
+
+    gunicorn --preload does that. What this greenlet has already is kept.
+    """
+    global _storage_is_local
+    owner.follow_gevent()
+    if not green.patched("thread"):
+        return
+    handler: Any = connections
+    storage = handler._connections
+    while hasattr(storage, "_storage"):
+        storage = storage._storage
+    if type(storage) is not threading.local and not isinstance(storage, Local):
+        mine = {wrapper.alias: wrapper for wrapper in connections.all(initialized_only=True)}
+        handler._connections = Local(connections.thread_critical)
+        for alias, wrapper in mine.items():
+            connections[alias] = wrapper
+    _storage_is_local = True
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+def _request_started(sender: Any = None, environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
+    if not _storage_is_local:
+        _make_storage_local()
+    mine = owner.current()
+    mine.in_request = True
+    mine.outer = [wrapper for wrapper in mine.holding() if wrapper.in_atomic_block]
+    if environ is not None:
+        mine.holder.request = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
+    elif scope is not None:
+        mine.holder.request = f"{scope.get('method')} {scope.get('path')}"
+
+
+def _request_finished(**kwargs: Any) -> None:
+    mine = owner.current()
+    for wrapper in mine.holding():
+        # A transaction that is open belongs to somebody further out (TestCase), unless the request
+        # began it.
+        if not wrapper.in_atomic_block or (mine.in_request and wrapper not in mine.outer):
+            wrapper.give_back()
+    mine.in_request = False
+    mine.outer = []
+    mine.holder.request = None
+
+
+# -- fork and exit --------------------------------------------------------------------------------
+
+_registered = False
+
+
+def _register_once() -> None:
+    global _registered
+    if not _registered:
+        _registered = True
+        os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_at_exit)
+
+
+def _after_fork() -> None:
+    global _pid, _storage_is_local
+    _pid = os.getpid()
+    _storage_is_local = False
+    mine = owner.current().holding()
+    registry.abandon()
+    for wrapper in mine:
+        wrapper.inherit()
+    owner.forget_all()
+
+
+def _at_exit() -> None:
+    """Say goodbye to the servers, who would log aborted connections else."""
+    if os.getpid() == _pid:
+        for wrapper in owner.current().holding():
+            wrapper.give_back()
+        registry.close_all(None, 0.0, [])

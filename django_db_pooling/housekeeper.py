@@ -1,0 +1,49 @@
+"""The thread that looks after pools while nobody asks for a connection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger("django_db_pooling")
+
+TICK = 1.0  # seconds
+
+
+class Housekeeper:
+    """Calls ``work`` every second until it returns False: there is nothing to look after.
+
+    A plain daemon thread, so a greenlet where gevent has patched threading. ``ensure_running``
+    costs two attribute reads while it runs. After a fork a new Housekeeper is needed.
+    """
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        self._work = work
+        self._running = False
+
+    def ensure_running(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        try:
+            threading.Thread(target=self._run, name="django_db_pooling housekeeper", daemon=True).start()
+        except BaseException:
+            self._running = False
+            raise
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TICK)
+            try:
+                if self._work():
+                    continue
+            except Exception:
+                logger.exception("Looking after the pools failed; trying again")
+                continue
+            # Gone before it looks a last time: who has something new either sees that, or is seen.
+            self._running = False
+            if not self._work() or self._running:
+                return
+            self._running = True

@@ -1,0 +1,18 @@
+"""The numbers that bound one pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Counts of connections, and seconds. ``None`` stands for "no limit" throughout."""
+
+    size: int = 10
+    max_outstanding: int | None = 20
+    timeout: float | None = 30.0
+    min_size: int = 0
+    idle_timeout: float | None = 300.0
+    max_age: float | None = 3600.0
+    max_waiting: int | None = None

@@ -1,0 +1,504 @@
+"""The pool: bounded, newest idle first, first come first served.
+
+Knows no Django, no driver and no gevent. What it hands over is a slot with a connection that
+looks usable, or a bare slot: then the taker opens the connection itself, in its own thread or
+greenlet, and says ``opened`` or ``open_failed``. Every slot ends in one ``checkin``, ``close``
+or ``discard``; one that is dropped instead is reclaimed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Any, Protocol
+
+from django_db_pooling import inherited
+from django_db_pooling.coalesce import Coalesced
+from django_db_pooling.limits import Limits
+from django_db_pooling.slot import Slot
+from django_db_pooling.stats import PoolStats
+
+logger = logging.getLogger("django_db_pooling")
+
+OPENING_AT_A_TIME = 2
+# One more may start to open when all that are opening have taken this many seconds.
+STALLED = 0.5
+# A waiter looks for itself this often (seconds), should ever a wake-up be lost.
+LOOK_AROUND = 5.0
+# Idle connections over `size` stay this many seconds.
+EXCESS_STAYS = 10.0
+# A server may count a connection until it has read its end: seconds to wait for it at the cap.
+LINGER = 0.05
+# Ages are cut by up to this share, so that what was opened together isn't closed together.
+AGE_JITTER = 0.1
+
+
+class Driver(Protocol):
+    """What a pool needs to know about its connections. Only ``close`` may do I/O.
+
+    ``alive``: True, False, or None where only a question to the server could tell.
+    ``close``: waits up to ``linger`` seconds for the server to have closed, too.
+    """
+
+    def home(self) -> object: ...
+
+    def alive(self, connection: Any) -> bool | None: ...
+
+    def drop(self, connection: Any) -> None: ...
+
+    def close(self, connection: Any, linger: float) -> None: ...
+
+
+class CheckoutTimeout(Exception):
+    """No connection in time. ``waited``: seconds."""
+
+    def __init__(self, message: str, waited: float) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+class Waiter:
+    """A caller in the queue, and the place where the slot for it is put."""
+
+    __slots__ = ("_woken", "expecting", "home", "impatient", "slot")
+
+    def __init__(self, home: object, impatient: bool) -> None:
+        self.home = home
+        self.impatient = impatient
+        self.expecting = True
+        self.slot: Slot | None = None
+        # threading's lock as it is at run time: gevent's where gevent is active.
+        self._woken = threading.Lock()
+        self._woken.acquire()
+
+    def serve(self, slot: Slot) -> None:
+        self.slot = slot
+        self._woken.release()
+
+    def wait(self, seconds: float) -> bool:
+        if seconds <= 0:
+            return self._woken.acquire(blocking=False)
+        return self._woken.acquire(timeout=seconds)
+
+    def take(self) -> Slot:
+        slot, self.slot = self.slot, None
+        self.expecting = False
+        assert slot is not None
+        return slot
+
+    def expect_again(self) -> None:
+        self.expecting = True
+
+
+class Pool:
+    """Connections to one database, for all threads and greenlets of one process."""
+
+    def __init__(self, name: str, limits: Limits, driver: Driver) -> None:
+        self.name = name
+        self.limits = limits
+        self.driver = driver
+        # The server closes a connection by itself when it has been idle for so long (seconds).
+        self.server_timeout = math.inf
+        # Once True, nothing stays: connections are closed as they come back.
+        self.closing = False
+        self._pid = os.getpid()
+        self._generation = 0
+        self._numbers = itertools.count(1)
+        # All there are, in any state: len() is what max_outstanding bounds. A slot enters only
+        # below the cap, before its socket exists, and leaves once, after its socket is closed.
+        self._slots: dict[int, weakref.ref[Slot]] = {}
+        # A stack. Whoever pops a slot, or removes it, has it.
+        self._idle: deque[Slot] = deque()
+        # Being opened by their takers: slot number -> since when.
+        self._opening: dict[int, float] = {}
+        # First come, first served. Membership is the claim: whoever removes a waiter must serve it.
+        self._waiters: deque[Waiter] = deque()
+        self._match = Coalesced(self._serve_waiters)
+        self._death_seen_at = -math.inf
+        self._last_open_error: tuple[float, str] | None = None
+        self._checkouts = self._opened = self._closed = 0
+        self._timeouts = self._reclaimed = self._broken = 0
+        self._wait_seconds = self._longest_wait = self._held_seconds = 0.0
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def checkout(self, deadline: float | None = None, holder: object = None) -> Slot:
+        """A slot with a connection, or a bare one to open.
+
+        ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
+        never waits. Raises CheckoutTimeout.
+        """
+        if not self._waiters:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                if slot.home is not self.driver.home():
+                    self._idle.append(slot)
+                elif self._fit(slot):
+                    return self._hand_over(slot, holder)
+                else:
+                    self.close(slot)
+        return self._hand_over(self._queue(deadline), holder)
+
+    def _hand_over(self, slot: Slot, holder: object) -> Slot:
+        slot.holder = holder
+        slot.taken_at = time.monotonic()
+        self._checkouts += 1
+        return slot
+
+    def _fit(self, slot: Slot) -> bool:
+        if slot.generation != self._generation or time.monotonic() >= slot.expires_at:
+            return False
+        alive = self.driver.alive(slot.connection)
+        if alive is False:
+            self._mark_death()
+            return False
+        if alive is None:
+            self.doubt(slot)
+        return True
+
+    def _queue(self, deadline: float | None) -> Slot:
+        started = time.monotonic()
+        impatient = deadline is not None and deadline <= started
+        waiter = Waiter(self.driver.home(), impatient)
+        try:
+            self._waiters.append(waiter)
+            self._match()
+            most = self.limits.max_waiting
+            if waiter.slot is None and most is not None and len(self._waiters) > most:
+                raise self._refusal(0.0, f"more than MAX_WAITING ({most}) callers wait already")
+            while True:
+                while not waiter.wait(self._patience(deadline)):
+                    now = time.monotonic()
+                    if deadline is not None and now >= deadline and not self._match.running:
+                        waited = 0.0 if impatient else now - started
+                        raise self._refusal(waited, f"waited {waited:.1f} s")
+                    self._match()
+                slot = waiter.take()
+                if slot.connection is None or self._fit(slot):
+                    return slot
+                waiter.expect_again()
+                self._waiters.appendleft(waiter)
+                self.close(slot)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        finally:
+            waited = time.monotonic() - started
+            self._wait_seconds += waited
+            self._longest_wait = max(self._longest_wait, waited)
+
+    def _patience(self, deadline: float | None) -> float:
+        longest = STALLED if self._opening else LOOK_AROUND
+        if deadline is None:
+            return longest
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 and self._match.running:
+            # Another native thread is handing out this instant, maybe to us.
+            return 0.001
+        return min(remaining, longest)
+
+    def _leave(self, waiter: Waiter) -> None:
+        if not waiter.expecting:
+            return
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            # Claimed: a slot is on its way, from another native thread, or here already.
+            if waiter.wait(1.0):
+                self._put_back(waiter.take())
+
+    # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
+
+    def _serve_waiters(self) -> None:
+        while self._waiters:
+            try:
+                head = self._waiters[0]
+            except IndexError:
+                return
+            slot = self._idle_at(head.home) or self._bare_slot(head)
+            if slot is None:
+                return
+            try:
+                self._waiters.remove(head)
+            except ValueError:
+                # It gave up this instant.
+                self._put_back(slot)
+            else:
+                head.serve(slot)
+
+    def _idle_at(self, home: object) -> Slot | None:
+        for slot in reversed(list(self._idle)):
+            if slot.home is home and self._claim_idle(slot):
+                return slot
+        return None
+
+    def _claim_idle(self, slot: Slot) -> bool:
+        try:
+            self._idle.remove(slot)
+        except ValueError:
+            return False
+        return True
+
+    def _bare_slot(self, waiter: Waiter) -> Slot | None:
+        if not waiter.impatient and not self._may_open():
+            return None
+        slot = self._new_slot(waiter.home)
+        if slot is None and self._idle:
+            # Only connections of other hubs are left. One makes room.
+            try:
+                self.discard(self._idle.popleft())
+            except IndexError:
+                return None
+            slot = self._new_slot(waiter.home)
+        return slot
+
+    def _may_open(self) -> bool:
+        opening = list(self._opening.values())
+        now = time.monotonic()
+        return len(opening) < OPENING_AT_A_TIME or all(now - since > STALLED for since in opening)
+
+    def _new_slot(self, home: object) -> Slot | None:
+        slot = Slot(self, next(self._numbers), self._generation, home)
+        self._opening[slot.number] = time.monotonic()
+        self._slots[slot.number] = weakref.ref(slot)
+        most = self.limits.max_outstanding
+        if most is not None and len(self._slots) > most:
+            self._forget(slot)
+            return None
+        return slot
+
+    def _forget(self, slot: Slot) -> bool:
+        """Take a slot out of the count: True for whoever comes first, so none is freed twice."""
+        self._opening.pop(slot.number, None)
+        return self._slots.pop(slot.number, None) is not None
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def opened(self, slot: Slot) -> None:
+        """The taker of a bare slot has put a usable connection into it."""
+        slot.opened_at = slot.proved_at = time.monotonic()
+        age = self.limits.max_age
+        cut = 1 - AGE_JITTER * random.random()
+        slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
+        self._opening.pop(slot.number, None)
+        self._opened += 1
+        self._last_open_error = None
+        self._match()
+
+    def open_failed(self, slot: Slot, error: BaseException) -> None:
+        """The taker of a bare slot could not open a connection; the slot is free again."""
+        if isinstance(error, Exception):
+            self._last_open_error = (time.monotonic(), f"{type(error).__name__}: {error}")
+        self.discard(slot)
+
+    # -- giving back ------------------------------------------------------------------------
+
+    def keeps(self, slot: Slot) -> bool:
+        """Whether this connection has a future here; without one it should be closed."""
+        most = self.limits.max_outstanding
+        return (
+            not self.closing
+            and slot.generation == self._generation
+            and time.monotonic() < slot.expires_at
+            and (most is None or len(self._slots) <= most)
+        )
+
+    def checkin(self, slot: Slot) -> None:
+        """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
+        slot.returned_at = now = time.monotonic()
+        slot.holder = None
+        self._held_seconds += now - slot.taken_at
+        self._put_back(slot)
+
+    def _put_back(self, slot: Slot) -> None:
+        if slot.connection is None:
+            self.discard(slot)
+            return
+        self._idle.append(slot)
+        if self._waiters:
+            self._match()
+
+    def close(self, slot: Slot) -> None:
+        """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens."""
+        most = self.limits.max_outstanding
+        at_cap = most is not None and len(self._slots) >= most
+        try:
+            if slot.connection is not None:
+                self.driver.close(slot.connection, LINGER if at_cap else 0.0)
+        except Exception:
+            logger.debug("%s: closing a connection failed", self.name, exc_info=True)
+        finally:
+            self.discard(slot)
+
+    def discard(self, slot: Slot, *, broken: bool = False) -> None:
+        """Drop a connection without a word to the server and free its slot. No I/O, no switch.
+
+        Discarding twice is harmless: the slot is freed once.
+        """
+        connection, slot.connection = slot.connection, None
+        if connection is not None:
+            self._closed += 1
+            if slot.holder is not None:
+                self._held_seconds += time.monotonic() - slot.taken_at
+            try:
+                self.driver.drop(connection)
+            except Exception:
+                logger.exception("%s: dropping a connection failed", self.name)
+        slot.holder = None
+        if broken:
+            self._mark_death()
+        if self._forget(slot):
+            self._match()
+
+    def reclaim(self, slot: Slot) -> None:
+        """The last reference to a slot is gone. Called by its finalizer, anywhere."""
+        if slot.number not in self._slots:
+            return
+        if os.getpid() != self._pid:
+            inherited.keep(slot.connection)
+            return
+        self._reclaimed += 1
+        self.discard(slot)
+
+    # -- doubt -----------------------------------------------------------------------------
+
+    def _mark_death(self) -> None:
+        self._broken += 1
+        self._death_seen_at = time.monotonic()
+
+    def doubts(self, slot: Slot) -> bool:
+        """Whether a connection died since this one was last known to be good, or it looks odd."""
+        return slot.proved_at <= self._death_seen_at
+
+    def doubt(self, slot: Slot) -> None:
+        """Something odd has happened with this connection: its next taker asks the server."""
+        slot.proved_at = -math.inf
+
+    def proved(self, slot: Slot) -> None:
+        """The taker has asked the server, and it answered."""
+        slot.proved_at = time.monotonic()
+
+    # -- changing and looking after -----------------------------------------------------------
+
+    def resize(self, limits: Limits) -> None:
+        """Other limits from now on. What is idle beyond them is closed here."""
+        self.limits = limits
+        while limits.max_outstanding is not None and len(self._slots) > limits.max_outstanding:
+            try:
+                self._dismiss(self._idle.popleft())
+            except IndexError:
+                break
+        self._match()
+
+    def recycle(self) -> None:
+        """Replace every connection: the idle ones are closed here, the others as they come back."""
+        self._generation += 1
+        self.drain()
+
+    def drain(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            try:
+                self._dismiss(self._idle.popleft())
+            except IndexError:
+                return
+
+    def _dismiss(self, slot: Slot) -> None:
+        if slot.home is self.driver.home():
+            self.close(slot)
+        else:
+            self.discard(slot)
+
+    def maintain(self) -> None:
+        """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
+        now = time.monotonic()
+        limits = self.limits
+        for slot in list(self._idle):
+            unused = now - slot.returned_at
+            surplus = (unused >= EXCESS_STAYS and len(self._idle) > limits.size) or (
+                limits.idle_timeout is not None
+                and unused >= limits.idle_timeout
+                and len(self._slots) > limits.min_size
+            )
+            unfit = surplus or unused >= self.server_timeout or self.closing or not self._fit(slot)
+            if unfit and self._claim_idle(slot):
+                self._dismiss(slot)
+        if self._waiters:
+            self._match()
+
+    def reserve_minimum(self) -> Slot | None:
+        """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
+        if self.closing or len(self._slots) >= self.limits.min_size or not self._may_open():
+            return None
+        slot = self._new_slot(self.driver.home())
+        if slot is None:
+            # A matcher in another thread may have found no room because of this attempt.
+            self._match()
+            return None
+        return self._hand_over(slot, "the housekeeper")
+
+    # -- telling ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many slots are taken, in any state."""
+        return len(self._slots)
+
+    def _living(self) -> list[Slot]:
+        return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
+
+    def connections(self) -> list[Any]:
+        """All physical connections, idle and in use."""
+        return [slot.connection for slot in self._living() if slot.connection is not None]
+
+    def holds_recycled(self, but: list[Slot]) -> bool:
+        """Whether connections from before the last ``recycle`` are left, other than these."""
+        return any(slot.generation != self._generation and slot not in but for slot in self._living())
+
+    def snapshot(self) -> PoolStats:
+        """Counts of this moment, read without stopping anybody."""
+        idle, opening = len(self._idle), len(self._opening)
+        return PoolStats(
+            alias=self.name,
+            size=self.limits.size,
+            max_outstanding=self.limits.max_outstanding,
+            in_use=max(0, len(self._slots) - idle - opening),
+            idle=idle,
+            opening=opening,
+            waiting=len(self._waiters),
+            checkouts=self._checkouts,
+            opened=self._opened,
+            closed=self._closed,
+            timeouts=self._timeouts,
+            reclaimed=self._reclaimed,
+            broken=self._broken,
+            wait_seconds=self._wait_seconds,
+            longest_wait_seconds=self._longest_wait,
+            held_seconds=self._held_seconds,
+        )
+
+    def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
+        self._timeouts += 1
+        now = time.monotonic()
+        stats = self.snapshot()
+        message = (
+            f"No connection from pool {self.name!r}: {why}; {stats.in_use} in use, {stats.idle} idle, "
+            f"{stats.opening} opening, {stats.waiting} waiting, max_outstanding {stats.max_outstanding}."
+        )
+        held = [slot for slot in self._living() if slot.holder is not None]
+        if held:
+            longest = min(held, key=lambda slot: slot.taken_at)
+            message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."
+        if self._last_open_error is not None:
+            at, error = self._last_open_error
+            message += f" Last connect error, {now - at:.1f} s ago: {error}."
+        return CheckoutTimeout(message, waited)

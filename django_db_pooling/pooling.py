@@ -1,0 +1,143 @@
+"""The public face.
+
+In ``wsgi.py``, before the application is made::
+
+    from django_db_pooling import pooling
+
+    pooling.set_pool_size(10, max_outstanding=20)
+    pooling.patch()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ContextDecorator
+from typing import Any, overload
+
+from django.db import connections
+from django.db.transaction import TransactionManagementError
+from django.utils.connection import ConnectionDoesNotExist
+
+from django_db_pooling import conf, owner
+from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.registry import registry
+from django_db_pooling.stats import PoolStats
+
+__all__ = [
+    "PoolStats",
+    "apply_patch",
+    "close_all",
+    "patch",
+    "recycle",
+    "release",
+    "scope",
+    "set_pool_size",
+    "stats",
+    "unpatch",
+]
+
+apply_patch = patch
+
+
+def set_pool_size(
+    size: int,
+    max_outstanding: int | None | conf.Unchanged = conf.UNCHANGED,
+    timeout: float | None | conf.Unchanged = conf.UNCHANGED,
+    alias: str | None = None,
+) -> None:
+    """Set how many connections are kept at rest, and how many may be open, from now on.
+
+    ``size``: idle connections kept, 1 or more. ``max_outstanding``: most connections open at any
+    moment, ``size`` or more, or None for no limit; left out, the larger of the present one and
+    ``size``. ``timeout``: seconds that a caller waits for a connection, 0 to never wait, None to
+    wait for ever. ``alias``: one database; left out, the default for all. Beats the settings.
+
+    Raises ValueError that names the argument; then nothing has changed.
+    """
+    conf.override(size, max_outstanding, timeout, alias)
+    registry.apply_limits()
+
+
+class scope(ContextDecorator):
+    """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
+
+    For code outside of requests: a management command's loop, a worker's job. A transaction that
+    is still open at the end, and was begun outside, keeps its connection.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[list[Any]] = []
+
+    def _recreate_cm(self) -> scope:
+        return type(self)()
+
+    def __enter__(self) -> scope:
+        self._before.append(owner.current().holding())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        before = self._before.pop()
+        for wrapper in owner.current().holding():
+            if wrapper not in before and not wrapper.in_atomic_block:
+                wrapper.give_back()
+
+
+def release(alias: str | None = None) -> None:
+    """Give this thread's or greenlet's connections back now, before a slow call to somebody else.
+
+    Raises TransactionManagementError in a transaction, and ConnectionDoesNotExist for an unknown alias.
+    """
+    _check(alias)
+    held = [wrapper for wrapper in owner.current().holding() if alias in (None, wrapper.alias)]
+    for wrapper in held:
+        if wrapper.in_atomic_block or not wrapper.autocommit:
+            raise TransactionManagementError(
+                f"The connection to {wrapper.alias!r} can't be released in a transaction."
+            )
+    for wrapper in held:
+        wrapper.give_back()
+
+
+def recycle(alias: str | None = None) -> None:
+    """Replace every connection as it comes back: for rotated credentials, or after a failover.
+
+    Idle ones are closed now. Raises ConnectionDoesNotExist for an unknown alias.
+    """
+    _check(alias)
+    for pool in registry.pools(alias):
+        pool.recycle()
+
+
+def close_all(alias: str | None = None, timeout: float = 0) -> bool:
+    """Close idle connections now, those in use as they come back; the next checkout opens anew.
+
+    Waits up to ``timeout`` seconds for those in use, but never for the caller's own. Returns
+    whether none of the others is left. Raises ConnectionDoesNotExist for an unknown alias.
+    """
+    _check(alias)
+    own = [wrapper.slot for wrapper in owner.current().holding()]
+    return registry.close_all(alias, timeout, own)
+
+
+@overload
+def stats(alias: str) -> PoolStats: ...
+@overload
+def stats(alias: None = None) -> Mapping[str, PoolStats]: ...
+def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
+    """What the pools of an alias count, or a mapping of every pooled alias to that.
+
+    A plain read: it waits for nothing. Raises ConnectionDoesNotExist for an unknown alias.
+    """
+    _check(alias)
+    if alias is not None:
+        return registry.stats(alias, connections.settings[alias])
+    return {
+        name: registry.stats(name, settings_dict)
+        for name, settings_dict in connections.settings.items()
+        if not conf.is_off(settings_dict)
+    }
+
+
+def _check(alias: str | None) -> None:
+    if alias is not None and alias not in connections.settings:
+        raise ConnectionDoesNotExist(f"The connection {alias!r} doesn't exist.")

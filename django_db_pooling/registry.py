@@ -1,0 +1,196 @@
+"""All pools of this process: by alias, and for each alias by identity."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from django.conf import settings
+
+from django_db_pooling import conf, inherited
+from django_db_pooling.drivers.base import Driver
+from django_db_pooling.housekeeper import Housekeeper
+from django_db_pooling.pool import Pool
+from django_db_pooling.slot import Slot
+from django_db_pooling.stats import PoolStats
+
+logger = logging.getLogger("django_db_pooling")
+
+
+class Identity(tuple[Any, ...]):
+    """All that decides what a connection is for; contains the password and never prints it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<Identity of {self[-1].get('NAME')!r} at {self[-1].get('HOST')!r}>"
+
+
+def identity_of(wrapper: Any) -> tuple[Any, ...]:
+    """The identity that a wrapper's settings say this instant; changes when they are changed."""
+    return (wrapper.__class__, settings.USE_TZ, settings.TIME_ZONE, wrapper.settings_dict)
+
+
+def _copied(value: Any) -> Any:
+    """Containers copied, so that later changes don't reach the copy; values are left as they are."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(_copied(item) for item in value) if type(value) in (list, tuple, set) else value
+    return value
+
+
+class DatabasePool(Pool):
+    """A pool, for connections of one identity, opened with Django's wrapper of that alias."""
+
+    def __init__(self, wrapper: Any, driver: Driver) -> None:
+        super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
+        self.dialect = driver
+        self.identity = Identity(_copied(identity_of(wrapper)))
+        self.wrapper_class = type(wrapper)
+        # The wrapper's own dict: Django changes it in place for a test database.
+        self.settings_dict = wrapper.settings_dict
+        # What Django found out about the server, by attribute of its wrapper.
+        self.learned: dict[str, Any] = {}
+
+    def serves(self, wrapper: Any) -> bool:
+        return self.identity == identity_of(wrapper)
+
+    def is_outdated(self) -> bool:
+        """Whether the settings that it was made for are different ones by now."""
+        return self.identity != (
+            self.wrapper_class,
+            settings.USE_TZ,
+            settings.TIME_ZONE,
+            self.settings_dict,
+        )
+
+    def new_wrapper(self) -> Any:
+        """A wrapper for the settings of this pool, in nobody's hands."""
+        return self.wrapper_class(self.settings_dict, self.name)
+
+    def learn(self, wrapper: Any) -> None:
+        """Called with a wrapper that has just opened a connection."""
+        known = wrapper.__dict__
+        self.learned = {name: known[name] for name in self.dialect.learned if name in known}
+        if self.server_timeout == math.inf:
+            self.server_timeout = self.dialect.server_timeout(wrapper.connection)
+
+    def recycle(self) -> None:
+        self.learned = {}
+        super().recycle()
+
+
+class Registry:
+    """Finds and makes pools, looks after them, adds up what they tell."""
+
+    def __init__(self) -> None:
+        # Replaced, never changed, so that readers need no lock.
+        self._pools: dict[str, tuple[DatabasePool, ...]] = {}
+        # Totals of pools that are no more.
+        self._past: dict[str, PoolStats] = {}
+        self._lock = threading.Lock()
+        self._housekeeper = Housekeeper(self._look_after)
+
+    def pools(self, alias: str | None = None) -> list[DatabasePool]:
+        if alias is not None:
+            return list(self._pools.get(alias, ()))
+        return [pool for pools in list(self._pools.values()) for pool in pools]
+
+    def pool_for(self, wrapper: Any, driver: Driver) -> DatabasePool:
+        """The pool for what the wrapper's settings say this instant."""
+        for pool in self._pools.get(wrapper.alias, ()):
+            if pool.serves(wrapper):
+                pool.closing = False
+                return pool
+        with self._lock:
+            others = self._pools.get(wrapper.alias, ())
+            for pool in others:
+                if pool.serves(wrapper):
+                    return pool
+            made = DatabasePool(wrapper, driver)
+            self._pools = {**self._pools, wrapper.alias: (made, *others)}
+        self._housekeeper.ensure_running()
+        self.retire_outdated(wrapper.alias)
+        return made
+
+    def retire_outdated(self, alias: str | None = None) -> None:
+        """Nothing stays in pools whose settings have changed."""
+        for pool in self.pools(alias):
+            if pool.is_outdated():
+                pool.closing = True
+                pool.drain()
+
+    def ensure_looked_after(self) -> None:
+        self._housekeeper.ensure_running()
+
+    def _look_after(self) -> bool:
+        self.retire_outdated()
+        for pool in self.pools():
+            pool.maintain()
+            slot = pool.reserve_minimum()
+            if slot is not None:
+                try:
+                    pool.new_wrapper().fill(pool, slot)
+                except Exception as error:
+                    logger.info("%s: can't open a connection for MIN_SIZE: %s", pool.name, error)
+        self._forget_empty()
+        return any(len(pool) or pool.limits.min_size for pool in self.pools())
+
+    def _forget_empty(self) -> None:
+        with self._lock:
+            for alias, pools in self._pools.items():
+                over = [pool for pool in pools if pool.closing and not len(pool)]
+                for pool in over:
+                    past = self._past.get(alias)
+                    told = pool.snapshot()
+                    self._past[alias] = told if past is None else told.plus(past)
+                if over:
+                    kept = tuple(pool for pool in pools if pool not in over)
+                    self._pools = {**self._pools, alias: kept}
+
+    def apply_limits(self) -> None:
+        """Limits have changed: tell every pool."""
+        for pool in self.pools():
+            pool.resize(conf.limits_for(pool.name, pool.settings_dict))
+
+    def stats(self, alias: str, settings_dict: conf.Settings) -> PoolStats:
+        limits = conf.limits_for(alias, settings_dict)
+        total = PoolStats(alias, limits.size, limits.max_outstanding)
+        for pool in self.pools(alias):
+            total = total.plus(pool.snapshot())
+        past = self._past.get(alias)
+        return total if past is None else total.plus(replace(past, in_use=0, idle=0, opening=0, waiting=0))
+
+    def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
+        """Close what is idle; wait for what others hold. True when none of it is left."""
+        pools = self.pools(alias)
+        for pool in pools:
+            pool.recycle()
+        deadline = time.monotonic() + timeout
+        while any(pool.holds_recycled(own) for pool in pools):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connections without a byte to its servers."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for pool in self.pools():
+            for connection in pool.connections():
+                fd = pool.dialect.fileno(connection)
+                if fd is not None:
+                    os.dup2(null, fd)
+                inherited.keep(connection)
+        os.close(null)
+        inherited.keep(self._pools)
+        self.__init__()  # type: ignore[misc]
+
+
+registry = Registry()

@@ -1,0 +1,58 @@
+"""One place in a pool: the lease that its holder owns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django_db_pooling.pool import Pool
+
+
+class Slot:
+    """A place for one physical connection, in use by whoever holds this object.
+
+    The pool counts its slots but refers to those in use only weakly. So a holder that is gone
+    without a word, with whatever exception, gives its place back: the slot goes with its last
+    reference, and its connection is dropped.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "connection",
+        "dirty",
+        "expires_at",
+        "generation",
+        "holder",
+        "home",
+        "number",
+        "opened_at",
+        "pool",
+        "proved_at",
+        "returned_at",
+        "taken_at",
+        "unusable",
+    )
+
+    def __init__(self, pool: Pool, number: int, generation: int, home: object) -> None:
+        self.pool = pool
+        self.number = number
+        self.generation = generation
+        # Where the connection can be used: gevent's hub of the native thread that opens it.
+        self.home = home
+        # None until the holder has opened one, and after it is closed.
+        self.connection: Any = None
+        # Seconds of time.monotonic(), as all times here.
+        self.opened_at = 0.0
+        self.expires_at = 0.0
+        self.proved_at = 0.0
+        self.returned_at = 0.0
+        self.taken_at = 0.0
+        # Its next taker rolls back before using it.
+        self.dirty = False
+        # Its user has seen that the server doesn't answer.
+        self.unusable = False
+        # Whatever str() says who has it.
+        self.holder: object = None
+
+    def __del__(self) -> None:
+        self.pool.reclaim(self)

@@ -1,0 +1,440 @@
+"""The project's own DatabaseWrapper, made to borrow its physical connection from a pool.
+
+``pooled(cls)`` makes the subclass. It takes a connection where Django would open one, in
+``connect()``, and gives it back where Django would close it, and at the end of its owner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.functional import cached_property
+
+from django_db_pooling import conf, drivers, owner
+from django_db_pooling.drivers.base import Driver
+from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.registry import DatabasePool, registry
+
+if TYPE_CHECKING:
+    from django_db_pooling.slot import Slot
+
+    class Base(BaseDatabaseWrapper):
+        """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
+
+        Database: Any
+        _thread_sharing_count: int
+
+        def is_in_memory_db(self) -> bool: ...
+        def _set_autocommit(self, autocommit: bool) -> None: ...
+        def _close(self) -> None: ...
+
+else:
+    Base = object
+
+logger = logging.getLogger("django_db_pooling")
+
+# A connection that has been idle for longer (seconds) is asked before it is used.
+LONG_IDLE = 60.0
+# Connecting gets at least this long (seconds), also where `timeout` is 0 or nearly over.
+LEAST_CONNECT = 1.0
+
+
+class ConnectionErrors(DatabaseErrorWrapper):
+    """Django's translation of database errors, which also notices what they leave behind.
+
+    After an error that has killed the connection, or an exception from elsewhere (a timeout, a
+    kill) that struck in the middle of a statement, the next answer could be another statement's.
+    """
+
+    wrapper: PooledWrapper
+
+    def __enter__(self) -> None:
+        self.wrapper.note_transaction()
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if exc_type is None:
+            return
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        finally:
+            self.wrapper.lose_if_broken(exc_value)
+
+
+class PooledWrapper(Base):
+    """Mixed in before a backend's DatabaseWrapper.
+
+    ``_slot`` is the lease on what ``connection`` is: both are there, or neither, but for a
+    connection that was lost in a transaction: its dead object stays, so that statements fail
+    until the transaction has ended.
+    """
+
+    _slot: Slot | None = None
+    _pool: DatabasePool
+    _lost = False
+    # A transaction was open before the last statement. In an atomic block that goes without saying.
+    _begun = False
+    # It is one of set_autocommit(False), which has no end of its own.
+    _by_hand = False
+    # Cursors that may outlive the checkout.
+    _cursors: set[weakref.ref[Any]]
+    # While opening: until when (time.monotonic()), and with what.
+    _deadline: float | None = None
+    _params: dict[str, Any]
+
+    # -- taking -----------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Check a connection out. Raises PoolTimeout, or what Django raises when connecting fails."""
+        driver = self._pooling_driver()
+        self._lost = self._by_hand = False
+        if self._slot is not None:
+            # Somebody has set `connection` to None.
+            self._pool.discard(self._let_go())
+        if driver is None:
+            super().connect()
+            return
+        self.check_settings()
+        self._pool = pool = registry.pool_for(self, driver)
+        timeout = pool.limits.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        mine = owner.current()
+        try:
+            self._cursors = set()
+            while True:
+                self._slot = slot = pool.checkout(deadline, mine.holder)
+                if slot.connection is None:
+                    self._open(slot, deadline)
+                    break
+                self._adopt(slot)
+                if self._make_usable(slot):
+                    break
+                pool.discard(self._let_go(), broken=True)
+            mine.add(self)
+        except CheckoutTimeout as error:
+            raise PoolTimeout(str(error), error.waited) from None
+        except BaseException:
+            if self._slot is not None:
+                pool.discard(self._let_go())
+            self.connection = None
+            raise
+
+    def _pooling_driver(self) -> Driver | None:
+        """None where this wrapper isn't pooled."""
+        if self.alias == NO_DB_ALIAS or conf.is_off(self.settings_dict):
+            return None
+        if self.vendor == "sqlite" and self.is_in_memory_db():
+            return None
+        return drivers.find(self.Database)
+
+    def _open(self, slot: Slot, deadline: float | None) -> None:
+        pool = self._pool
+        self.__dict__.update(pool.learned)
+        self._deadline = deadline
+        try:
+            super().connect()
+            pool.dialect.connected(slot.connection, self._params)
+            pool.learn(self)
+        except BaseException as error:
+            self._slot = None
+            pool.open_failed(slot, error)
+            raise
+        pool.opened(slot)
+        registry.ensure_looked_after()
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        slot = self._slot
+        if slot is None or slot.connection is not None:
+            return super().get_new_connection(conn_params)
+        self._params = conn_params
+        if self._deadline is not None:
+            conn_params = conn_params.copy()
+            seconds = max(self._deadline - time.monotonic(), LEAST_CONNECT)
+            self._pool.dialect.limit_connect(conn_params, seconds)
+        slot.connection = connection = super().get_new_connection(conn_params)
+        return connection
+
+    def _adopt(self, slot: Slot) -> None:
+        """What Django's connect() does besides connecting."""
+        self.connection = slot.connection
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        self.close_at = None
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.health_check_done = True
+        self.autocommit = self.settings_dict["AUTOCOMMIT"]
+        self.run_on_commit = []
+        self.__dict__.update(self._pool.learned)
+
+    def _make_usable(self, slot: Slot) -> bool:
+        if slot.dirty:
+            slot.dirty = False
+            if not self._roll_back(slot):
+                return False
+        return not self._must_ask(slot) or self.is_usable()
+
+    def _must_ask(self, slot: Slot) -> bool:
+        return (
+            self.health_check_enabled
+            or self._pool.doubts(slot)
+            or time.monotonic() - slot.returned_at > LONG_IDLE
+        )
+
+    def is_usable(self) -> bool:
+        slot = self._slot
+        if slot is None:
+            return not self._lost and super().is_usable()
+        seconds = self._pool.limits.timeout or LEAST_CONNECT
+        try:
+            usable = self._pool.dialect.usable(self.connection, super().is_usable, seconds)
+        except BaseException:
+            self.lose()
+            raise
+        if usable:
+            self._pool.proved(slot)
+        else:
+            # Django's health check closes next, and doesn't say why.
+            slot.unusable = True
+        return usable
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        cursor = super().create_cursor(name)
+        if self._slot is not None:
+            self._cursors.add(weakref.ref(cursor, self._cursors.discard))
+        return cursor
+
+    @cached_property
+    def wrap_database_errors(self) -> ConnectionErrors:
+        return ConnectionErrors(self)
+
+    # -- losing -----------------------------------------------------------------------------
+
+    def note_transaction(self) -> None:
+        """Called before every statement. Afterwards, a driver may not know any more."""
+        if self._slot is not None and not self.in_atomic_block and self.connection is not None:
+            self._begun = self._pool.dialect.in_transaction(self.connection) is not False
+
+    def lose_if_broken(self, error: BaseException) -> None:
+        """Called with every exception that leaves the driver."""
+        slot = self._slot
+        if slot is None or slot.connection is None:
+            return
+        dialect = self._pool.dialect
+        if dialect.broken(slot.connection) or (
+            not isinstance(error, self.Database.Error) and dialect.interrupted(slot.connection, error)
+        ):
+            self.lose()
+
+    def lose(self) -> None:
+        """Cut this connection: its slot is free at once, and a transaction on it fails."""
+        if self._slot is None:
+            return
+        self._pool.discard(self._let_go(), broken=True)
+        if self.in_atomic_block:
+            self.closed_in_transaction = True
+            self.needs_rollback = True
+            self._lost = True
+        elif self._by_hand or (self.autocommit and self._begun):
+            self._lost = True
+        else:
+            # In autocommit mode, or at the end of an atomic block: nothing would be torn apart.
+            self.connection = None
+
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        if (
+            autocommit
+            and self.connection is None
+            and self.settings_dict["AUTOCOMMIT"]
+            and not self.run_commit_hooks_on_set_autocommit_on
+        ):
+            # An atomic block whose connection was lost ends here. The next connection has autocommit on.
+            self.validate_no_atomic_block()
+            self.autocommit = True
+            return
+        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        self._by_hand = not autocommit and not force_begin_transaction_with_broken_autocommit
+
+    def _let_go(self) -> Slot:
+        slot = self._slot
+        assert slot is not None
+        self._slot = None
+        return slot
+
+    # -- giving back --------------------------------------------------------------------------
+
+    @property
+    def slot(self) -> Slot | None:
+        """The lease on the connection that is checked out."""
+        return self._slot
+
+    @property
+    def holds(self) -> bool:
+        """Whether a connection is checked out."""
+        return self._slot is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several threads use this wrapper, as LiveServerTestCase does: its end isn't theirs."""
+        return bool(self._thread_sharing_count > 0)
+
+    def _close(self) -> None:
+        """Called by Django's close(), which sets ``connection`` to None or notes the transaction."""
+        if self._slot is None:
+            if not self._lost:
+                super()._close()
+        elif self.in_atomic_block:
+            self._pool.close(self._let_go())
+            self._lost = True
+        else:
+            self._give_back()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Called by Django when a request starts and ends: a connection's scope is over."""
+        if self._slot is None or self.in_atomic_block or self.is_shared:
+            super().close_if_unusable_or_obsolete()
+        else:
+            self.close()
+
+    def give_back(self) -> None:
+        """End of the scope: nothing is left of it, whatever state the wrapper is in."""
+        if self._slot is not None:
+            try:
+                self._give_back()
+            finally:
+                self._reset()
+
+    def _reset(self) -> None:
+        self.connection = None
+        self.in_atomic_block = False
+        self.closed_in_transaction = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.run_on_commit = []
+
+    def _give_back(self) -> None:
+        """Make the connection clean (I/O where a transaction is open) and check it in, or close it."""
+        slot = self._let_go()
+        try:
+            if self._worth_keeping(slot) and self._end_transaction(slot):
+                self._pool.checkin(slot)
+            else:
+                self._pool.close(slot)
+        except Exception:
+            logger.exception("%s: a connection could not be given back and is closed", self.alias)
+            self._pool.discard(slot)
+        except BaseException:
+            self._pool.discard(slot)
+            raise
+
+    def abandon(self) -> None:
+        """The owner has ended: give back what is clean, drop the rest. No I/O, as in finalizers."""
+        if self._slot is None or self.is_shared:
+            return
+        slot = self._let_go()
+        open_transaction = self._in_transaction(slot)
+        if self._worth_keeping(slot) and not open_transaction:
+            slot.dirty = open_transaction is None
+            self._pool.checkin(slot)
+        else:
+            self._pool.discard(slot)
+        self._reset()
+
+    def inherit(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        if self._slot is not None:
+            self._slot = None
+            if self.in_atomic_block:
+                self.closed_in_transaction = True
+                self.needs_rollback = True
+                self._lost = True
+            else:
+                self.connection = None
+
+    def _worth_keeping(self, slot: Slot) -> bool:
+        pool = self._pool
+        dialect = pool.dialect
+        connection = slot.connection
+        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
+            return False
+        if dialect.broken(connection) or dialect.unread(connection):
+            return False
+        for ref in list(self._cursors):
+            cursor = ref()
+            if cursor is not None and not dialect.detach(cursor):
+                return False
+        if self.errors_occurred:
+            # Django would ask the server here. The next taker does.
+            pool.doubt(slot)
+        return True
+
+    def _in_transaction(self, slot: Slot) -> bool | None:
+        """None where nobody can know without asking."""
+        if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+            return True
+        return self._pool.dialect.in_transaction(slot.connection)
+
+    def _end_transaction(self, slot: Slot) -> bool:
+        return self._in_transaction(slot) is False or self._roll_back(slot)
+
+    def _roll_back(self, slot: Slot) -> bool:
+        """End a transaction that its user left open: never by a commit. False if that fails."""
+        try:
+            self._pool.dialect.rollback(slot.connection)
+            if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+                self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
+        except Exception as error:
+            logger.warning("%s: a transaction can't be rolled back: %s", self.alias, error)
+            return False
+        return True
+
+    # -- Django's other uses --------------------------------------------------------------------
+
+    @contextmanager
+    def _nodb_cursor(self) -> Iterator[Any]:
+        # For creating and dropping databases, which idle connections would stand in the way of.
+        for pool in registry.pools():
+            pool.drain()
+        with super()._nodb_cursor() as cursor:
+            yield cursor
+
+    def fill(self, pool: DatabasePool, slot: Slot) -> None:
+        """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE."""
+        self._pool = pool
+        self._cursors = set()
+        self._slot = slot
+        timeout = pool.limits.timeout
+        # Receivers of connection_created ask for connections[alias] and mean this one.
+        connections[self.alias] = self
+        try:
+            self._open(slot, None if timeout is None else time.monotonic() + timeout)
+        finally:
+            del connections[self.alias]
+        self.give_back()
+
+
+_subclasses: dict[type[Any], type[Any]] = {}
+
+
+def pooled(cls: type[Any]) -> type[Any]:
+    """The pooled subclass of a backend's DatabaseWrapper. It goes by the same name."""
+    if issubclass(cls, PooledWrapper):
+        return cls
+    subclass = _subclasses.get(cls)
+    if subclass is None:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        subclass = _subclasses.setdefault(cls, type(cls.__name__, (PooledWrapper, cls), names))
+    return subclass
