@@ -1,0 +1,50 @@
+"""Runs tests/behaviour with each driver, in native threads and in greenlets, each in its own process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+
+ROOT = Path(__file__).parent.parent
+DRIVERS = {
+    "pymysql": ("mariadb", "pymysql"),
+    "mysqlclient": ("mariadb", "MySQLdb"),
+    "psycopg": ("postgresql", "psycopg"),
+    "psycopg2": ("postgresql", "psycopg2"),
+    "sqlite3": (None, "sqlite3"),
+}
+SECONDS = 600
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize("concurrency", ["threads", "gevent"])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_behaviour(driver: str, concurrency: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    server_fixture, module = DRIVERS[driver]
+    if importlib.util.find_spec(module) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{driver} is not installed")
+    if server_fixture is None:
+        url = f"sqlite://{tmp_path}/test.sqlite3"
+    else:
+        server: Server = request.getfixturevalue(server_fixture)
+        name = f"behaviour_{driver}_{concurrency}"
+        server.create(name)
+        url = server.url(name)
+    environment = os.environ | {
+        "POOLING_DRIVER": driver,
+        "POOLING_DATABASE_URL": url,
+        "POOLING_GEVENT": "1" if concurrency == "gevent" else "",
+    }
+    command = [sys.executable, "-m", "tests.behaviour", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, timeout=SECONDS, text=True, capture_output=True, check=False
+    )
+    print(run.stdout, run.stderr)
+    assert run.returncode == 0
