@@ -1,0 +1,17 @@
+from django.urls import path
+
+from bank import api, pool_views, views
+
+urlpatterns = [
+    path("", views.front, name="front"),
+    path("accounts/", views.accounts, name="accounts"),
+    path("accounts/<int:pk>/", views.account, name="account"),
+    path("accounts/<int:pk>/balance.json", api.balance, name="balance"),
+    path("transfers/", views.transfers, name="transfers"),
+    path("transfers/new/", views.new_transfer, name="new-transfer"),
+    path("quote/", views.quote, name="quote"),
+    path("mixed/<int:pk>.json", api.mixed, name="mixed"),
+    path("healthz", api.healthz, name="healthz"),
+    path("pool/", pool_views.pool, name="pool"),
+    path("pool.json", pool_views.pool_json, name="pool-json"),
+]

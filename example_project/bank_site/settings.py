@@ -1,0 +1,91 @@
+"""Settings of the example site. Everything that differs by place comes from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+import django
+
+from bank_site.mysql_driver import choose_mysql_driver
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+SECRET_KEY = os.environ.get("SECRET_KEY", "insecure-key-for-development-only")
+DEBUG = os.environ.get("DEBUG") == "1"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", *os.environ.get("ALLOWED_HOSTS", "").split()]
+
+INSTALLED_APPS = [
+    "bank",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "bank_site.urls"
+WSGI_APPLICATION = "bank_site.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database() -> dict[str, Any]:
+    age = os.environ.get("CONN_MAX_AGE", "0")
+    config: dict[str, Any] = dict(
+        dj_database_url.parse(
+            os.environ.get("DATABASE_URL") or f"sqlite:///{BASE_DIR / 'db.sqlite3'}",
+            conn_max_age=None if age == "none" else int(age),
+            conn_health_checks=os.environ.get("CONN_HEALTH_CHECKS") == "1",
+        )
+    )
+    options = config.setdefault("OPTIONS", {})
+    if config["ENGINE"].endswith(".mysql"):
+        choose_mysql_driver()
+        options.setdefault("charset", "utf8mb4")
+    elif config["ENGINE"].endswith(".sqlite3"):
+        # A statement that waits for SQLite's lock blocks every greenlet of the process, so not for long.
+        options.setdefault("timeout", 10)
+        if django.VERSION >= (5, 1):
+            # SQLite has no row locks: a transfer takes the write lock before it reads the balances.
+            options.setdefault("transaction_mode", "IMMEDIATE")
+    return config
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# In a cookie, so that a page shows a message without a query for a session.
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "/static/"

@@ -1,0 +1,10 @@
+from django.contrib import admin
+from django.contrib.staticfiles.views import serve
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("bank.urls")),
+    path("admin/", admin.site.urls),
+    # "insecure" lets Python serve them with DEBUG off too: enough for an example without a web server.
+    path("static/<path:path>", serve, {"insecure": True}),
+]

@@ -1,0 +1,222 @@
+"""Starts the example site with a database of its own, sends it some visitors and prints what the pool does.
+
+DATABASE_URL says which database; without it a private MariaDB is started where one is installed, else SQLite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from load import Load
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+HOST = "127.0.0.1"
+PORT = 8000
+DATABASE = "bank"
+MAX_CONNECTIONS = 50
+START_SECONDS = 30
+STOP_SECONDS = 15
+REPORT_SECONDS = 5
+ONCE_SECONDS = 3
+
+
+class DemoFailed(Exception):
+    """Its text says what to do or ends with what the child process said."""
+
+
+@dataclass(frozen=True)
+class Database:
+    name: str
+    url: str
+    connections: Callable[[], int] | None = None
+    """How many connections the server itself counts for this database, where that is known."""
+
+
+def main() -> int:
+    arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with ExitStack() as stack:
+            try:
+                return _run(stack, arguments.port, arguments.seconds)
+            finally:
+                _ignore_signals()
+    except KeyboardInterrupt:
+        print("Stopped.")
+        return 0
+    except DemoFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--once", dest="seconds", action="store_const", const=ONCE_SECONDS, help="run for 3 s"
+    )
+    length.add_argument("--seconds", type=float, help="run for so long instead of until Ctrl-C")
+    parser.add_argument("--port", type=int, help=f"default: {PORT}, or a free one where that is taken")
+    return parser.parse_args()
+
+
+def _ignore_signals() -> None:
+    """From here on everything is being stopped, and a second Ctrl-C would leave something behind."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bank-demo-")))
+    database = stack.enter_context(_database(directory))
+    port = port or _free_port()
+    password = secrets.token_urlsafe(9)
+    environment = os.environ | {
+        "DATABASE_URL": database.url,
+        "DEMO_ADMIN_PASSWORD": password,
+        "PORT": str(port),
+        "HOST": HOST,
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])),
+    }
+    print(f"Database: {database.name}", flush=True)
+    _manage(environment, "migrate", "--verbosity=0")
+    _manage(environment, "seed", "--accounts=200", "--transfers=2000", "--demo-admin")
+
+    url = f"http://{HOST}:{port}"
+    stack.enter_context(_gunicorn(environment, url, directory / "gunicorn.log"))
+    print(f"\n  Bank   {url}/\n  Pool   {url}/pool/")
+    print(f"  Admin  {url}/admin/  user demo, password {password}\n", flush=True)
+    load = Load(HOST, port)
+    load.start()
+    stack.callback(load.stop)
+    if seconds is None:
+        print("Ctrl-C ends it.", flush=True)
+    _report_until_end(load, url, database, seconds)
+    load.stop()
+    print(f"{load.answered} requests answered, {load.failed} failed.")
+    return 1 if load.failed else 0
+
+
+@contextmanager
+def _database(directory: Path) -> Iterator[Database]:
+    """A given one, a private MariaDB, or SQLite; what was started here ends here."""
+    given = os.environ.get("DATABASE_URL")
+    if given:
+        yield Database("the one in DATABASE_URL", given)
+        return
+    sys.path.insert(0, str(ROOT))
+    from tests.servers import MariaDB
+
+    if MariaDB.find() is None:
+        yield Database("SQLite, since no MariaDB is installed", f"sqlite:///{directory / 'bank.sqlite3'}")
+        return
+    with MariaDB(max_connections=MAX_CONNECTIONS) as server:
+        server.create(DATABASE)
+
+        def connections() -> int:
+            count = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{DATABASE}'"
+            return int(server.execute(count)[0][0])
+
+        name = f"a private MariaDB on port {server.port}, which takes {MAX_CONNECTIONS} connections"
+        yield Database(name, server.url(DATABASE), connections)
+
+
+def _free_port() -> int:
+    for port in (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise DemoFailed(f"There is no free port on {HOST}.")
+
+
+def _manage(environment: dict[str, str], *arguments: str) -> None:
+    command = [sys.executable, str(HERE / "manage.py"), *arguments]
+    if subprocess.run(command, env=environment, start_new_session=True).returncode:
+        raise DemoFailed(f"manage.py {arguments[0]} failed.")
+
+
+@contextmanager
+def _gunicorn(environment: dict[str, str], url: str, log_path: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "gunicorn", "-c", str(HERE / "gunicorn.conf.py")]
+    with log_path.open("wb") as log:
+        # In a session of its own, so that Ctrl-C reaches only this process, which stops the rest in order.
+        child = subprocess.Popen(
+            command, cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_for_answer(child, url, log_path)
+        yield
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _wait_for_answer(child: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while child.poll() is None and time.monotonic() < deadline:
+        try:
+            _get(f"{url}/healthz")
+        except OSError:
+            time.sleep(0.1)
+        else:
+            if child.poll() is None:
+                return
+    raise DemoFailed(f"gunicorn did not start. The end of its log:\n{log_path.read_text()[-3000:]}")
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=START_SECONDS) as response:
+        return response.read()
+
+
+def _report_until_end(load: Load, url: str, database: Database, seconds: float | None) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        answered, began = load.answered, time.monotonic()
+        time.sleep(REPORT_SECONDS if end is None else max(0, min(REPORT_SECONDS, end - began)))
+        rate = (load.answered - answered) / (time.monotonic() - began)
+        failures = f", {load.failed} failed ({load.last_failure})" if load.failed else ""
+        print(f"{rate:5.1f} requests/s{failures} | {_pool_figures(url, database)}", flush=True)
+
+
+def _pool_figures(url: str, database: Database) -> str:
+    try:
+        pools = json.loads(_get(f"{url}/pool.json"))["pools"]
+    except OSError as failure:
+        return f"no figures: {failure}"
+    parts = [
+        "{alias}: {in_use} in use, {idle} idle, {opening} opening, {waiting} waiting, "
+        "{checkouts} checkouts on {opened} connections".format_map(pool)
+        for pool in pools.values()
+    ] or ["no pool"]
+    if database.connections:
+        parts.append(f"the server counts {database.connections()}")
+    return " | ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
