@@ -35,6 +35,7 @@ def _getitem(self: Any, alias: str) -> Any:
         pass
     wrapper: Any = _inherited_getitem(self, alias)
     wrapper.__class__ = pooled(type(wrapper))
+    registry.teach(wrapper)
     return wrapper
 
 

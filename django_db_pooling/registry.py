@@ -119,6 +119,12 @@ class Registry:
         self.retire_outdated(wrapper.alias)
         return made
 
+    def teach(self, wrapper: Any) -> None:
+        """Let a wrapper that hasn't connected yet know what others found out about the server."""
+        for pool in self._pools.get(wrapper.alias, ()):
+            if pool.serves(wrapper):
+                wrapper.__dict__.update(pool.learned)
+
     def retire_outdated(self, alias: str | None = None) -> None:
         """Nothing stays in pools whose settings have changed."""
         for pool in self.pools(alias):
