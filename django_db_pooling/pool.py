@@ -160,7 +160,8 @@ class Pool:
             return False
         alive = self.driver.alive(slot.connection)
         if alive is False:
-            self._mark_death()
+            self._broken += 1
+            self.death_seen()
             return False
         if alive is None:
             self.doubt(slot)
@@ -343,7 +344,8 @@ class Pool:
     def discard(self, slot: Slot, *, broken: bool = False) -> None:
         """Drop a connection without a word to the server and free its slot. No I/O, no switch.
 
-        Discarding twice is harmless: the slot is freed once.
+        ``broken``: it can't be used any more, for the statistics. Discarding twice is harmless:
+        the slot is freed once.
         """
         connection, slot.connection = slot.connection, None
         if connection is not None:
@@ -355,8 +357,7 @@ class Pool:
             except Exception:
                 logger.exception("%s: dropping a connection failed", self.name)
         slot.holder = None
-        if broken:
-            self._mark_death()
+        self._broken += broken
         if self._forget(slot):
             self._match()
 
@@ -372,8 +373,8 @@ class Pool:
 
     # -- doubt -----------------------------------------------------------------------------
 
-    def _mark_death(self) -> None:
-        self._broken += 1
+    def death_seen(self) -> None:
+        """A connection was closed by the server: all that were opened before now are suspect."""
         self._death_seen_at = time.monotonic()
 
     def doubts(self, slot: Slot) -> bool:

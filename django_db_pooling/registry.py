@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 
 from django_db_pooling import conf, inherited
 from django_db_pooling.drivers.base import Driver
@@ -53,8 +54,11 @@ class DatabasePool(Pool):
         self.dialect = driver
         self.identity = Identity(_copied(identity_of(wrapper)))
         self.wrapper_class = type(wrapper)
-        # The wrapper's own dict: Django changes it in place for a test database.
-        self.settings_dict = wrapper.settings_dict
+        # Django changes the alias's own dict in place for a test database. That of a copy() is
+        # another one.
+        settings_dict: Any = connections.settings.get(wrapper.alias)
+        is_copy = settings_dict == wrapper.settings_dict
+        self.settings_dict: dict[str, Any] = settings_dict if is_copy else wrapper.settings_dict
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
 

@@ -86,7 +86,7 @@ class PooledWrapper(Base):
     _by_hand = False
     # Cursors that may outlive the checkout.
     _cursors: set[weakref.ref[Any]]
-    # While opening: until when (time.monotonic()), and with what.
+    # During a checkout: until when (time.monotonic()), and the parameters of connecting.
     _deadline: float | None = None
     _params: dict[str, Any]
 
@@ -105,18 +105,19 @@ class PooledWrapper(Base):
         self.check_settings()
         self._pool = pool = registry.pool_for(self, driver)
         timeout = pool.limits.timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = deadline = None if timeout is None else time.monotonic() + timeout
         mine = owner.current()
         try:
             self._cursors = set()
             while True:
                 self._slot = slot = pool.checkout(deadline, mine.holder)
                 if slot.connection is None:
-                    self._open(slot, deadline)
+                    self._open(slot)
                     break
                 self._adopt(slot)
                 if self._make_usable(slot):
                     break
+                pool.death_seen()
                 pool.discard(self._let_go(), broken=True)
             mine.add(self)
         except CheckoutTimeout as error:
@@ -126,6 +127,8 @@ class PooledWrapper(Base):
                 pool.discard(self._let_go())
             self.connection = None
             raise
+        finally:
+            self._deadline = None
 
     def _pooling_driver(self) -> Driver | None:
         """None where this wrapper isn't pooled."""
@@ -135,10 +138,9 @@ class PooledWrapper(Base):
             return None
         return drivers.find(self.Database)
 
-    def _open(self, slot: Slot, deadline: float | None) -> None:
+    def _open(self, slot: Slot) -> None:
         pool = self._pool
         self.__dict__.update(pool.learned)
-        self._deadline = deadline
         try:
             super().connect()
             pool.dialect.connected(slot.connection, self._params)
@@ -155,12 +157,16 @@ class PooledWrapper(Base):
         if slot is None or slot.connection is not None:
             return super().get_new_connection(conn_params)
         self._params = conn_params
-        if self._deadline is not None:
+        seconds = self._seconds_left()
+        if seconds is not None:
             conn_params = conn_params.copy()
-            seconds = max(self._deadline - time.monotonic(), LEAST_CONNECT)
             self._pool.dialect.limit_connect(conn_params, seconds)
         slot.connection = connection = super().get_new_connection(conn_params)
         return connection
+
+    def _seconds_left(self) -> float | None:
+        """For talking to the server during a checkout; None: as long as it takes."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), LEAST_CONNECT)
 
     def _adopt(self, slot: Slot) -> None:
         """What Django's connect() does besides connecting."""
@@ -196,9 +202,8 @@ class PooledWrapper(Base):
         slot = self._slot
         if slot is None:
             return not self._lost and super().is_usable()
-        seconds = self._pool.limits.timeout or LEAST_CONNECT
         try:
-            usable = self._pool.dialect.usable(self.connection, super().is_usable, seconds)
+            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_left())
         except BaseException:
             self.lose()
             raise
@@ -232,9 +237,12 @@ class PooledWrapper(Base):
         if slot is None or slot.connection is None:
             return
         dialect = self._pool.dialect
-        if dialect.broken(slot.connection) or (
-            not isinstance(error, self.Database.Error) and dialect.interrupted(slot.connection, error)
-        ):
+        broken = dialect.broken(slot.connection)
+        if isinstance(error, self.Database.Error):
+            if broken:
+                self._pool.death_seen()
+                self.lose()
+        elif broken or dialect.interrupted(slot.connection, error):
             self.lose()
 
     def lose(self) -> None:
@@ -246,10 +254,12 @@ class PooledWrapper(Base):
             self.closed_in_transaction = True
             self.needs_rollback = True
             self._lost = True
-        elif self._by_hand or (self.autocommit and self._begun):
+            return
+        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
+        if (self._begun or self._by_hand) and not ends_atomic:
             self._lost = True
         else:
-            # In autocommit mode, or at the end of an atomic block: nothing would be torn apart.
+            # Nothing would be torn apart by going on with another connection.
             self.connection = None
 
     def set_autocommit(
@@ -283,8 +293,8 @@ class PooledWrapper(Base):
 
     @property
     def holds(self) -> bool:
-        """Whether a connection is checked out."""
-        return self._slot is not None
+        """Whether a connection is checked out, or was lost and its dead object is still here."""
+        return self._slot is not None or self._lost
 
     @property
     def is_shared(self) -> bool:
@@ -304,21 +314,22 @@ class PooledWrapper(Base):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
-        if self._slot is None or self.in_atomic_block or self.is_shared:
+        if not self.holds or self.in_atomic_block or self.is_shared:
             super().close_if_unusable_or_obsolete()
         else:
             self.close()
 
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
-        if self._slot is not None:
-            try:
+        try:
+            if self._slot is not None:
                 self._give_back()
-            finally:
-                self._reset()
+        finally:
+            self._reset()
 
     def _reset(self) -> None:
         self.connection = None
+        self._lost = False
         self.in_atomic_block = False
         self.closed_in_transaction = False
         self.savepoint_ids = []
@@ -329,16 +340,17 @@ class PooledWrapper(Base):
         """Make the connection clean (I/O where a transaction is open) and check it in, or close it."""
         slot = self._let_go()
         try:
-            if self._worth_keeping(slot) and self._end_transaction(slot):
-                self._pool.checkin(slot)
-            else:
-                self._pool.close(slot)
+            clean = self._worth_keeping(slot) and self._end_transaction(slot)
         except Exception:
-            logger.exception("%s: a connection could not be given back and is closed", self.alias)
-            self._pool.discard(slot)
+            logger.exception("%s: a connection could not be cleaned and is closed", self.alias)
+            clean = False
         except BaseException:
             self._pool.discard(slot)
             raise
+        if clean:
+            self._pool.checkin(slot)
+        else:
+            self._pool.close(slot)
 
     def abandon(self) -> None:
         """The owner has ended: give back what is clean, drop the rest. No I/O, as in finalizers."""
@@ -417,10 +429,11 @@ class PooledWrapper(Base):
         self._cursors = set()
         self._slot = slot
         timeout = pool.limits.timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         # Receivers of connection_created ask for connections[alias] and mean this one.
         connections[self.alias] = self
         try:
-            self._open(slot, None if timeout is None else time.monotonic() + timeout)
+            self._open(slot)
         finally:
             del connections[self.alias]
         self.give_back()

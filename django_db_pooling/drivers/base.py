@@ -111,8 +111,8 @@ class Driver:
         """Whether an error that is none of the database's may have cut a conversation short."""
         return self.unread(connection)
 
-    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float) -> bool:
-        """Whether the server answers (I/O). ``ask`` is Django's ``is_usable``."""
+    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
+        """Whether the server answers (I/O), in time if the driver can. ``ask``: Django's ``is_usable``."""
         return ask()
 
     def rollback(self, connection: Any) -> None:
@@ -134,7 +134,8 @@ class Driver:
 
     def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
         """Change connection parameters so that connecting takes no longer than this."""
-        params["connect_timeout"] = min(params.get("connect_timeout") or math.inf, max(1, math.ceil(seconds)))
+        most = max(1, math.ceil(seconds))
+        params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         """A connection is open and initialised; ``params`` are those before limit_connect."""

@@ -59,9 +59,11 @@ class PyMySQL(Driver):
             for code in passed_through(error)
         )
 
-    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float) -> bool:
+    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """Django's ping would make PyMySQL connect again by itself, to a session without settings."""
-        timeout, connection._read_timeout = connection._read_timeout, max(seconds, 0.1)
+        timeout = connection._read_timeout
+        if seconds is not None:
+            connection._read_timeout = seconds
         try:
             connection.ping(reconnect=False)
         except pymysql.Error:
@@ -76,7 +78,6 @@ class PyMySQL(Driver):
         return True
 
     def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
-        seconds = max(seconds, 0.1)
         # connect_timeout ends with the TCP handshake; a server that accepts and is silent needs more.
         for name in ("connect_timeout", "read_timeout", "write_timeout"):
             params[name] = min(params.get(name) or (10 if name == "connect_timeout" else math.inf), seconds)

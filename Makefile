@@ -1,0 +1,61 @@
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+PACKAGING = setup.cfg setup.py pyproject.toml
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+export PYTHON
+
+.PHONY: help demo test lint check-code check-format check-types docs clean
+.PHONY: provision-venv provision-demo provision-test
+
+help:
+	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
+	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make docs    build the documentation into docs/_build'
+	@echo 'make clean   remove everything that these have made'
+
+demo: $(VENV)/example.stamp | provision-demo
+	$(BIN)/python example_project/demo.py $(ARGS)
+
+test: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: check-code check-format check-types
+
+check-code: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+
+check-format: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+clean:
+	rm -rf $(VENV) docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/venv.stamp: | provision-venv
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/example.stamp: $(VENV)/venv.stamp $(PACKAGING)
+	$(INSTALL) '.[example]'
+	touch $@
+
+# mysqlclient is compiled on this machine: without what that takes its tests are skipped, but not in CI.
+$(VENV)/test.stamp: $(VENV)/venv.stamp $(PACKAGING) | provision-test
+	$(INSTALL) '.[test]'
+	$(INSTALL) '.[mysqlclient]' || test -z "$$CI"
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)
+	$(INSTALL) '.[dev,test]'
+	touch $@
+
+provision-venv provision-demo provision-test: provision-%:
+	@sh tests/provision.sh $*

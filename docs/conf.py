@@ -1,0 +1,23 @@
+"""How Sphinx builds the documentation. It needs no network and no configured Django settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from django_db_pooling import __version__  # noqa: E402
+
+project = "django_db_pooling"
+author = "django_db_pooling developers"
+copyright = f"2026, {author}"
+release = version = __version__
+
+extensions = ["sphinx.ext.autodoc"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+exclude_patterns = ["_build"]
+html_theme = "furo" if importlib.util.find_spec("furo") else "alabaster"
+html_title = f"django_db_pooling {__version__}"

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo or test.
+# On Debian as root what is missing is installed, without starting the machine's own database services.
+# Otherwise it is named; `make demo` and `make test` can do without, CI cannot.
+set -eu
+
+purpose=$1
+python=${PYTHON:-python3}
+apt_seconds=600
+missing=
+
+need() { # need PACKAGE COMMAND...: the package is missing unless the command succeeds
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+has_server() {
+    "$python" -c "from tests.servers import $1; raise SystemExit($1.find() is None)"
+}
+
+has_python_headers() {
+    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+}
+
+has_mariadb_library() {
+    command -v mariadb_config || command -v mysql_config || pkg-config --exists libmariadb
+}
+
+with_time_limit() {
+    DEBIAN_FRONTEND=noninteractive timeout "$apt_seconds" "$@" </dev/null
+}
+
+install_missing() {
+    echo "Installing$missing"
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        trap 'exit 130' INT TERM
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+    with_time_limit apt-get update -qq &&
+        with_time_limit apt-get install -qq -y --no-install-recommends $missing >/dev/null
+}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "$python must be Python 3.11 or later; make PYTHON=... names another" >&2
+    exit 1
+}
+
+case $purpose in
+venv)
+    need python3-venv "$python" -c 'import ensurepip, venv'
+    without='no virtual environment can be made'
+    ;;
+demo)
+    [ -n "${DATABASE_URL:-}" ] || need mariadb-server has_server MariaDB
+    without='the demo uses SQLite'
+    ;;
+test)
+    need mariadb-server has_server MariaDB
+    need postgresql has_server PostgreSQL
+    need openssl command -v openssl
+    need gcc command -v gcc
+    need pkg-config command -v pkg-config
+    need libmariadb-dev has_mariadb_library
+    need python3-dev has_python_headers
+    without='tests that need them are skipped'
+    ;;
+*)
+    echo "usage: $0 venv|demo|test" >&2
+    exit 2
+    ;;
+esac
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_missing; then
+    exit 0
+fi
+echo "Missing:$missing (Debian's names; as root: apt-get install --no-install-recommends$missing)" >&2
+if [ "$purpose" = venv ] || [ -n "${CI:-}" ]; then
+    echo "Without them $without." >&2
+    exit 1
+fi
+echo "Going on: $without." >&2

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from tests.conftest import require
+from tests.processes import has_ended, poll
+from tests.servers import MariaDB, PostgreSQL, Server, ServerError, free_port
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+
+
+@pytest.fixture(scope="module", params=[MariaDB, PostgreSQL], ids=lambda server: server.__name__)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    require(request.param)
+    with request.param() as server:
+        server.create("bank")
+        yield server
+
+
+def connect(server: Server) -> socket.socket:
+    """A connection that is owed an answer: MariaDB speaks first, PostgreSQL when asked about TLS."""
+    sock = socket.create_connection((server.host, server.port), timeout=10)
+    if isinstance(server, PostgreSQL):
+        sock.sendall(POSTGRESQL_SSL_REQUEST)
+    return sock
+
+
+def test_creating_a_database_twice_keeps_its_tables(server: Server) -> None:
+    server.execute("CREATE TABLE kept (id int)", "bank")
+    server.create("bank")
+    assert server.execute("SELECT count(*) FROM kept", "bank") == [("0",)]
+
+
+def test_rows_come_back_with_special_characters(server: Server) -> None:
+    sql = "CREATE TABLE texts (a int, b varchar(20)); INSERT INTO texts VALUES (1, 'ü\tß'), (2, 'a\nb');"
+    assert server.execute(sql + "SELECT * FROM texts ORDER BY a", "bank") == [("1", "ü\tß"), ("2", "a\nb")]
+
+
+def test_a_statement_that_fails_raises_what_the_server_said(server: Server) -> None:
+    with pytest.raises(ServerError, match="nowhere"):
+        server.execute("SELECT * FROM nowhere", "bank")
+
+
+def test_a_restart_keeps_port_and_data(server: Server) -> None:
+    server.execute("CREATE TABLE survivors (id int)", "bank")
+    pid, url = server.pid, server.url("bank")
+    server.restart()
+    assert (server.pid != pid, server.url("bank")) == (True, url)
+    assert server.execute("SELECT count(*) FROM survivors", "bank") == [("0",)]
+
+
+def test_a_killed_server_refuses_connections_and_can_be_started_again(server: Server) -> None:
+    server.kill()
+    with pytest.raises(ConnectionRefusedError):
+        connect(server)
+    server.start()
+    assert server.execute("SELECT 1") == [("1",)]
+
+
+def test_a_server_that_somebody_else_has_killed_can_be_started_again(server: Server) -> None:
+    pid = server.pid
+    os.kill(pid, signal.SIGKILL)
+    assert poll(lambda: has_ended(pid), 30)
+    server.start()
+    assert server.execute("SELECT 1") == [("1",)]
+
+
+def test_a_suspended_server_accepts_but_answers_only_when_resumed(server: Server) -> None:
+    server.suspend()
+    with connect(server) as sock:
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        server.resume()
+        sock.settimeout(10)
+        assert len(sock.recv(1)) == 1
+
+
+def test_a_suspended_server_can_be_stopped(server: Server) -> None:
+    server.suspend()
+    server.stop()
+    server.start()
+
+
+@pytest.mark.parametrize(
+    ("server_class", "option"),
+    [(MariaDB, ["--no-such-option"]), (PostgreSQL, ["-c", "no_such_option=1"])],
+    ids=["MariaDB", "PostgreSQL"],
+)
+def test_a_failed_start_raises_the_end_of_the_log(server_class: type[Server], option: list[str]) -> None:
+    require(server_class)
+    server = server_class(extra=option)  # type: ignore[call-arg]
+    with pytest.raises(ServerError, match=r"no.such.option"), server:
+        pass
+
+
+@pytest.mark.parametrize("server_class", [MariaDB, PostgreSQL], ids=lambda server: server.__name__)
+def test_nothing_is_left_when_the_process_that_started_a_server_is_killed(server_class: type[Server]) -> None:
+    require(server_class)
+    script = (
+        f"from tests.servers import {server_class.__name__}\n"
+        f"with {server_class.__name__}() as server:\n"
+        "    print(server.pid, server.directory, flush=True)\n"
+        "    input()\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        pid, directory = owner.stdout.readline().split()
+        owner.kill()
+    assert poll(lambda: not Path(directory).exists(), 30)
+    assert has_ended(int(pid))
+
+
+def test_mariadb_executes_even_when_all_connections_are_taken() -> None:
+    require(MariaDB)
+    with MariaDB(max_connections=10) as server, ExitStack() as stack:
+        arguments = {
+            "host": server.host,
+            "port": server.port,
+            "user": server.user,
+            "password": server.password,
+        }
+        for _ in range(server.max_connections + 1):
+            stack.enter_context(pymysql.connect(**arguments))
+        with pytest.raises(pymysql.OperationalError, match="Too many connections"):
+            pymysql.connect(**arguments)
+        assert server.execute("SELECT 1") == [("1",)]
+
+
+def test_mariadb_with_tls_has_a_certificate_that_a_client_can_verify() -> None:
+    require(MariaDB)
+    with MariaDB(tls=True) as server:
+        connection = pymysql.connect(
+            host=server.host,
+            port=server.port,
+            user=server.user,
+            password=server.password,
+            ssl_ca=str(server.certificate),
+            ssl_verify_cert=True,
+            ssl_verify_identity=True,
+        )
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SHOW STATUS LIKE 'Ssl_version'")
+            assert cursor.fetchone()[1].startswith("TLS")
+
+
+def test_a_free_port_can_be_bound() -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as sock:
+        assert sock.getsockname()[1] > 1024
