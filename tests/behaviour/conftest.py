@@ -6,8 +6,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from copy import deepcopy
 from typing import Any
+from uuid import uuid4
 
 import django
 import pytest
@@ -18,6 +20,7 @@ django.setup()
 
 from django.core import signals  # noqa: E402
 from django.db import connection, connections  # noqa: E402
+from django.db.utils import load_backend  # noqa: E402
 
 from django_db_pooling import conf, pooling  # noqa: E402
 from tests.behaviour.models import Note  # noqa: E402
@@ -27,19 +30,24 @@ GEVENT = bool(os.environ.get("POOLING_GEVENT"))
 PATIENCE = 20.0  # seconds
 
 
+HERE = {DRIVER, "gevent" if GEVENT else "threads"}
+MYSQL = DRIVER in ("pymysql", "mysqlclient")
+POSTGRESQL = DRIVER in ("psycopg", "psycopg2")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """@pytest.mark.only(...) names drivers, "gevent" or "threads": elsewhere the test means nothing."""
-    kept = []
-    for item in items:
-        mark = item.get_closest_marker("only")
-        here = {DRIVER, "gevent" if GEVENT else "threads"}
-        if mark is None or here & set(mark.args):
-            kept.append(item)
-    items[:] = kept
+    """Leave out what means nothing with this driver or mode."""
+    items[:] = [
+        item
+        for item in items
+        if all(HERE & set(mark.args) for mark in item.iter_markers("only"))
+        and not any(HERE >= set(mark.args) for mark in item.iter_markers("never"))
+    ]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only(*where): drivers, or gevent or threads, that this is about")
+    config.addinivalue_line("markers", "only(*where): drivers, or gevent or threads: any of them")
+    config.addinivalue_line("markers", "never(*where): not where all of these come together")
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +79,7 @@ def fresh_pool(table: None, observer: Observer) -> Iterator[None]:
     pooling.close_all()
     eventually(lambda: observer.count() == 0)
     yield
+    request_finished()
     connections.close_all()
     eventually(lambda: pooling.stats("default").in_use == 0)
     Note.objects.all().delete()
@@ -112,23 +121,114 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def one() -> int:
+def sql(statement: str, *params: Any, using: str = "default") -> list[Any]:
+    """Run it; its rows."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(statement, params or None)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+def one(using: str = "default") -> int:
     """A statement."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-        return int(cursor.fetchone()[0])
+    return int(sql("SELECT 1", using=using)[0][0])
 
 
-def server_id() -> Any:
+def token(using: str = "default") -> None:
+    """A statement whose result can't be another statement's."""
+    unique = uuid4().hex
+    assert sql("SELECT %s", unique, using=using) == [(unique,)]
+
+
+def server_id(using: str = "default") -> Any:
     """What tells this physical connection from any other."""
-    with connection.cursor() as cursor:
-        if connection.vendor == "mysql":
-            cursor.execute("SELECT CONNECTION_ID()")
-        elif connection.vendor == "postgresql":
-            cursor.execute("SELECT pg_backend_pid()")
-        else:
-            return id(connection.connection)
-        return cursor.fetchone()[0]
+    if MYSQL:
+        return sql("SELECT CONNECTION_ID()", using=using)[0][0]
+    if POSTGRESQL:
+        return sql("SELECT pg_backend_pid()", using=using)[0][0]
+    one(using)
+    return id(connections[using].connection)
+
+
+BEGIN = "START TRANSACTION" if MYSQL else "BEGIN"
+
+
+@contextmanager
+def plain(using: str = "default", **changes: Any) -> Iterator[Any]:
+    """A wrapper of Django's own, which no pool knows."""
+    settings_dict = deepcopy(connections.settings[using]) | changes
+    wrapper = load_backend(settings_dict["ENGINE"]).DatabaseWrapper(settings_dict, using)
+    try:
+        yield wrapper
+    finally:
+        wrapper.close()
+
+
+def committed() -> list[str]:
+    """The texts of all notes that everybody can see."""
+    with plain() as wrapper, wrapper.cursor() as cursor:
+        cursor.execute("SELECT text FROM behaviour_note ORDER BY id")
+        return [row[0] for row in cursor.fetchall()]
+
+
+@contextmanager
+def another_alias(name: str = "other", **changes: Any) -> Iterator[str]:
+    """One more alias for the same database, with other settings, and its pool; both gone afterwards."""
+    connections.settings[name] = deepcopy(connections.settings["default"]) | changes
+    try:
+        yield name
+    finally:
+        with suppress(AttributeError):
+            getattr(connections._connections, name).close()
+            del connections[name]
+        eventually(lambda: pooling.stats(name).in_use == 0)
+        pooling.close_all(name)
+        del connections.settings[name]
+
+
+@contextmanager
+def held(count: int, using: str = "default") -> Iterator[Callable[[], None]]:
+    """So many connections in use by other threads, until the end or a call of what it yields."""
+    letting_go = threading.Event()
+    holding = threading.Semaphore(0)
+
+    def hold() -> None:
+        one(using)
+        holding.release()
+        letting_go.wait(PATIENCE)
+
+    threads = [threading.Thread(target=hold) for _ in range(count)]
+
+    def let_go() -> None:
+        letting_go.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            assert holding.acquire(timeout=PATIENCE)
+        yield let_go
+    finally:
+        let_go()
+
+
+def assert_whole(using: str = "default") -> None:
+    """No slot is lost: as many as allowed can be in use at once, and each answers what it is asked."""
+    eventually(lambda: (pooling.stats(using).in_use, pooling.stats(using).opening) == (0, 0))
+    assert pooling.stats(using).waiting == 0
+    most = pooling.stats(using).max_outstanding
+    assert most is not None
+    together = threading.Barrier(most)
+
+    def use() -> None:
+        token(using)
+        together.wait(PATIENCE)
+        token(using)
+
+    in_threads([use] * most)
+    eventually(lambda: pooling.stats(using).in_use == 0)
+    assert pooling.stats(using).idle <= most
 
 
 def request_started() -> None:
