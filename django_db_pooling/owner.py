@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling import inherited
@@ -55,8 +57,8 @@ class Owner:
         wrappers = [ref() for ref in list(self._wrappers)]
         return [w for w in wrappers if w is not None and w.holds and not w.is_shared]
 
-    def __del__(self) -> None:
-        if not self._wrappers:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing() or not self._wrappers:
             return
         if os.getpid() != self.pid:
             # In a forked child, whose other threads are gone. The connections are the parent's.

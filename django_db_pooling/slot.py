@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,5 +56,7 @@ class Slot:
         # Whatever str() says who has it.
         self.holder: object = None
 
-    def __del__(self) -> None:
-        self.pool.reclaim(self)
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, the system closes what is open.
+        if not is_finalizing():
+            self.pool.reclaim(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +18,7 @@ _MODULES = {
 }
 
 
+@functools.cache
 def find(database: Any) -> Driver | None:
     """The driver for a backend's ``Database`` module, or None for one that nobody has described.
 
