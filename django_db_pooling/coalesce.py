@@ -26,7 +26,8 @@ class Coalesced:
 
     @property
     def running(self) -> bool:
-        return bool(self._claim)
+        """Whether somebody is at it, or is about to go round once more."""
+        return bool(self._news) or bool(self._claim)
 
     def __call__(self) -> None:
         me = object()
@@ -39,4 +40,7 @@ class Coalesced:
                 claim.clear()
         finally:
             if claim.get(None) is me:
+                # The function has failed. Word that was left meanwhile is still worth a run.
                 claim.clear()
+                if self._news:
+                    self()

@@ -164,4 +164,5 @@ def _at_exit() -> None:
     if os.getpid() == _pid:
         for wrapper in owner.current().holding():
             wrapper.give_back()
-        registry.close_all(None, 0.0, [])
+        for pool in registry.pools():
+            pool.drain_here()

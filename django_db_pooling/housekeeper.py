@@ -34,16 +34,27 @@ class Housekeeper:
             raise
 
     def _run(self) -> None:
+        try:
+            self._work_until_done()
+        except BaseException:
+            # A greenlet that was killed with all others, for example.
+            self._running = False
+            raise
+
+    def _work_until_done(self) -> None:
         while True:
             time.sleep(TICK)
-            try:
-                if self._work():
-                    continue
-            except Exception:
-                logger.exception("Looking after the pools failed; trying again")
+            if self._has_more_work():
                 continue
             # Gone before it looks a last time: who has something new either sees that, or is seen.
             self._running = False
-            if not self._work() or self._running:
+            if not self._has_more_work() or self._running:
                 return
             self._running = True
+
+    def _has_more_work(self) -> bool:
+        try:
+            return self._work()
+        except Exception:
+            logger.exception("Looking after the pools failed; trying again")
+            return True

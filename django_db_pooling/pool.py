@@ -30,8 +30,10 @@ logger = logging.getLogger("django_db_pooling")
 OPENING_AT_A_TIME = 2
 # One more may start to open when all that are opening have taken this many seconds.
 STALLED = 0.5
-# A waiter looks for itself this often (seconds), should ever a wake-up be lost.
-LOOK_AROUND = 5.0
+# Waiters look for themselves this often (seconds): at openings that stall, and as a net.
+LOOK_AROUND = 0.5
+# While another native thread is just handing out: seconds between looks.
+GLIMPSE = 0.001
 # Idle connections over `size` stay this many seconds.
 EXCESS_STAYS = 10.0
 # A server may count a connection until it has read its end: seconds to wait for it at the cap.
@@ -137,16 +139,14 @@ class Pool:
         """
         if not self._waiters:
             try:
-                slot = self._idle.pop()
+                # Looked at before it is popped: in between it would be hidden from those it fits.
+                slot = self._idle.pop() if self._idle[-1].home is self.driver.home() else None
             except IndexError:
-                pass
-            else:
-                if slot.home is not self.driver.home():
-                    self._idle.append(slot)
-                elif self._fit(slot):
+                slot = None
+            if slot is not None:
+                if self._fit(slot):
                     return self._hand_over(slot, holder)
-                else:
-                    self.close(slot)
+                self.close(slot)
         return self._hand_over(self._queue(deadline), holder)
 
     def _hand_over(self, slot: Slot, holder: object) -> Slot:
@@ -156,7 +156,8 @@ class Pool:
         return slot
 
     def _fit(self, slot: Slot) -> bool:
-        if slot.generation != self._generation or time.monotonic() >= slot.expires_at:
+        """Whether a slot in our hands may be used; notes what it finds out."""
+        if slot.home is not self.driver.home() or self._is_stale(slot):
             return False
         alive = self.driver.alive(slot.connection)
         if alive is False:
@@ -167,6 +168,9 @@ class Pool:
             self.doubt(slot)
         return True
 
+    def _is_stale(self, slot: Slot) -> bool:
+        return slot.generation != self._generation or time.monotonic() >= slot.expires_at
+
     def _queue(self, deadline: float | None) -> Slot:
         started = time.monotonic()
         impatient = deadline is not None and deadline <= started
@@ -175,12 +179,18 @@ class Pool:
             self._waiters.append(waiter)
             self._match()
             most = self.limits.max_waiting
-            if waiter.slot is None and most is not None and len(self._waiters) > most:
-                raise self._refusal(0.0, f"more than MAX_WAITING ({most}) callers wait already")
+            admitted = most is None
             while True:
-                while not waiter.wait(self._patience(deadline)):
+                while not waiter.wait(self._patience(deadline if admitted else started)):
                     now = time.monotonic()
-                    if deadline is not None and now >= deadline and not self._match.running:
+                    if self._match.running:
+                        # Another native thread is handing out this instant, maybe to us.
+                        continue
+                    if not admitted:
+                        if most is not None and len(self._waiters) > most:
+                            raise self._refusal(0.0, f"MAX_WAITING, {most}, wait already")
+                        admitted = True
+                    elif deadline is not None and now >= deadline:
                         waited = 0.0 if impatient else now - started
                         raise self._refusal(waited, f"waited {waited:.1f} s")
                     self._match()
@@ -196,17 +206,16 @@ class Pool:
         finally:
             waited = time.monotonic() - started
             self._wait_seconds += waited
-            self._longest_wait = max(self._longest_wait, waited)
+            if waited > self._longest_wait:
+                self._longest_wait = waited
 
     def _patience(self, deadline: float | None) -> float:
-        longest = STALLED if self._opening else LOOK_AROUND
         if deadline is None:
-            return longest
+            return LOOK_AROUND
         remaining = deadline - time.monotonic()
-        if remaining <= 0 and self._match.running:
-            # Another native thread is handing out this instant, maybe to us.
-            return 0.001
-        return min(remaining, longest)
+        if remaining <= 0:
+            return GLIMPSE if self._match.running else 0.0
+        return min(remaining, LOOK_AROUND)
 
     def _leave(self, waiter: Waiter) -> None:
         if not waiter.expecting:
@@ -231,11 +240,15 @@ class Pool:
                 return
             try:
                 self._waiters.remove(head)
+                head.serve(slot)
             except ValueError:
                 # It gave up this instant.
                 self._put_back(slot)
-            else:
-                head.serve(slot)
+            except BaseException:
+                # A signal's exception: nobody else would think of this waiter again.
+                if head.slot is None and head not in self._waiters:
+                    self._waiters.appendleft(head)
+                raise
 
     def _idle_at(self, home: object) -> Slot | None:
         for slot in reversed(list(self._idle)):
@@ -254,13 +267,12 @@ class Pool:
         if not waiter.impatient and not self._may_open():
             return None
         slot = self._new_slot(waiter.home)
-        if slot is None and self._idle:
-            # Only connections of other hubs are left. One makes room.
-            try:
-                self.discard(self._idle.popleft())
-            except IndexError:
-                return None
-            slot = self._new_slot(waiter.home)
+        if slot is None:
+            # A connection of another hub is of no use to this waiter, but its place is.
+            for foreign in list(self._idle):
+                if foreign.home is not waiter.home and self._claim_idle(foreign):
+                    self.discard(foreign)
+                    return self._new_slot(waiter.home)
         return slot
 
     def _may_open(self) -> bool:
@@ -269,11 +281,14 @@ class Pool:
         return len(opening) < OPENING_AT_A_TIME or all(now - since > STALLED for since in opening)
 
     def _new_slot(self, home: object) -> Slot | None:
-        slot = Slot(self, next(self._numbers), self._generation, home)
-        self._opening[slot.number] = time.monotonic()
-        self._slots[slot.number] = weakref.ref(slot)
         most = self.limits.max_outstanding
+        if most is not None and len(self._slots) >= most:
+            return None
+        slot = Slot(self, next(self._numbers), self._generation, home)
+        self._slots[slot.number] = weakref.ref(slot)
+        self._opening[slot.number] = time.monotonic()
         if most is not None and len(self._slots) > most:
+            # Another native thread had the same thought.
             self._forget(slot)
             return None
         return slot
@@ -316,10 +331,15 @@ class Pool:
 
     def checkin(self, slot: Slot) -> None:
         """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
-        slot.returned_at = now = time.monotonic()
-        slot.holder = None
-        self._held_seconds += now - slot.taken_at
+        slot.returned_at = time.monotonic()
+        self._count_held(slot)
         self._put_back(slot)
+
+    def _count_held(self, slot: Slot) -> None:
+        held = time.monotonic() - slot.taken_at if slot.taken_at else 0.0
+        self._held_seconds += held
+        slot.taken_at = 0.0
+        slot.holder = None
 
     def _put_back(self, slot: Slot) -> None:
         if slot.connection is None:
@@ -349,16 +369,15 @@ class Pool:
         """
         connection, slot.connection = slot.connection, None
         if connection is not None:
-            self._closed += 1
-            if slot.holder is not None:
-                self._held_seconds += time.monotonic() - slot.taken_at
             try:
                 self.driver.drop(connection)
             except Exception:
                 logger.exception("%s: dropping a connection failed", self.name)
-        slot.holder = None
-        self._broken += broken
         if self._forget(slot):
+            self._count_held(slot)
+            self._broken += broken
+            # One that failed while it was set up never counted as opened.
+            self._closed += bool(slot.opened_at)
             self._match()
 
     def reclaim(self, slot: Slot) -> None:
@@ -414,6 +433,13 @@ class Pool:
             except IndexError:
                 return
 
+    def drain_here(self) -> None:
+        """Close what is idle and belongs to this hub; others may be past closing theirs."""
+        home = self.driver.home()
+        for slot in list(self._idle):
+            if slot.home is home and self._claim_idle(slot):
+                self.close(slot)
+
     def _dismiss(self, slot: Slot) -> None:
         if slot.home is self.driver.home():
             self.close(slot)
@@ -426,16 +452,29 @@ class Pool:
         limits = self.limits
         for slot in list(self._idle):
             unused = now - slot.returned_at
-            surplus = (unused >= EXCESS_STAYS and len(self._idle) > limits.size) or (
-                limits.idle_timeout is not None
-                and unused >= limits.idle_timeout
-                and len(self._slots) > limits.min_size
+            surplus = (
+                self.closing
+                or unused >= self.server_timeout
+                or (unused >= EXCESS_STAYS and len(self._idle) > limits.size)
+                or (
+                    limits.idle_timeout is not None
+                    and unused >= limits.idle_timeout
+                    and len(self._slots) > limits.min_size
+                )
             )
-            unfit = surplus or unused >= self.server_timeout or self.closing or not self._fit(slot)
-            if unfit and self._claim_idle(slot):
-                self._dismiss(slot)
+            if (surplus or self._looks_bad(slot)) and self._claim_idle(slot):
+                # It may have been in use since the look, and be back.
+                if not surplus and self._fit(slot):
+                    self._idle.append(slot)
+                else:
+                    self._dismiss(slot)
         if self._waiters:
             self._match()
+
+    def _looks_bad(self, slot: Slot) -> bool:
+        """A look at a slot that is not in our hands: it may be in use by the time."""
+        connection = slot.connection
+        return self._is_stale(slot) or (connection is not None and self.driver.alive(connection) is False)
 
     def reserve_minimum(self) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
@@ -495,7 +534,7 @@ class Pool:
             f"No connection from pool {self.name!r}: {why}; {stats.in_use} in use, {stats.idle} idle, "
             f"{stats.opening} opening, {stats.waiting} waiting, max_outstanding {stats.max_outstanding}."
         )
-        held = [slot for slot in self._living() if slot.holder is not None]
+        held = [slot for slot in self._living() if slot.taken_at]
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."

@@ -61,8 +61,9 @@ def set_pool_size(
 class scope(ContextDecorator):
     """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
 
-    For code outside of requests: a management command's loop, a worker's job. A transaction that
-    is still open at the end, and was begun outside, keeps its connection.
+    For code outside of requests: a management command's loop, a worker's job. What was checked out
+    before, for a transaction around it for example, stays. A transaction that was begun inside and
+    is still open at the end is rolled back.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class scope(ContextDecorator):
     def __exit__(self, *exc_info: object) -> None:
         before = self._before.pop()
         for wrapper in owner.current().holding():
-            if wrapper not in before and not wrapper.in_atomic_block:
+            if wrapper not in before:
                 wrapper.give_back()
 
 
@@ -90,7 +91,7 @@ def release(alias: str | None = None) -> None:
     _check(alias)
     held = [wrapper for wrapper in owner.current().holding() if alias in (None, wrapper.alias)]
     for wrapper in held:
-        if wrapper.in_atomic_block or not wrapper.autocommit:
+        if wrapper.in_transaction:
             raise TransactionManagementError(
                 f"The connection to {wrapper.alias!r} can't be released in a transaction."
             )

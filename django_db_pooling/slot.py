@@ -36,7 +36,6 @@ class Slot:
     )
 
     def __init__(self, pool: Pool, number: int, generation: int, home: object) -> None:
-        self.pool = pool
         self.number = number
         self.generation = generation
         # Where the connection can be used: gevent's hub of the native thread that opens it.
@@ -55,8 +54,10 @@ class Slot:
         self.unusable = False
         # Whatever str() says who has it.
         self.holder: object = None
+        self.pool = pool
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # When the interpreter ends, the system closes what is open.
-        if not is_finalizing():
-            self.pool.reclaim(self)
+        # When the interpreter ends, the system closes what is open. And __init__ may not have run.
+        pool = getattr(self, "pool", None)
+        if pool is not None and not is_finalizing():
+            pool.reclaim(self)

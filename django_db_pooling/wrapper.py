@@ -321,6 +321,8 @@ class PooledWrapper(Base):
 
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
+        if self.in_atomic_block:
+            logger.warning("%s: rolling back an atomic block that was never left", self.alias)
         try:
             if self._slot is not None:
                 self._give_back()
@@ -398,6 +400,13 @@ class PooledWrapper(Base):
         if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
             return True
         return self._pool.dialect.in_transaction(slot.connection)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is known to be open, however it was begun."""
+        if self.in_atomic_block or self._slot is None:
+            return self.in_atomic_block or self._lost
+        return self._in_transaction(self._slot) is True
 
     def _end_transaction(self, slot: Slot) -> bool:
         return self._in_transaction(slot) is False or self._roll_back(slot)

@@ -9,6 +9,9 @@ from MySQLdb import cursors
 from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver, passed_through
 
+# The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
+_LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})
+
 
 class MySQLClient(Driver):
     name = "mysqlclient"
@@ -18,7 +21,9 @@ class MySQLClient(Driver):
         return None
 
     def fileno(self, connection: Any) -> int | None:
-        if not connection.open:
+        # The C library has closed its socket when the server is lost, but the object stays "open" and
+        # keeps the number, which may be somebody else's by now.
+        if not connection.open or connection.errno() in _LOST:
             return None
         fd: int = connection.fileno()
         return fd if fd >= 0 else None
@@ -26,10 +31,6 @@ class MySQLClient(Driver):
     def forget(self, connection: Any) -> None:
         if connection.open:
             connection.close()
-
-    def broken(self, connection: Any) -> bool:
-        # The C library closes its socket when the server is lost, and the object stays "open".
-        return not connection.open or connection.fileno() < 0
 
     def in_transaction(self, connection: Any) -> bool | None:
         # The server's status is not to be had from mysqlclient, but for the autocommit flag in it.

@@ -32,13 +32,21 @@ class PyMySQL(Driver):
         return fd if fd >= 0 else None
 
     def forget(self, connection: Any) -> None:
+        self._forget_result(connection)
         if connection.open:
             connection.close()
 
     def drop(self, connection: Any) -> None:
+        self._forget_result(connection)
         sock = connection._sock
         self.shut_down(connection)
         green.in_thread_of(getattr(sock, "hub", None), connection._force_close)
+
+    @staticmethod
+    def _forget_result(connection: Any) -> None:
+        # Its finalizer would read the rest from a socket that is gone, in whatever thread that runs.
+        if connection._result is not None:
+            connection._result.unbuffered_active = False
 
     def in_transaction(self, connection: Any) -> bool:
         # The status comes with OK packets, so with autocommit off it lags behind a SELECT.
