@@ -138,16 +138,26 @@ class Pool:
         never waits. Raises CheckoutTimeout.
         """
         if not self._waiters:
-            try:
-                # Looked at before it is popped: in between it would be hidden from those it fits.
-                slot = self._idle.pop() if self._idle[-1].home is self.driver.home() else None
-            except IndexError:
-                slot = None
+            slot = self._pop(self.driver.home())
             if slot is not None:
                 if self._fit(slot):
                     return self._hand_over(slot, holder)
                 self.close(slot)
         return self._hand_over(self._queue(deadline), holder)
+
+    def _pop(self, home: object) -> Slot | None:
+        try:
+            # Looked at before it is popped: meanwhile it would be hidden from those whom it fits.
+            if self._idle[-1].home is not home:
+                return None
+            slot = self._idle.pop()
+        except IndexError:
+            return None
+        if slot.home is home:
+            return slot
+        # Another one, put there this instant.
+        self._put_back(slot)
+        return None
 
     def _hand_over(self, slot: Slot, holder: object) -> Slot:
         slot.holder = holder
@@ -185,10 +195,10 @@ class Pool:
                     now = time.monotonic()
                     if self._match.running:
                         # Another native thread is handing out this instant, maybe to us.
-                        continue
-                    if not admitted:
+                        pass
+                    elif not admitted:
                         if most is not None and len(self._waiters) > most:
-                            raise self._refusal(0.0, f"MAX_WAITING, {most}, wait already")
+                            raise self._refusal(0.0, f"MAX_WAITING ({most}) callers wait already")
                         admitted = True
                     elif deadline is not None and now >= deadline:
                         waited = 0.0 if impatient else now - started
