@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -40,7 +40,9 @@ def _count(least: int) -> Callable[[Any], bool]:
 
 
 def _seconds(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    # More than a lock can wait for is as good as None, which says so.
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
 def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:

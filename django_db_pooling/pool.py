@@ -234,7 +234,7 @@ class Pool:
             self._waiters.remove(waiter)
         except ValueError:
             # Claimed: a slot is on its way, from another native thread, or here already.
-            if waiter.wait(1.0):
+            if waiter.slot is not None or waiter.wait(1.0):
                 self._put_back(waiter.take())
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
