@@ -94,7 +94,7 @@ def _make_storage_local() -> None:
     """
     global _storage_is_local
     owner.follow_gevent()
-    if not green.patched("thread"):
+    if not green.patched("threading"):
         return
     handler: Any = connections
     storage = handler._connections
@@ -157,6 +157,12 @@ def _after_fork() -> None:
     for wrapper in mine:
         wrapper.inherit()
     owner.forget_all()
+    # A wrapper of the parent's main thread must not be found by all greenlets, should gevent patch
+    # threading in this process only: Django looks at it when a request starts, before we do.
+    initialized: Any = connections.all(initialized_only=True) if settings.configured else []
+    for wrapper in initialized:
+        if isinstance(wrapper, PooledWrapper) and wrapper.connection is None and not wrapper.in_atomic_block:
+            del connections[wrapper.alias]
 
 
 def _at_exit() -> None:
