@@ -65,8 +65,18 @@ _KEYS = {
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
 }
 
-# What set_pool_size said: alias, or None for all of them -> fields of Limits.
-_overrides: dict[str | None, dict[str, Any]] = {}
+
+class _Override(NamedTuple):
+    """What set_pool_size said, call by call."""
+
+    # Fields of Limits.
+    values: dict[str, Any]
+    # The largest size since a max_outstanding was given: it has moved that up.
+    largest_size: int
+
+
+# Alias, or None for all of them.
+_overrides: dict[str | None, _Override] = {}
 
 
 def is_off(settings_dict: Settings) -> bool:
@@ -89,6 +99,15 @@ def problems(alias: str, settings_dict: Settings) -> list[Problem]:
         )
     if isinstance(pool, Mapping):
         found += _bad_values(where, pool)
+    age = settings_dict.get("CONN_MAX_AGE", 0)
+    if not (age is None or isinstance(age, numbers.Real)):
+        found.append(
+            Problem(
+                "django_db_pooling.E003",
+                f'{where}["CONN_MAX_AGE"] is {age!r}.',
+                "It must be seconds, or None.",
+            )
+        )
     if not is_off(settings_dict) and (settings_dict.get("OPTIONS") or {}).get("pool"):
         found.append(
             Problem(
@@ -155,9 +174,9 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
     for key in (None, alias):
         override = _overrides.get(key)
         if override is not None:
-            limits = replace(limits, **override)
-            if "max_outstanding" not in override or override["max_outstanding"] is not None:
-                limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, limits.size))
+            limits = replace(limits, **override.values)
+            least = max(limits.size, override.largest_size)
+            limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, least))
     return replace(limits, min_size=min(limits.min_size, limits.size))
 
 
@@ -188,7 +207,9 @@ def override(
         if not _or_none(_seconds)(timeout):
             raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
         values["timeout"] = timeout
-    _overrides[alias] = _overrides.get(alias, {}) | values
+    before = _overrides.get(alias, _Override({}, 0))
+    largest_size = 0 if "max_outstanding" in values else max(size, before.largest_size)
+    _overrides[alias] = _Override(before.values | values, largest_size)
 
 
 def overridden_aliases() -> list[str]:

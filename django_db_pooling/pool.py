@@ -331,16 +331,16 @@ class Pool:
 
     def keeps(self, slot: Slot) -> bool:
         """Whether this connection has a future here; without one it should be closed."""
+        return not (self.closing or self._is_stale(slot) or self._over_cap())
+
+    def _over_cap(self) -> bool:
+        """After the cap was lowered."""
         most = self.limits.max_outstanding
-        return (
-            not self.closing
-            and slot.generation == self._generation
-            and time.monotonic() < slot.expires_at
-            and (most is None or len(self._slots) <= most)
-        )
+        return most is not None and len(self._slots) > most
 
     def checkin(self, slot: Slot) -> None:
         """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
+        assert slot.taken_at or slot.connection is None, "a slot that is not checked out can't be checked in"
         slot.returned_at = time.monotonic()
         self._count_held(slot)
         self._put_back(slot)
@@ -386,8 +386,9 @@ class Pool:
         if self._forget(slot):
             self._count_held(slot)
             self._broken += broken
-            # One that failed while it was set up never counted as opened.
-            self._closed += bool(slot.opened_at)
+            if slot.opened_at:
+                # One that failed while it was set up never counted as opened.
+                self._closed += 1
             self._match()
 
     def reclaim(self, slot: Slot) -> None:
@@ -423,7 +424,7 @@ class Pool:
     def resize(self, limits: Limits) -> None:
         """Other limits from now on. What is idle beyond them is closed here."""
         self.limits = limits
-        while limits.max_outstanding is not None and len(self._slots) > limits.max_outstanding:
+        while self._over_cap():
             try:
                 self._dismiss(self._idle.popleft())
             except IndexError:
@@ -464,6 +465,7 @@ class Pool:
             unused = now - slot.returned_at
             surplus = (
                 self.closing
+                or self._over_cap()
                 or unused >= self.server_timeout
                 or (unused >= EXCESS_STAYS and len(self._idle) > limits.size)
                 or (

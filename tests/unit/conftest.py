@@ -1,0 +1,24 @@
+"""Fixtures for tests of the pool without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from django_db_pooling import pool as pool_module
+from tests.unit.fakes import Clock
+
+
+@pytest.fixture
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up that gets lost stays lost: waiters don't look for themselves."""
+    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
+    monkeypatch.setattr(pool_module, "STALLED", 3600.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(pool_module, "time", clock)
+    yield clock
