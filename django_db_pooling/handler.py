@@ -101,7 +101,9 @@ def _make_storage_local() -> None:
     while hasattr(storage, "_storage"):
         storage = storage._storage
     if type(storage) is not threading.local and not isinstance(storage, Local):
-        mine = {wrapper.alias: wrapper for wrapper in connections.all(initialized_only=True)}
+        me = threading.get_ident()
+        initialized: Any = connections.all(initialized_only=True)
+        mine = {wrapper.alias: wrapper for wrapper in initialized if wrapper._thread_ident == me}
         handler._connections = Local(connections.thread_critical)
         for alias, wrapper in mine.items():
             connections[alias] = wrapper
@@ -115,24 +117,17 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
     if not _storage_is_local:
         _make_storage_local()
     mine = owner.current()
-    mine.in_request = True
-    mine.outer = [wrapper for wrapper in mine.holding() if wrapper.in_atomic_block]
     if environ is not None:
-        mine.holder.request = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
+        mine.begin_request(f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}")
+        environ["django_db_pooling.request"] = owner.RequestEnd(mine)
     elif scope is not None:
-        mine.holder.request = f"{scope.get('method')} {scope.get('path')}"
+        mine.begin_request(f"{scope.get('method')} {scope.get('path')}")
+    else:
+        mine.begin_request(None)
 
 
 def _request_finished(**kwargs: Any) -> None:
-    mine = owner.current()
-    for wrapper in mine.holding():
-        # A transaction that is open belongs to somebody further out (TestCase), unless the request
-        # began it.
-        if not wrapper.in_atomic_block or (mine.in_request and wrapper not in mine.outer):
-            wrapper.give_back()
-    mine.in_request = False
-    mine.outer = []
-    mine.holder.request = None
+    owner.current().finish_request()
 
 
 # -- fork and exit --------------------------------------------------------------------------------

@@ -36,17 +36,17 @@ class Owner:
     collector.
     """
 
-    __slots__ = ("__weakref__", "_wrappers", "holder", "in_request", "outer", "pid")
+    __slots__ = ("__weakref__", "_outer", "_wrappers", "holder", "pid", "request")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.holder = Holder()
         # Wrappers that have checked out here. Weak: one that its user drops is not kept by this.
         self._wrappers: set[weakref.ref[Any]] = set()
-        # Between request_started and request_finished.
-        self.in_request = False
+        # Something that is this request's only, between its start and its end.
+        self.request: object = None
         # Wrappers whose transaction began before the request did: somebody else's to end.
-        self.outer: list[Any] = []
+        self._outer: list[Any] = []
 
     def add(self, wrapper: Any) -> None:
         """This wrapper has checked a connection out."""
@@ -57,6 +57,37 @@ class Owner:
         wrappers = [ref() for ref in list(self._wrappers)]
         return [w for w in wrappers if w is not None and w.holds and not w.is_shared]
 
+    def begin_request(self, label: str | None) -> None:
+        self.request = object()
+        self._outer = [wrapper for wrapper in self.holding() if wrapper.in_atomic_block]
+        self.holder.request = label
+
+    def finish_request(self) -> None:
+        """Give back what the request holds (I/O where a transaction is open)."""
+        for wrapper in self._held_by_request():
+            wrapper.give_back()
+        self._forget_request()
+
+    def abandon_request(self) -> None:
+        """The request is over, and nobody said so. No I/O."""
+        for wrapper in self._held_by_request():
+            wrapper.abandon()
+        self._forget_request()
+
+    def _held_by_request(self) -> list[Any]:
+        # A transaction that is open belongs to somebody further out (TestCase), unless the request
+        # has begun it.
+        return [
+            wrapper
+            for wrapper in self.holding()
+            if not wrapper.in_atomic_block or (self.request is not None and wrapper not in self._outer)
+        ]
+
+    def _forget_request(self) -> None:
+        self.request = None
+        self._outer = []
+        self.holder.request = None
+
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
             return
@@ -66,6 +97,25 @@ class Owner:
             return
         for wrapper in self.holding():
             wrapper.abandon()
+
+
+class RequestEnd:
+    """Lives in a request's ``environ`` and notices when the server lets go of that.
+
+    A server may go on with the same thread or greenlet after a request that was killed, without
+    request_finished and without an end of the greenlet: gunicorn does with keep-alive.
+    """
+
+    __slots__ = ("_owner", "_request")
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = weakref.ref(owner)
+        self._request = owner.request
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        owner = None if is_finalizing() else self._owner()
+        if owner is not None and owner.request is self._request and owner.pid == os.getpid():
+            owner.abandon_request()
 
 
 def current() -> Owner:
