@@ -108,9 +108,12 @@ class Registry:
 
     def pool_for(self, wrapper: Any, driver: Driver) -> DatabasePool:
         """The pool for what the wrapper's settings say this instant."""
-        for pool in self._pools.get(wrapper.alias, ()):
+        pools = self._pools.get(wrapper.alias, ())
+        for pool in pools:
             if pool.serves(wrapper):
                 pool.closing = False
+                if len(pools) > 1:
+                    self.retire_outdated(wrapper.alias)
                 return pool
         with self._lock:
             others = self._pools.get(wrapper.alias, ())

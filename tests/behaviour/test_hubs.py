@@ -30,12 +30,13 @@ def query() -> Any:
 @pytest.mark.only("pymysql", "psycopg", "psycopg2")
 def test_a_connection_of_another_hub_is_replaced_within_the_cap(observer: Observer) -> None:
     pooling.set_pool_size(1, max_outstanding=1)
+    before = pooling.stats("default").opened
     mine = query()
     theirs = in_native_thread(query)
     assert theirs != mine
     assert query() not in (mine, theirs)
     stats = pooling.stats("default")
-    assert (stats.idle, stats.in_use, stats.opened) == (1, 0, 3)
+    assert (stats.idle, stats.in_use, stats.opened - before) == (1, 0, 3)
 
 
 def test_threads_of_several_hubs_share_slots_and_wake_each_other() -> None:
@@ -43,12 +44,13 @@ def test_threads_of_several_hubs_share_slots_and_wake_each_other() -> None:
     import gevent
 
     pooling.set_pool_size(2, max_outstanding=3, timeout=20)
+    before = pooling.stats("default")
     greenlets = [gevent.spawn(lambda: [query() for _ in range(40)]) for _ in range(4)]
     threads = [gevent.get_hub().threadpool.spawn(lambda: [query() for _ in range(40)]) for _ in range(4)]
     for task in greenlets + threads:
         assert len(task.get()) == 40
     stats = pooling.stats("default")
-    assert (stats.in_use, stats.waiting, stats.timeouts) == (0, 0, 0)
+    assert (stats.in_use, stats.waiting, stats.timeouts) == (0, 0, before.timeouts)
     assert stats.opened - stats.closed == stats.idle <= 3
 
 

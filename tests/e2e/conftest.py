@@ -1,0 +1,63 @@
+"""Servers that take 50 connections, with the test site's table, and what they say about their clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import require
+from tests.e2e.gunicorn import eventually
+from tests.e2e.observer import DATABASE, Observer, observing
+from tests.servers import MariaDB, PostgreSQL, Server
+
+MAX_CONNECTIONS = 50
+ROWS = 20
+PATIENCE = 30.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than 15 seconds; leave out with -m 'not slow'")
+
+
+def create_rows(server: Server) -> None:
+    server.create(DATABASE)
+    rows = ", ".join(f"({number}, 'row {number}', 0)" for number in range(1, ROWS + 1))
+    server.execute(
+        "CREATE TABLE site_row"
+        " (id INTEGER PRIMARY KEY, text VARCHAR(100) NOT NULL, counter INTEGER NOT NULL);"
+        f" INSERT INTO site_row (id, text, counter) VALUES {rows}",
+        DATABASE,
+    )
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    require(MariaDB)
+    with MariaDB(MAX_CONNECTIONS) as server:
+        create_rows(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    require(PostgreSQL)
+    with PostgreSQL(MAX_CONNECTIONS, ["-c", "log_connections=on", "-c", "log_disconnections=on"]) as server:
+        create_rows(server)
+        yield server
+
+
+@pytest.fixture(params=["mariadb", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each of the servers in turn."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def observer(request: pytest.FixtureRequest) -> Iterator[Observer]:
+    """Of the server that the test uses, on which nobody is left from another test."""
+    name = next(name for name in ("server", "mariadb", "postgresql") if name in request.fixturenames)
+    with observing(request.getfixturevalue(name)) as observer:
+        eventually(lambda: observer.connections() == 0, PATIENCE)
+        yield observer

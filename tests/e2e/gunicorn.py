@@ -1,0 +1,202 @@
+"""The test site under a real web server: gunicorn or Django's runserver, in processes of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import processes
+from tests.e2e.observer import DATABASE
+from tests.servers import HOST, Server, free_port
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60.0
+STOP_SECONDS = 45.0
+ANSWER_SECONDS = 60.0
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``status`` 0: there was none, and ``text`` says why."""
+
+    status: int
+    text: str
+
+
+@dataclass
+class Site:
+    """A running site."""
+
+    port: int
+    directory: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def get(self, path: str) -> Answer:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode(errors="replace"))
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(0, repr(error))
+        finally:
+            connection.close()
+
+    def get_all(self, paths: Sequence[str], at_once: int | None = None) -> list[Answer]:
+        """All of these, up to ``at_once`` at the same time; left out: all."""
+        with ThreadPoolExecutor(at_once or len(paths)) as pool:
+            return list(pool.map(self.get, paths))
+
+    def stats(self) -> dict[str, Any]:
+        """The pool of the default database, in one of the workers."""
+        answer = self.get("/pool.json")
+        assert answer.status == 200, answer
+        stats: dict[str, Any] = json.loads(answer.text)["pools"]["default"]
+        return stats
+
+    def load(self, path: str, clients: int, seconds: float, keep_alive: bool = False) -> Load:
+        """Start a load generator in another process."""
+        command = [sys.executable, "-m", "tests.e2e.load", self.url + path]
+        command += [f"--clients={clients}", f"--seconds={seconds}", *(["--keep-alive"] if keep_alive else [])]
+        return Load(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
+
+    def terminate(self) -> int:
+        """Ask for a graceful end, as an init system does, and return the exit status."""
+        self.process.terminate()
+        return self.process.wait(STOP_SECONDS)
+
+
+@dataclass
+class Load:
+    """A load generator that runs; see tests/e2e/load.py for what it reports."""
+
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    def report(self) -> dict[str, Any]:
+        """Wait for its end."""
+        output, _ = self.process.communicate()
+        assert self.process.returncode == 0
+        report: dict[str, Any] = json.loads(output)
+        return report
+
+
+def eventually(condition: Callable[[], Any], seconds: float) -> None:
+    """Wait until the condition holds; fail with what it returned last."""
+    deadline = time.monotonic() + seconds
+    while not (last := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s, and it is {last!r}"
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def gunicorn(
+    server: Server,
+    *,
+    pooling: tuple[int, int] | None,
+    worker: str = "gevent",
+    arguments: Sequence[str] = (),
+    **settings: Any,
+) -> Iterator[Site]:
+    """gunicorn with the test site. ``pooling``: size and max_outstanding, or None for an unpatched Django.
+
+    ``settings``: those of tests/site, as ``pool={...}`` for SITE_POOL.
+    """
+    if pooling is not None:
+        settings["pooling"] = "{}/{}".format(*pooling)
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind={HOST}:{port}"]
+    command += [f"--worker-class={worker}", *arguments]
+    with _running(command, port, _environment(server, settings)) as site:
+        yield site
+
+
+@contextmanager
+def runserver(server: Server, **settings: Any) -> Iterator[Site]:
+    """Django's development server with the test site, pooled by INSTALLED_APPS."""
+    port = free_port()
+    command = [sys.executable, "-m", "django", "runserver", "--noreload", f"{HOST}:{port}"]
+    with _running(command, port, _environment(server, settings | {"apps": "django_db_pooling"})) as site:
+        yield site
+
+
+def _environment(server: Server, settings: dict[str, Any]) -> dict[str, str]:
+    ours = ("SITE_", "GUNICORN_", "DJANGO_", "XDG_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"DJANGO_SETTINGS_MODULE": "tests.site.settings", "PYTHONUNBUFFERED": "1"}
+    environment["SITE_DATABASE_URL"] = server.url(DATABASE)
+    for name, value in settings.items():
+        environment[f"SITE_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
+    return environment
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[Site]:
+    """The guard ends the server and removes its files, also when this process is killed."""
+    directory = Path(tempfile.mkdtemp(prefix="site-"))
+    guard = processes.start_guard(directory)
+    try:
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment | {"HOME": str(directory)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        processes.pid_file(directory).write_text(f"{process.pid} {int(processes.signal.SIGTERM)}")
+        site = Site(port, directory, process)
+        try:
+            _wait_for_answer(site)
+            yield site
+        finally:
+            _stop(process)
+            # Shown by pytest where the test fails.
+            print(site.log[-10_000:])
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait()
+
+
+def _wait_for_answer(site: Site) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while site.process.poll() is None and time.monotonic() < deadline:
+        if site.get("/nothing").status == 200:
+            return
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"the site does not answer; its log:\n{site.log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        processes.kill(process.pid)
+        process.wait()

@@ -1,0 +1,1 @@
+"""A tiny Django site that tests/e2e runs under real servers; its settings come from the environment."""

@@ -1,0 +1,14 @@
+"""One table. tests/e2e creates it, so that the site needs no migrations."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Row(models.Model):
+    text = models.CharField(max_length=100)
+    counter = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "site"
+        managed = False

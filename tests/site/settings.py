@@ -1,0 +1,39 @@
+"""Django's settings, all from SITE_* variables; importing this touches neither a database nor gevent."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+_url = urlsplit(os.environ["SITE_DATABASE_URL"])
+
+if _url.scheme == "mysql":
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+
+ENGINES = {"mysql": "django.db.backends.mysql", "postgres": "django.db.backends.postgresql"}
+
+_default: dict[str, Any] = {
+    "ENGINE": ENGINES[_url.scheme],
+    "NAME": _url.path.lstrip("/"),
+    "USER": _url.username,
+    "PASSWORD": _url.password,
+    "HOST": _url.hostname,
+    "PORT": str(_url.port),
+    "CONN_MAX_AGE": json.loads(os.environ.get("SITE_CONN_MAX_AGE", "0")),
+}
+if "SITE_POOL" in os.environ:
+    _default["POOL"] = json.loads(os.environ["SITE_POOL"])
+
+DATABASES = {"default": _default}
+INSTALLED_APPS = ["tests.site", *os.environ.get("SITE_APPS", "").split()]
+# It sets Content-Length, so that a client knows a whole answer from half of one.
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+ROOT_URLCONF = "tests.site.urls"
+ALLOWED_HOSTS = ["*"]
+SECRET_KEY = "only for tests"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

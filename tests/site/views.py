@@ -1,0 +1,121 @@
+"""One way of using a connection for each view. Parameters ``s`` are seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+
+from django.db import connection, transaction
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+
+from django_db_pooling import pooling
+from tests.site.models import Row
+
+SLEEP = {"mysql": "SLEEP(%s)", "postgresql": "pg_sleep(%s)"}
+CONNECTION_ID = {"mysql": "CONNECTION_ID()", "postgresql": "pg_backend_pid()"}
+STATEMENTS = 3
+
+
+def one(request: HttpRequest) -> HttpResponse:
+    """One query."""
+    return HttpResponse(Row.objects.get(pk=1).text)
+
+
+def token(request: HttpRequest) -> HttpResponse:
+    """All the different tokens in what the database answered to this request: its own, if all is well.
+
+    The server takes its time over each row, so that other requests' statements come in between.
+    """
+    seen: set[str] = set()
+    statement = f"SELECT %s, {SLEEP[connection.vendor]} FROM site_row"
+    for _ in range(STATEMENTS):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [request.GET["t"], 0.002])
+            seen |= {row[0] for row in cursor.fetchall()}
+    return HttpResponse(" ".join(sorted(seen)))
+
+
+def sleep(request: HttpRequest) -> HttpResponse:
+    """One statement that takes the server a while."""
+    _sleep_in_database(float(request.GET["s"]))
+    return HttpResponse("slept")
+
+
+def atomic(request: HttpRequest) -> HttpResponse:
+    """A transaction: add to a counter and read it."""
+    with transaction.atomic():
+        Row.objects.filter(pk=2).update(counter=F("counter") + 1)
+        return HttpResponse(str(Row.objects.get(pk=2).counter))
+
+
+def hold(request: HttpRequest) -> HttpResponse:
+    """A query, then work elsewhere; the answer is the server's number of the connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {CONNECTION_ID[connection.vendor]}")
+        number = cursor.fetchone()[0]
+    time.sleep(float(request.GET["s"]))
+    return HttpResponse(str(number))
+
+
+def nothing(request: HttpRequest) -> HttpResponse:
+    """No query."""
+    return HttpResponse("nothing")
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    """A long answer that is made while it is sent, ``s`` seconds apart."""
+
+    def parts() -> Iterator[str]:
+        for row in Row.objects.all():
+            yield row.text * 1000
+            time.sleep(float(request.GET["s"]))
+
+    return StreamingHttpResponse(parts())
+
+
+def spawn(request: HttpRequest) -> HttpResponse:
+    """A query in another greenlet than the request's."""
+    import gevent
+
+    return HttpResponse(gevent.spawn(lambda: Row.objects.get(pk=1).text).get())
+
+
+def die(request: HttpRequest) -> HttpResponse:
+    """End in the middle of a statement by what no ``except Exception`` sees; request_finished is never sent.
+
+    ``how``: "timeout", "kill", "atomic" for a timeout in a transaction, or "between" for a kill while the
+    database has nothing to do.
+    """
+    import gevent
+
+    how = request.GET["how"]
+    seconds = float(request.GET["s"])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    if how in ("kill", "between"):
+        gevent.spawn_later(seconds, gevent.getcurrent().kill, block=False)
+    else:
+        gevent.Timeout.start_new(seconds)
+    if how == "between":
+        time.sleep(seconds * 5)
+    elif how == "atomic":
+        with transaction.atomic():
+            Row.objects.filter(pk=3).update(counter=F("counter") + 1)
+            _sleep_in_database(seconds * 5)
+    else:
+        _sleep_in_database(seconds * 5)
+    return HttpResponse("survived")
+
+
+def pool(request: HttpRequest) -> JsonResponse:
+    """The process, and what its pools count."""
+    pools = {alias: dataclasses.asdict(stats) for alias, stats in pooling.stats().items()}
+    return JsonResponse({"pid": os.getpid(), "pools": pools})
+
+
+def _sleep_in_database(seconds: float) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {SLEEP[connection.vendor]}", [seconds])

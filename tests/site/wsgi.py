@@ -1,0 +1,38 @@
+"""The WSGI application, pooled where SITE_POOLING says with which sizes ("10/20")."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+
+from django.core.wsgi import get_wsgi_application
+
+from django_db_pooling import pooling
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.site.settings")
+
+if os.environ.get("SITE_POOLING"):
+    size, max_outstanding = map(int, os.environ["SITE_POOLING"].split("/"))
+    pooling.set_pool_size(size, max_outstanding=max_outstanding)
+    pooling.patch()
+
+django_application = get_wsgi_application()
+
+if os.environ.get("SITE_QUERY_AT_START"):
+    # As a project does that reads its configuration from the database. With --preload: in the master.
+    from tests.site.models import Row
+
+    assert Row.objects.count()
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Django's, ended by gevent.Timeout after ``deadline`` seconds where the query string says so."""
+    deadline = parse_qs(environ["QUERY_STRING"]).get("deadline")
+    if deadline is None:
+        return django_application(environ, start_response)
+    import gevent
+
+    with gevent.Timeout(float(deadline[0])):
+        return django_application(environ, start_response)
