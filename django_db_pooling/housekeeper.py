@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ class Housekeeper:
     def __init__(self, work: Callable[[], bool]) -> None:
         self._work = work
         self._running = False
+        self._pid = os.getpid()
 
     def ensure_running(self) -> None:
         if self._running:
@@ -44,6 +46,10 @@ class Housekeeper:
     def _work_until_done(self) -> None:
         while True:
             time.sleep(TICK)
+            if os.getpid() != self._pid:
+                # gevent's greenlets live on in a forked child, where threading has forgotten them and
+                # would raise at their end.
+                threading.Event().wait()
             if self._has_more_work():
                 continue
             # Gone before it looks a last time: who has something new either sees that, or is seen.

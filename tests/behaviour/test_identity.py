@@ -1,0 +1,269 @@
+"""A connection is used only for the server, database, user and session settings it was opened for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.test.utils import override_settings
+
+from django_db_pooling import pooling
+from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.registry import registry
+from tests.behaviour.conftest import (
+    MYSQL,
+    POSTGRESQL,
+    another_alias,
+    assert_whole,
+    committed,
+    eventually,
+    held,
+    in_thread,
+    in_threads,
+    one,
+    plain,
+    request_finished,
+    request_started,
+    sql,
+    token,
+)
+from tests.behaviour.models import Note
+from tests.behaviour.observer import DRIVER, Observer
+
+SECRET = "f9b1-secret"
+
+
+@pytest.fixture
+def second_database(observer: Observer, tmp_path: Path) -> Iterator[str]:
+    if DRIVER == "sqlite3":
+        yield str(tmp_path / "second.sqlite3")
+        return
+    name = f"{observer.name}_second"
+    observer.rows(f"DROP DATABASE IF EXISTS {name}")
+    observer.rows(f"CREATE DATABASE {name}")
+    yield name
+    if POSTGRESQL:
+        observer.rows(f"DROP DATABASE {name} WITH (FORCE)")
+    else:
+        observer.rows(f"DROP DATABASE {name}")
+
+
+@contextlib.contextmanager
+def changed(alias: str, **changes: Any) -> Iterator[None]:
+    """The settings changed in place, as Django does for a test database."""
+    settings_dict = connections.settings[alias]
+    before = {key: settings_dict[key] for key in changes}
+    settings_dict.update(changes)
+    try:
+        yield
+    finally:
+        settings_dict.update(before)
+
+
+def database_in_use(alias: str) -> str:
+    if MYSQL:
+        return str(sql("SELECT DATABASE()", using=alias)[0][0])
+    if POSTGRESQL:
+        return str(sql("SELECT current_database()", using=alias)[0][0])
+    return os.path.basename(sql("PRAGMA database_list", using=alias)[0][2])
+
+
+def test_a_name_changed_in_place_never_meets_the_old_database(second_database: str) -> None:
+    with another_alias() as alias:
+        with held(2, alias):
+            one(alias)
+            connections[alias].close()
+        first = database_in_use(alias)
+        connections[alias].close()
+        second = os.path.basename(second_database)
+        for _ in range(3):
+            with changed(alias, NAME=second_database):
+                for _ in range(5):
+                    assert in_thread(lambda: database_in_use(alias)) == second
+                assert database_in_use(alias) == second
+                connections[alias].close()
+            assert in_threads([lambda: database_in_use(alias)] * 4) == [first] * 4
+            assert database_in_use(alias) == first
+            connections[alias].close()
+        eventually(lambda: pooling.stats(alias).in_use == 0)
+        assert_whole(alias)
+
+
+def test_what_is_in_use_while_the_name_changes_does_not_go_back_to_others(second_database: str) -> None:
+    with another_alias() as alias:
+        request_started()
+        first = database_in_use(alias)
+        with changed(alias, NAME=second_database):
+            request_finished()
+            assert in_thread(lambda: database_in_use(alias)) != first
+        eventually(lambda: pooling.stats(alias).in_use == 0)
+
+
+@pytest.mark.parametrize("key", ["OPTIONS", "TIME_ZONE", "CONN_HEALTH_CHECKS"])
+def test_a_setting_changed_in_place_is_another_pool_and_the_old_one_is_drained_at_once(
+    key: str, observer: Observer
+) -> None:
+    options = {"timeout": 7} if DRIVER == "sqlite3" else {"connect_timeout": 7}
+    value = {"OPTIONS": options, "TIME_ZONE": "Europe/Paris", "CONN_HEALTH_CHECKS": True}[key]
+    with another_alias() as alias:
+        with held(3, alias):
+            pass
+        eventually(lambda: pooling.stats(alias).idle == 3)
+        opened = pooling.stats(alias).opened
+        with changed(alias, **{key: value}):
+            in_thread(lambda: token(alias))
+            assert pooling.stats(alias).opened - opened == 1
+            eventually(lambda: observer.count() == 1)
+            eventually(lambda: pooling.stats(alias).idle == 1)
+            assert_whole(alias)
+
+
+def test_settings_changed_back_drain_the_pool_in_between_at_once(observer: Observer) -> None:
+    """A test database's NAME and back: what was opened in between must not stay for long."""
+    with another_alias() as alias:
+        in_thread(lambda: one(alias))
+        eventually(lambda: pooling.stats(alias).idle == 1)
+        with changed(alias, CONN_HEALTH_CHECKS=True):
+            with held(3, alias):
+                pass
+            eventually(lambda: pooling.stats(alias).idle == 3)
+        in_thread(lambda: token(alias))
+        assert pooling.stats(alias).idle + pooling.stats(alias).in_use == 1
+        assert_whole(alias)
+
+
+@pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+def test_a_rotated_password_drains_what_was_opened_with_the_old_one(observer: Observer) -> None:
+    with another_alias() as alias:
+        one(alias)
+        connections[alias].close()
+        eventually(lambda: observer.count() == 1)
+        with changed(alias, PASSWORD=SECRET):
+            with pytest.raises(Exception, match="(?i)denied|authentication"):
+                in_thread(lambda: one(alias))
+            eventually(lambda: observer.count() == 0)
+            assert pooling.stats(alias).idle == 0
+        in_thread(lambda: token(alias))
+        assert_whole(alias)
+
+
+@pytest.mark.only("psycopg", "psycopg2", "pymysql", "mysqlclient")
+def test_overridden_time_zones_have_connections_of_their_own() -> None:
+    """The session's time zone is set when connecting: PostgreSQL's, and MySQL's only by its user."""
+
+    def zone() -> str:
+        if POSTGRESQL:
+            return str(sql("SELECT current_setting('TimeZone')")[0][0])
+        return str(connection.timezone_name)
+
+    one()
+    connection.close()
+    before = in_thread(zone)
+    with override_settings(USE_TZ=False, TIME_ZONE="Europe/Paris"):
+        assert in_thread(zone) == "Europe/Paris"
+        assert zone() == "Europe/Paris"
+        connection.close()
+    assert in_thread(zone) == before
+    assert zone() == before
+
+
+def test_no_password_in_anything_that_can_be_printed() -> None:
+    password = SECRET if DRIVER == "sqlite3" else connections.settings["default"]["PASSWORD"]
+    assert password
+    with another_alias(PASSWORD=password, POOL={"SIZE": 1, "MAX_OUTSTANDING": 1, "TIMEOUT": 0.05}) as alias:
+        pooling.set_pool_size(1, max_outstanding=1, timeout=0.05, alias=alias)
+        with held(1, alias), pytest.raises(PoolTimeout) as caught:
+            one(alias)
+        for pool in registry.pools():
+            for told in (repr(pool), str(pool), repr(pool.identity), str(pool.identity), f"{pool.identity}"):
+                assert password not in told
+            assert password not in repr({pool.identity: 1} if hash_works(pool.identity) else [pool.identity])
+        for told in (str(caught.value), repr(caught.value), repr(pooling.stats()), repr(connections[alias])):
+            assert password not in told
+
+
+def hash_works(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+# -- test databases ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def test_name(tmp_path: Path) -> Iterator[str]:
+    """Where Django will create the test database of "default"."""
+    settings_dict = connections.settings["default"]
+    name = str(tmp_path / "created") if DRIVER == "sqlite3" else f"test_{settings_dict['NAME']}"
+    before = settings_dict["TEST"]["NAME"]
+    settings_dict["TEST"]["NAME"] = name
+    yield name
+    settings_dict["TEST"]["NAME"] = before
+
+
+def test_a_test_database_is_created_and_destroyed_with_idle_connections_around(
+    test_name: str, observer: Observer
+) -> None:
+    """PostgreSQL refuses both while anybody is connected to the template or to the database."""
+    Note.objects.create(text="real")
+    real = connections.settings["default"]["NAME"]
+    with held(3):
+        pass
+    request_finished()
+    for _ in range(2):
+        connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+        try:
+            assert connections.settings["default"]["NAME"] == test_name
+            assert Note.objects.count() == 0
+
+            def add() -> None:
+                assert database_in_use("default") == os.path.basename(test_name)
+                Note.objects.create(text="test")
+
+            if DRIVER == "sqlite3":
+                for _ in range(4):
+                    in_thread(add)
+            else:
+                in_threads([add] * 4)
+            assert Note.objects.count() == 4
+            with plain(NAME=real) as wrapper, wrapper.cursor() as cursor:
+                cursor.execute("SELECT text FROM behaviour_note")
+                assert list(cursor.fetchall()) == [("real",)]
+            request_finished()
+        finally:
+            connection.creation.destroy_test_db(real, verbosity=0)
+        assert committed() == ["real"]
+        assert [note.text for note in Note.objects.all()] == ["real"]
+        connection.close()
+    assert_whole()
+
+
+def test_a_test_database_is_cloned_with_idle_connections_around(test_name: str) -> None:
+    """``--parallel``: each process works on a clone; PostgreSQL copies only what nobody is connected to."""
+    real = connections.settings["default"]["NAME"]
+    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    try:
+        Note.objects.create(text="cloned")
+        with held(2):
+            pass
+        connection.close()
+        for suffix in ("1", "2"):
+            connection.creation.clone_test_db(suffix=suffix, verbosity=0, autoclobber=True)
+        clone = connection.creation.get_test_db_clone_settings("1")["NAME"]
+        with changed("default", NAME=clone):
+            assert in_thread(lambda: [note.text for note in Note.objects.all()]) == ["cloned"]
+            in_thread(lambda: Note.objects.create(text="in the clone"))
+        assert in_thread(lambda: Note.objects.count()) == 1
+        for suffix in ("1", "2"):
+            connection.creation.destroy_test_db(suffix=suffix, verbosity=0)
+    finally:
+        connection.creation.destroy_test_db(real, verbosity=0)
+    assert_whole()
