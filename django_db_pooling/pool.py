@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import random
-import threading
 import time
 import weakref
 from collections import deque
@@ -23,7 +22,8 @@ from django_db_pooling import inherited
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
-from django_db_pooling.stats import PoolStats
+from django_db_pooling.stats import Counts, PoolStats
+from django_db_pooling.waiter import Waiter
 
 logger = logging.getLogger("django_db_pooling")
 
@@ -66,39 +66,6 @@ class CheckoutTimeout(Exception):
         self.waited = waited
 
 
-class Waiter:
-    """A caller in the queue, and the place where the slot for it is put."""
-
-    __slots__ = ("_woken", "expecting", "home", "impatient", "slot")
-
-    def __init__(self, home: object, impatient: bool) -> None:
-        self.home = home
-        self.impatient = impatient
-        self.expecting = True
-        self.slot: Slot | None = None
-        # threading's lock as it is at run time: gevent's where gevent is active.
-        self._woken = threading.Lock()
-        self._woken.acquire()
-
-    def serve(self, slot: Slot) -> None:
-        self.slot = slot
-        self._woken.release()
-
-    def wait(self, seconds: float) -> bool:
-        if seconds <= 0:
-            return self._woken.acquire(blocking=False)
-        return self._woken.acquire(timeout=seconds)
-
-    def take(self) -> Slot:
-        slot, self.slot = self.slot, None
-        self.expecting = False
-        assert slot is not None
-        return slot
-
-    def expect_again(self) -> None:
-        self.expecting = True
-
-
 class Pool:
     """Connections to one database, for all threads and greenlets of one process."""
 
@@ -125,9 +92,7 @@ class Pool:
         self._match = Coalesced(self._serve_waiters)
         self._death_seen_at = -math.inf
         self._last_open_error: tuple[float, str] | None = None
-        self._checkouts = self._opened = self._closed = 0
-        self._timeouts = self._reclaimed = self._broken = 0
-        self._wait_seconds = self._longest_wait = self._held_seconds = 0.0
+        self._counts = Counts()
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -162,7 +127,7 @@ class Pool:
     def _hand_over(self, slot: Slot, holder: object) -> Slot:
         slot.holder = holder
         slot.taken_at = time.monotonic()
-        self._checkouts += 1
+        self._counts.checkouts += 1
         return slot
 
     def _fit(self, slot: Slot) -> bool:
@@ -171,7 +136,7 @@ class Pool:
             return False
         alive = self.driver.alive(slot.connection)
         if alive is False:
-            self._broken += 1
+            self._counts.broken += 1
             self.death_seen()
             return False
         if alive is None:
@@ -215,9 +180,9 @@ class Pool:
             raise
         finally:
             waited = time.monotonic() - started
-            self._wait_seconds += waited
-            if waited > self._longest_wait:
-                self._longest_wait = waited
+            self._counts.wait_seconds += waited
+            if waited > self._counts.longest_wait_seconds:
+                self._counts.longest_wait_seconds = waited
 
     def _patience(self, deadline: float | None) -> float:
         if deadline is None:
@@ -317,7 +282,7 @@ class Pool:
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
         self._opening.pop(slot.number, None)
-        self._opened += 1
+        self._counts.opened += 1
         self._last_open_error = None
         self._match()
 
@@ -347,7 +312,7 @@ class Pool:
 
     def _count_held(self, slot: Slot) -> None:
         held = time.monotonic() - slot.taken_at if slot.taken_at else 0.0
-        self._held_seconds += held
+        self._counts.held_seconds += held
         slot.taken_at = 0.0
         slot.holder = None
 
@@ -385,10 +350,10 @@ class Pool:
                 logger.exception("%s: dropping a connection failed", self.name)
         if self._forget(slot):
             self._count_held(slot)
-            self._broken += broken
+            self._counts.broken += broken
             if slot.opened_at:
                 # One that failed while it was set up never counted as opened.
-                self._closed += 1
+                self._counts.closed += 1
             self._match()
 
     def reclaim(self, slot: Slot) -> None:
@@ -398,7 +363,7 @@ class Pool:
         if os.getpid() != self._pid:
             inherited.keep(slot.connection)
             return
-        self._reclaimed += 1
+        self._counts.reclaimed += 1
         self.discard(slot)
 
     # -- doubt -----------------------------------------------------------------------------
@@ -497,7 +462,9 @@ class Pool:
             # A matcher in another thread may have found no room because of this attempt.
             self._match()
             return None
-        return self._hand_over(slot, "the housekeeper")
+        slot.holder = "the housekeeper"
+        slot.taken_at = time.monotonic()
+        return slot
 
     # -- telling ---------------------------------------------------------------------------
 
@@ -527,19 +494,11 @@ class Pool:
             idle=idle,
             opening=opening,
             waiting=len(self._waiters),
-            checkouts=self._checkouts,
-            opened=self._opened,
-            closed=self._closed,
-            timeouts=self._timeouts,
-            reclaimed=self._reclaimed,
-            broken=self._broken,
-            wait_seconds=self._wait_seconds,
-            longest_wait_seconds=self._longest_wait,
-            held_seconds=self._held_seconds,
+            **vars(self._counts),
         )
 
     def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
-        self._timeouts += 1
+        self._counts.timeouts += 1
         now = time.monotonic()
         stats = self.snapshot()
         message = (

@@ -8,6 +8,21 @@ MAXIMUM = frozenset({"longest_wait_seconds"})
 NOT_ADDED = frozenset({"alias", "size", "max_outstanding"})
 
 
+@dataclass
+class Counts:
+    """What a pool adds up; the fields of PoolStats that only grow."""
+
+    checkouts: int = 0
+    opened: int = 0
+    closed: int = 0
+    timeouts: int = 0
+    reclaimed: int = 0
+    broken: int = 0
+    wait_seconds: float = 0.0
+    longest_wait_seconds: float = 0.0
+    held_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from django_db_pooling import pool as pool_module
+from django_db_pooling import waiter as waiter_module
 from django_db_pooling.pool import CheckoutTimeout
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, queue_up, until
 
@@ -504,7 +505,7 @@ def strike_in_wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int],
     def install(strike: Callable[[int], bool | None]) -> None:
         monkeypatch.setattr(StrikingLock, "strike", staticmethod(strike), raising=False)
         monkeypatch.setattr(StrikingLock, "times", 0)
-        monkeypatch.setattr(pool_module, "threading", SimpleNamespace(Lock=StrikingLock))
+        monkeypatch.setattr(waiter_module, "threading", SimpleNamespace(Lock=StrikingLock))
 
     return install
 
