@@ -47,3 +47,24 @@ def test_on_the_mariadb_that_it_starts_itself() -> None:
     assert "a private MariaDB" in output
     assert " 0 failed" in output
     assert " checkouts on " in output
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize("server", ["sqlite", "mariadb", "postgresql"])
+def test_the_sites_own_tests_pass(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = (
+        f"sqlite:///{tmp_path / 'bank.sqlite3'}"
+        if server == "sqlite"
+        else request.getfixturevalue(server).url("bank")
+    )
+    run = subprocess.run(
+        [sys.executable, "manage.py", "test", "bank"],
+        cwd=DEMO.parent,
+        env=os.environ | {"DATABASE_URL": url, "MYSQL_DRIVER": "pymysql"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    print(run.stdout, run.stderr)
+    assert run.returncode == 0
+    assert "\nOK" in run.stderr
