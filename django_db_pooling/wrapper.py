@@ -201,7 +201,7 @@ class PooledWrapper(Base):
     def is_usable(self) -> bool:
         slot = self._slot
         if slot is None:
-            return not self._lost and super().is_usable()
+            return self.connection is not None and not self._lost and super().is_usable()
         try:
             usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_left())
         except BaseException:
@@ -310,7 +310,11 @@ class PooledWrapper(Base):
             self._pool.close(self._let_go())
             self._lost = True
         else:
-            self._give_back()
+            try:
+                self._give_back()
+            finally:
+                # As close() will: what was given back is somebody else's.
+                self.connection = None
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""

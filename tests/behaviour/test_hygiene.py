@@ -375,3 +375,12 @@ def test_the_query_log_and_wrappers_of_execute_do_not_travel_with_the_connection
         request_finished()
         in_thread(token)
     assert len(seen) == 1
+
+
+def test_after_a_close_behind_djangos_back_the_wrapper_has_no_connection() -> None:
+    """Third parties call _close() themselves: what was given back may be somebody else's by then."""
+    one()
+    connection._close()
+    assert connection.connection is None
+    assert not connection.is_usable()
+    assert one() == 1
