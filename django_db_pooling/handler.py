@@ -118,8 +118,8 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         _make_storage_local()
     mine = owner.current()
     if environ is not None:
-        mine.begin_request(f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}")
-        environ["django_db_pooling.request"] = owner.RequestEnd(mine)
+        request = mine.begin_request(f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}")
+        environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
     elif scope is not None:
         mine.begin_request(f"{scope.get('method')} {scope.get('path')}")
     else:

@@ -31,6 +31,10 @@ class Housekeeper:
         self._running = True
         try:
             threading.Thread(target=self._run, name="django_db_pooling housekeeper", daemon=True).start()
+        except RuntimeError as error:
+            # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
+            self._running = False
+            logger.warning("The housekeeper can't start: %s", error)
         except BaseException:
             self._running = False
             raise

@@ -6,10 +6,15 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from django_db_pooling import inherited
+
+# Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
+MOST_NESTED = 16
 
 _local = threading.local()
 
@@ -28,6 +33,17 @@ class Holder:
         return f"{self.request or 'code outside of a request'} in thread {name}"
 
 
+class Request:
+    """A request that this thread or greenlet is at; inside of another one with the test client."""
+
+    __slots__ = ("held_before", "label")
+
+    def __init__(self, label: str | None, held_before: list[Any]) -> None:
+        self.label = label
+        # Wrappers that somebody further out holds, a TestCase's transaction for example.
+        self.held_before = held_before
+
+
 class Owner:
     """What one thread or greenlet has checked out.
 
@@ -36,17 +52,15 @@ class Owner:
     collector.
     """
 
-    __slots__ = ("__weakref__", "_outer", "_wrappers", "holder", "pid", "request")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "pid")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.holder = Holder()
         # Wrappers that have checked out here. Weak: one that its user drops is not kept by this.
         self._wrappers: set[weakref.ref[Any]] = set()
-        # Something that is this request's only, between its start and its end.
-        self.request: object = None
-        # Wrappers whose transaction began before the request did: somebody else's to end.
-        self._outer: list[Any] = []
+        # Innermost last. One whose end nobody told stays until its environ or this owner goes.
+        self._requests: deque[Request] = deque(maxlen=MOST_NESTED)
 
     def add(self, wrapper: Any) -> None:
         """This wrapper has checked a connection out."""
@@ -57,36 +71,36 @@ class Owner:
         wrappers = [ref() for ref in list(self._wrappers)]
         return [w for w in wrappers if w is not None and w.holds and not w.is_shared]
 
-    def begin_request(self, label: str | None) -> None:
-        self.request = object()
-        self._outer = [wrapper for wrapper in self.holding() if wrapper.in_atomic_block]
+    def begin_request(self, label: str | None) -> Request:
+        request = Request(label, self.holding())
+        self._requests.append(request)
         self.holder.request = label
+        return request
 
     def finish_request(self) -> None:
-        """Give back what the request holds (I/O where a transaction is open)."""
-        for wrapper in self._held_by_request():
-            wrapper.give_back()
-        self._forget_request()
+        """Give back what the innermost request has checked out (I/O where a transaction is open)."""
+        if self._requests:
+            held = self._held_by(self._requests[-1])
+            self._leave(self._requests[-1])
+        else:
+            # Nobody said that one began. A transaction is then somebody else's.
+            held = [wrapper for wrapper in self.holding() if not wrapper.in_atomic_block]
+        give_all_back(held)
 
-    def abandon_request(self) -> None:
+    def abandon_request(self, request: Request) -> None:
         """The request is over, and nobody said so. No I/O."""
-        for wrapper in self._held_by_request():
-            wrapper.abandon()
-        self._forget_request()
+        if request in self._requests:
+            for wrapper in self._held_by(request):
+                wrapper.abandon()
+            self._leave(request)
 
-    def _held_by_request(self) -> list[Any]:
-        # A transaction that is open belongs to somebody further out (TestCase), unless the request
-        # has begun it.
-        return [
-            wrapper
-            for wrapper in self.holding()
-            if not wrapper.in_atomic_block or (self.request is not None and wrapper not in self._outer)
-        ]
+    def _held_by(self, request: Request) -> list[Any]:
+        return [wrapper for wrapper in self.holding() if wrapper not in request.held_before]
 
-    def _forget_request(self) -> None:
-        self.request = None
-        self._outer = []
-        self.holder.request = None
+    def _leave(self, request: Request) -> None:
+        while self._requests and self._requests.pop() is not request:
+            pass
+        self.holder.request = self._requests[-1].label if self._requests else None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
@@ -108,14 +122,21 @@ class RequestEnd:
 
     __slots__ = ("_owner", "_request")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, request: Request) -> None:
         self._owner = weakref.ref(owner)
-        self._request = owner.request
+        self._request = request
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         owner = None if is_finalizing() else self._owner()
-        if owner is not None and owner.request is self._request and owner.pid == os.getpid():
-            owner.abandon_request()
+        if owner is not None and owner.pid == os.getpid():
+            owner.abandon_request(self._request)
+
+
+def give_all_back(wrappers: list[Any]) -> None:
+    """Each of them, also if one is interrupted."""
+    with ExitStack() as stack:
+        for wrapper in wrappers:
+            stack.callback(wrapper.give_back)
 
 
 def current() -> Owner:

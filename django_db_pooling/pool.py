@@ -96,11 +96,14 @@ class Pool:
 
     # -- taking -------------------------------------------------------------------------------
 
-    def checkout(self, deadline: float | None = None, holder: object = None) -> Slot:
+    def checkout(
+        self, deadline: float | None = None, holder: object = None, began: float | None = None
+    ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
-        never waits. Raises CheckoutTimeout.
+        never waits. ``began``: since when the caller has been at it, if not from now. Raises
+        CheckoutTimeout.
         """
         if not self._waiters:
             slot = self._pop(self.driver.home())
@@ -108,7 +111,7 @@ class Pool:
                 if self._fit(slot):
                     return self._hand_over(slot, holder)
                 self.close(slot)
-        return self._hand_over(self._queue(deadline), holder)
+        return self._hand_over(self._queue(deadline, began), holder)
 
     def _pop(self, home: object) -> Slot | None:
         try:
@@ -146,8 +149,10 @@ class Pool:
     def _is_stale(self, slot: Slot) -> bool:
         return slot.generation != self._generation or time.monotonic() >= slot.expires_at
 
-    def _queue(self, deadline: float | None) -> Slot:
+    def _queue(self, deadline: float | None, began: float | None) -> Slot:
         started = time.monotonic()
+        if began is None:
+            began = started
         impatient = deadline is not None and deadline <= started
         waiter = Waiter(self.driver.home(), impatient)
         try:
@@ -166,7 +171,7 @@ class Pool:
                             raise self._refusal(0.0, f"MAX_WAITING ({most}) callers wait already")
                         admitted = True
                     elif deadline is not None and now >= deadline:
-                        waited = 0.0 if impatient else now - started
+                        waited = now - began if began < deadline else 0.0
                         raise self._refusal(waited, f"waited {waited:.1f} s")
                     self._match()
                 slot = waiter.take()

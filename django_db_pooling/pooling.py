@@ -10,10 +10,12 @@ In ``wsgi.py``, before the application is made::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
-from typing import Any, overload
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from typing import Any, TypeVar, overload
 
+from django.conf import settings
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
@@ -36,6 +38,8 @@ __all__ = [
     "unpatch",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 apply_patch = patch
 
 
@@ -54,6 +58,8 @@ def set_pool_size(
 
     Raises ValueError that names the argument; then nothing has changed.
     """
+    if alias is not None and settings.configured and alias not in connections.settings:
+        raise ValueError(f"alias must be one of {', '.join(map(repr, connections.settings))}, not {alias!r}")
     conf.override(size, max_outstanding, timeout, alias)
     registry.apply_limits()
 
@@ -69,6 +75,11 @@ class scope(ContextDecorator):
     def __init__(self) -> None:
         self._before: list[list[Any]] = []
 
+    def __call__(self, func: F) -> F:
+        if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
+            raise TypeError(f"scope() would end before {func.__qualname__}() runs; use it inside of it")
+        return super().__call__(func)
+
     def _recreate_cm(self) -> scope:
         return type(self)()
 
@@ -78,9 +89,7 @@ class scope(ContextDecorator):
 
     def __exit__(self, *exc_info: object) -> None:
         before = self._before.pop()
-        for wrapper in owner.current().holding():
-            if wrapper not in before:
-                wrapper.give_back()
+        owner.give_all_back([held for held in owner.current().holding() if held not in before])
 
 
 def release(alias: str | None = None) -> None:
@@ -95,8 +104,7 @@ def release(alias: str | None = None) -> None:
             raise TransactionManagementError(
                 f"The connection to {wrapper.alias!r} can't be released in a transaction."
             )
-    for wrapper in held:
-        wrapper.give_back()
+    owner.give_all_back(held)
 
 
 def recycle(alias: str | None = None) -> None:
@@ -116,7 +124,7 @@ def close_all(alias: str | None = None, timeout: float = 0) -> bool:
     whether none of the others is left. Raises ConnectionDoesNotExist for an unknown alias.
     """
     _check(alias)
-    own = [wrapper.slot for wrapper in owner.current().holding()]
+    own = [held.slot for held in owner.current().holding() if held.slot is not None]
     return registry.close_all(alias, timeout, own)
 
 
@@ -125,7 +133,7 @@ def stats(alias: str) -> PoolStats: ...
 @overload
 def stats(alias: None = None) -> Mapping[str, PoolStats]: ...
 def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
-    """What the pools of an alias count, or a mapping of every pooled alias to that.
+    """What the pools of an alias count, or a mapping of every alias but those with ``POOL = False`` to that.
 
     A plain read: it waits for nothing. Raises ConnectionDoesNotExist for an unknown alias.
     """

@@ -57,8 +57,8 @@ class DatabasePool(Pool):
         # Django changes the alias's own dict in place for a test database. That of a copy() is
         # another one.
         settings_dict: Any = connections.settings.get(wrapper.alias)
-        is_copy = settings_dict == wrapper.settings_dict
-        self.settings_dict: dict[str, Any] = settings_dict if is_copy else wrapper.settings_dict
+        is_shared = settings_dict == wrapper.settings_dict
+        self.settings_dict: dict[str, Any] = settings_dict if is_shared else wrapper.settings_dict
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
 
@@ -83,7 +83,9 @@ class DatabasePool(Pool):
         known = wrapper.__dict__
         self.learned = {name: known[name] for name in self.dialect.learned if name in known}
         if self.server_timeout == math.inf:
-            self.server_timeout = self.dialect.server_timeout(wrapper.connection)
+            seconds = self.dialect.server_timeout(wrapper.connection)
+            # Some time before the server does: it may be just about to when somebody takes one.
+            self.server_timeout = max(seconds - 2, seconds / 2)
 
     def recycle(self) -> None:
         self.learned = {}

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from django.db import Error as DjangoError
+from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
@@ -103,32 +104,54 @@ class PooledWrapper(Base):
             super().connect()
             return
         self.check_settings()
-        self._pool = pool = registry.pool_for(self, driver)
-        timeout = pool.limits.timeout
-        self._deadline = deadline = None if timeout is None else time.monotonic() + timeout
+        self._pool = registry.pool_for(self, driver)
+        timeout = self._pool.limits.timeout
+        began = time.monotonic()
+        self._deadline = None if timeout is None else began + timeout
         mine = owner.current()
         try:
             self._cursors = set()
-            while True:
-                self._slot = slot = pool.checkout(deadline, mine.holder)
-                if slot.connection is None:
-                    self._open(slot)
-                    break
-                self._adopt(slot)
-                if self._make_usable(slot):
-                    break
-                pool.death_seen()
-                pool.discard(self._let_go(), broken=True)
+            while not self._check_out(driver, began, mine.holder):
+                pass
             mine.add(self)
-        except CheckoutTimeout as error:
-            raise PoolTimeout(str(error), error.waited) from None
-        except BaseException:
+        except BaseException as error:
             if self._slot is not None:
-                pool.discard(self._let_go())
+                self._pool.discard(self._let_go())
             self.connection = None
+            if isinstance(error, CheckoutTimeout):
+                raise PoolTimeout(str(error), error.waited) from None
             raise
         finally:
             self._deadline = None
+
+    def _check_out(self, driver: Driver, began: float, holder: object) -> bool:
+        """One try. False: what came was of no use and is gone."""
+        self._pool = pool = registry.pool_for(self, driver)
+        self._slot = slot = pool.checkout(self._deadline, holder, began)
+        if not pool.serves(self):
+            # The settings have changed while this waited.
+            pool.checkin(self._let_go())
+            return False
+        if slot.connection is None:
+            self._open(slot)
+            return True
+        self._adopt(slot)
+        if self._make_usable(slot):
+            return True
+        pool.death_seen()
+        pool.discard(self._let_go(), broken=True)
+        self.connection = None
+        return False
+
+    def __copy__(self) -> PooledWrapper:
+        """A shallow copy, as Django's own tests make, has no part in the lease."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.__dict__.pop("wrap_database_errors", None)
+        if self._slot is not None:
+            twin._slot = twin.connection = None
+            twin._cursors = set()
+        return twin
 
     def _pooling_driver(self) -> Driver | None:
         """None where this wrapper isn't pooled."""
@@ -143,8 +166,12 @@ class PooledWrapper(Base):
         self.__dict__.update(pool.learned)
         try:
             super().connect()
+            if self._slot is not slot:
+                raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_created")
             pool.dialect.connected(slot.connection, self._params)
             pool.learn(self)
+            # The settings may have changed while this connected.
+            slot.unusable = not pool.serves(self)
         except BaseException as error:
             self._slot = None
             pool.open_failed(slot, error)
@@ -347,9 +374,6 @@ class PooledWrapper(Base):
         slot = self._let_go()
         try:
             clean = self._worth_keeping(slot) and self._end_transaction(slot)
-        except Exception:
-            logger.exception("%s: a connection could not be cleaned and is closed", self.alias)
-            clean = False
         except BaseException:
             self._pool.discard(slot)
             raise
@@ -421,8 +445,8 @@ class PooledWrapper(Base):
             self._pool.dialect.rollback(slot.connection)
             if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
-        except Exception as error:
-            logger.warning("%s: a transaction can't be rolled back: %s", self.alias, error)
+        except (self.Database.Error, DjangoError, OSError) as error:
+            logger.warning("%s: a transaction can't be rolled back: %r", self.alias, error)
             return False
         return True
 

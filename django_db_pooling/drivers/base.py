@@ -40,8 +40,6 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
 class Driver:
     """A driver whose connections are TCP or UNIX sockets. Subclasses say where theirs is."""
 
-    # The package that users install, for messages.
-    name = ""
     # Attributes that Django's wrapper finds out when it opens a connection.
     learned: tuple[str, ...] = ()
 

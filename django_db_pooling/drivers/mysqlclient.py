@@ -14,7 +14,6 @@ _LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})
 
 
 class MySQLClient(Driver):
-    name = "mysqlclient"
     learned = ("isolation_level", "mysql_server_data")
 
     def home(self) -> object:
@@ -34,7 +33,7 @@ class MySQLClient(Driver):
 
     def in_transaction(self, connection: Any) -> bool | None:
         # The server's status is not to be had from mysqlclient, but for the autocommit flag in it.
-        return None if connection.get_autocommit() else True
+        return None if not connection.open or connection.get_autocommit() else True
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.more_results())

@@ -11,7 +11,6 @@ from django_db_pooling.drivers.base import Driver
 
 
 class Psycopg2(Driver):
-    name = "psycopg2"
     learned = ("isolation_level", "pg_version")
 
     def fileno(self, connection: Any) -> int | None:

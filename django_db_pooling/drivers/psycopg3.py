@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
+import psycopg
 from psycopg import ServerCursor
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver
 
 
 class Psycopg3(Driver):
-    name = "psycopg"
     learned = ("isolation_level", "pg_version")
 
     def fileno(self, connection: Any) -> int | None:
@@ -25,6 +28,26 @@ class Psycopg3(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
+
+    def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
+        """A statement of our own, since psycopg's would wait for as long as the server is silent."""
+        if seconds is None:
+            return ask()
+        pgconn = connection.pgconn
+        deadline = time.monotonic() + seconds
+        try:
+            pgconn.send_query(b"SELECT 1")
+            pgconn.flush()
+            while pgconn.is_busy() or pgconn.get_result() is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                if pgconn.is_busy():
+                    green.cooperative_wait(pgconn.socket, left)
+                    pgconn.consume_input()
+        except psycopg.Error:
+            return False
+        return bool(pgconn.status == ConnStatus.OK)
 
     def detach(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):

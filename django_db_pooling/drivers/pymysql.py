@@ -21,7 +21,6 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
-    name = "PyMySQL"
     learned = ("isolation_level", "mysql_server_data")
 
     def fileno(self, connection: Any) -> int | None:

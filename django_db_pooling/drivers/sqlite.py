@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from typing import Any
 
 from django_db_pooling.drivers.base import Driver
@@ -17,7 +18,6 @@ def _same_file(path: str) -> tuple[int, int] | None:
 
 
 class SQLite(Driver):
-    name = "sqlite3"
     learned = ("transaction_mode", "init_commands")
 
     def __init__(self) -> None:
@@ -48,10 +48,15 @@ class SQLite(Driver):
         self.drop(connection)
 
     def broken(self, connection: Any) -> bool:
+        """Closed behind Django's back; nothing else can go wrong with a file that is open."""
+        try:
+            _ = connection.in_transaction
+        except sqlite3.ProgrammingError:
+            return True
         return False
 
     def in_transaction(self, connection: Any) -> bool:
-        return bool(connection.in_transaction)
+        return not self.broken(connection) and bool(connection.in_transaction)
 
     def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
         """Opening a file doesn't wait; ``timeout`` there is how long statements wait for locks."""

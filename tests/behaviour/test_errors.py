@@ -16,7 +16,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections
 
-from django_db_pooling import pooling
+from django_db_pooling import conf, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from tests.behaviour.conftest import (
     DRIVER,
@@ -313,7 +313,10 @@ def test_djangos_own_pool_beside_ours_is_refused() -> None:
 
 
 def test_an_alias_of_set_pool_size_that_is_unknown_is_refused() -> None:
-    pooling.set_pool_size(5, alias="nowhere")
+    with pytest.raises(ValueError, match="alias"):
+        pooling.set_pool_size(5, alias="nowhere")
+    # As if it had been said before Django's settings were there.
+    conf.override(5, conf.UNCHANGED, conf.UNCHANGED, "nowhere")
     assert "django_db_pooling.E005" in [message.id for message in checks.run_checks()]
     with pytest.raises(ImproperlyConfigured, match="nowhere"):
         pooling.patch()
@@ -422,7 +425,7 @@ import django; django.setup()
 from django.core import signals
 from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import ConnectionHandler
-from django_db_pooling import pooling
+from django_db_pooling import conf, pooling
 before = ConnectionHandler.__getitem__, len(signals.request_started.receivers)
 try:
     pooling.patch()
@@ -448,7 +451,7 @@ class Keep(logging.Handler):
 logging.getLogger("django_db_pooling").addHandler(Keep())
 import django; django.setup()
 from django.core import checks
-from django_db_pooling import pooling
+from django_db_pooling import conf, pooling
 pooling.patch(); pooling.patch()
 ids = [message.id for message in checks.run_checks()]
 print(json.dumps([[r for r in records if "W001" in r], ids.count("django_db_pooling.W001")]))
