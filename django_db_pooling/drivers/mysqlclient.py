@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from MySQLdb import cursors
+from MySQLdb import MySQLError, cursors
 
 from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver, passed_through
@@ -36,7 +36,13 @@ class MySQLClient(Driver):
         return None if not connection.open or connection.get_autocommit() else True
 
     def unread(self, connection: Any) -> bool:
-        return bool(connection.more_results())
+        if hasattr(connection, "more_results"):
+            return bool(connection.more_results())
+        # Before mysqlclient 2.3: reads the next result where there is one, does no I/O where there is none.
+        try:
+            return bool(connection.next_result() != -1)
+        except MySQLError:
+            return True
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.

@@ -250,3 +250,15 @@ def interrupted_at(point: int, packages: str, function: Callable[[], object]) ->
     finally:
         sys.settrace(before)
     return chances > point
+
+
+class StrikingLimits:
+    """Limits that call a function whenever the pool looks at its cap: another thread at that moment."""
+
+    def __init__(self, pool: FakePool, strike: Callable[[], object]) -> None:
+        self._limits, self._strike = pool.limits, strike
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "max_outstanding":
+            self._strike()
+        return getattr(self._limits, name)
