@@ -23,7 +23,7 @@ from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts, PoolStats
-from django_db_pooling.waiter import Waiter
+from django_db_pooling.waiter import Bell, Waiter
 
 logger = logging.getLogger("django_db_pooling")
 
@@ -45,11 +45,14 @@ AGE_JITTER = 0.1
 class Driver(Protocol):
     """What a pool needs to know about its connections. Only ``close`` may do I/O.
 
+    ``bell``: what a caller of this thread or greenlet sleeps on.
     ``alive``: True, False, or None where only a question to the server could tell.
     ``close``: waits up to ``linger`` seconds for the server to have closed, too.
     """
 
     def home(self) -> object: ...
+
+    def bell(self) -> Bell: ...
 
     def alive(self, connection: Any) -> bool | None: ...
 
@@ -154,7 +157,7 @@ class Pool:
         if began is None:
             began = started
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(self.driver.home(), impatient)
+        waiter = Waiter(self.driver.home(), impatient, self.driver.bell())
         try:
             self._waiters.append(waiter)
             self._match()
@@ -204,7 +207,7 @@ class Pool:
             self._waiters.remove(waiter)
         except ValueError:
             # Claimed: a slot is on its way, from another native thread, or here already.
-            if waiter.slot is not None or waiter.wait(1.0):
+            if waiter.wait(1.0):
                 self._put_back(waiter.take())
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------

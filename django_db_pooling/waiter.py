@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from typing import Protocol
 
 from django_db_pooling.slot import Slot
+
+
+class Bell(Protocol):
+    """Wakes one sleeper. A ring that comes before the wait is not lost."""
+
+    def ring(self) -> None:
+        """Callable from any thread and from finalizers; doesn't switch greenlets."""
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until it rings, at most so long. Whether it rang; that ring is used up."""
+
+
+class ThreadBell:
+    """A bell for native threads."""
+
+    __slots__ = ("_silence",)
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            # Released: nobody has waited since the last ring.
+            self._silence.release()
+
+    def wait(self, seconds: float) -> bool:
+        if seconds <= 0:
+            return self._silence.acquire(blocking=False)
+        return self._silence.acquire(timeout=seconds)
 
 
 class Waiter:
     """A caller in the queue, and the place where the slot for it is put."""
 
-    __slots__ = ("_woken", "expecting", "home", "impatient", "slot")
+    __slots__ = ("_bell", "expecting", "home", "impatient", "slot")
 
-    def __init__(self, home: object, impatient: bool) -> None:
+    def __init__(self, home: object, impatient: bool, bell: Bell) -> None:
         self.home = home
         self.impatient = impatient
         self.expecting = True
         self.slot: Slot | None = None
-        # threading's lock as it is at run time: gevent's where gevent is active.
-        self._woken = threading.Lock()
-        self._woken.acquire()
+        self._bell = bell
 
     def serve(self, slot: Slot) -> None:
         self.slot = slot
-        self._woken.release()
+        self._bell.ring()
 
     def wait(self, seconds: float) -> bool:
-        if seconds <= 0:
-            return self._woken.acquire(blocking=False)
-        return self._woken.acquire(timeout=seconds)
+        """Whether there is a slot, after so many seconds at most."""
+        # The ring is only a hint: who serves may be interrupted between the two.
+        if self.slot is None:
+            self._bell.wait(seconds)
+        return self.slot is not None
 
     def take(self) -> Slot:
         slot, self.slot = self.slot, None

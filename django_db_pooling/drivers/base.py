@@ -12,18 +12,15 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling import green
+from django_db_pooling.waiter import Bell, ThreadBell
 
 # Not on every system; where it is missing a closed connection is "unread" and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
-_raw_poll: Any = None
 
 
 def _poll(fd: int) -> int:
     """Events of a descriptor at this instant. The original poll: gevent's yields to the hub."""
-    global _raw_poll
-    if _raw_poll is None:
-        _raw_poll = green.original("select", "poll")
-    poller = _raw_poll()
+    poller = green.original("select", "poll")()
     poller.register(fd, select.POLLIN | getattr(select, "POLLRDHUP", 0))
     events = poller.poll(0)
     return events[0][1] if events else 0
@@ -48,6 +45,10 @@ class Driver:
     def home(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
         return green.hub_of_this_thread() if green.patched("socket") else None
+
+    def bell(self) -> Bell:
+        """What a caller sleeps on while it waits for a connection."""
+        return green.HubBell() if green.patched("threading") else ThreadBell()
 
     def alive(self, connection: Any) -> bool | None:
         """False: closed by the server. None: something unread is there, a ping must tell."""

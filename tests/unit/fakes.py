@@ -14,6 +14,7 @@ from typing import Any
 from django_db_pooling.limits import Limits
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
+from django_db_pooling.waiter import ThreadBell
 
 # Whatever should happen at once has this many seconds before a test gives up.
 SOON = 10.0
@@ -72,6 +73,9 @@ class FakeDriver:
 
     def home(self) -> object:
         return self.here
+
+    def bell(self) -> ThreadBell:
+        return ThreadBell()
 
     def alive(self, connection: Connection) -> bool | None:
         # In the middle of a query there is something to be read.

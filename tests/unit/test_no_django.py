@@ -13,9 +13,11 @@ import sys
 sys.modules["django"] = None
 from django_db_pooling.pool import CheckoutTimeout, Pool
 from django_db_pooling.limits import Limits
+from django_db_pooling.waiter import ThreadBell
 
 class Driver:
     def home(self): return None
+    def bell(self): return ThreadBell()
     def alive(self, connection): return True
     def drop(self, connection): connection.append("dropped")
     def close(self, connection, linger): connection.append("closed")
