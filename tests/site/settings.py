@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
 from urllib.parse import urlsplit
 
 _url = urlsplit(os.environ["SITE_DATABASE_URL"])
+_driver = os.environ.get("SITE_DRIVER") or {"mysql": "pymysql", "postgres": "psycopg"}[_url.scheme]
 
-if _url.scheme == "mysql":
+if _driver == "pymysql":
     import pymysql
 
     pymysql.install_as_MySQLdb()
+if _driver == "psycopg2":
+    # Django prefers psycopg 3 where both are installed.
+    sys.modules["psycopg"] = None  # type: ignore[assignment]
 
 ENGINES = {"mysql": "django.db.backends.mysql", "postgres": "django.db.backends.postgresql"}
 

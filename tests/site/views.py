@@ -53,9 +53,7 @@ def atomic(request: HttpRequest) -> HttpResponse:
 
 def hold(request: HttpRequest) -> HttpResponse:
     """A query, then work elsewhere; the answer is the server's number of the connection."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {CONNECTION_ID[connection.vendor]}")
-        number = cursor.fetchone()[0]
+    number = connection_number()
     time.sleep(float(request.GET["s"]))
     return HttpResponse(str(number))
 
@@ -114,6 +112,13 @@ def pool(request: HttpRequest) -> JsonResponse:
     """The process, and what its pools count."""
     pools = {alias: dataclasses.asdict(stats) for alias, stats in pooling.stats().items()}
     return JsonResponse({"pid": os.getpid(), "pools": pools})
+
+
+def connection_number() -> int:
+    """The server's number of this thread's or greenlet's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {CONNECTION_ID[connection.vendor]}")
+        return int(cursor.fetchone()[0])
 
 
 def _sleep_in_database(seconds: float) -> None:

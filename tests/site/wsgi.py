@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -25,6 +26,10 @@ if os.environ.get("SITE_QUERY_AT_START"):
     from tests.site.models import Row
 
     assert Row.objects.count()
+    if os.environ["SITE_QUERY_AT_START"] == "in two threads":
+        # Beside the main thread's connection, which stays in use: one that is idle.
+        with ThreadPoolExecutor(1) as executor:
+            assert executor.submit(Row.objects.count).result()
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -1,0 +1,79 @@
+"""gunicorn --preload where the master has queried: its sessions stay its own, whatever its workers do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+
+import pytest
+
+from tests.e2e.gunicorn import Site, eventually, gunicorn
+from tests.e2e.manners import good_manners
+from tests.e2e.observer import Observer
+from tests.servers import Server
+
+PATIENCE = 30.0
+MOST = 4
+WAYS = [
+    ("gevent", "mariadb", "pymysql"),
+    ("gevent", "postgresql", "psycopg"),
+    ("gthread", "mariadb", "pymysql"),
+    ("gthread", "mariadb", "mysqlclient"),
+    ("gthread", "postgresql", "psycopg"),
+    ("gthread", "postgresql", "psycopg2"),
+]
+MODULES = {"mysqlclient": "MySQLdb"}
+
+
+def workers_that_answer(site: Site) -> int:
+    answers = site.get_all(["/pool.json"] * 8)
+    return len({json.loads(answer.text)["pid"] for answer in answers})
+
+
+def assert_tokens_are_their_own(site: Site, count: int) -> None:
+    tokens = [f"token-{number}" for number in range(count)]
+    answers = site.get_all([f"/token?t={token}" for token in tokens])
+    assert [answer.text for answer in answers] == tokens
+
+
+@pytest.fixture
+def server(way: tuple[str, str, str], request: pytest.FixtureRequest) -> Server:
+    server: Server = request.getfixturevalue(way[1])
+    return server
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_masters_sessions_stay_its_own(way: tuple[str, str, str], server: Server, observer: Observer) -> None:
+    """One of them is in use and one is idle when workers are forked, first one, then another."""
+    worker, _, driver = way
+    if importlib.util.find_spec(MODULES.get(driver, driver)) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{driver} is not installed")
+    arguments = ["--preload", "--config=python:tests.site.master", "--threads=8"]
+    settings = {
+        "worker": worker,
+        "arguments": arguments,
+        "driver": driver,
+        "query_at_start": "in two threads",
+    }
+    with good_manners(server, observer), gunicorn(server, pooling=(2, MOST), **settings) as site:
+        of_master = set(observer.numbers())
+        assert len(of_master) == 2
+        for workers in (1, 2):
+            if workers == 2:
+                os.kill(site.pid, signal.SIGTTIN)
+            eventually(lambda workers=workers: workers_that_answer(site) == workers, PATIENCE)
+            with observer.watching() as watch:
+                for _ in range(3):
+                    assert_tokens_are_their_own(site, 2)
+                assert_tokens_are_their_own(site, 12)
+                answers = site.get_all(["/hold?s=0.1"] * 12)
+            assert {answer.status for answer in answers} == {200}, answers
+            assert of_master.isdisjoint({int(answer.text) for answer in answers})
+            assert of_master <= set(observer.numbers())
+            assert max(watch.highest, watch.most) <= workers * MOST + len(of_master)
+
+        assert site.terminate() == 0
+        [told] = [line for line in site.log.splitlines() if line.startswith("the master's connection is ")]
+        assert int(told.split()[-1]) in of_master
