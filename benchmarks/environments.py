@@ -1,0 +1,100 @@
+"""A virtual environment for each set of requirements, kept outside of the repository.
+
+0.0.4 has the import name of this package, so they can't share one. Django, gevent, gunicorn and the drivers
+have the versions that the runner's own environment has, in all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.variants import TREE, Variant
+
+ROOT = Path(__file__).parents[1]
+BASE = ("Django", "gevent", "greenlet", "gunicorn", "packaging", "PyMySQL", "psycopg", "psycopg-binary")
+# The package itself, without what lies beside it in the tree.
+PACKAGE = ("django_db_pooling", "setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE")
+INSTALL_SECONDS = 600.0
+
+
+class CannotInstall(Exception):
+    """An environment could not be made; the message is the installer's last word."""
+
+
+def cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "django_db_pooling" / "benchmarks"
+
+
+def base_requirements() -> list[str]:
+    return [f"{name}=={version(name)}" for name in BASE]
+
+
+class Environments:
+    """Each is made at first use. The working tree is installed once in a lifetime of this object."""
+
+    def __init__(self) -> None:
+        self._pythons: dict[tuple[str, ...], Path] = {}
+        self._failures: dict[tuple[str, ...], str] = {}
+
+    def python_for(self, variant: Variant) -> Path:
+        """The interpreter to run a variant with. Raises CannotInstall, each time."""
+        key = variant.requires
+        if key in self._failures:
+            raise CannotInstall(self._failures[key])
+        if key not in self._pythons:
+            try:
+                self._pythons[key] = _make(key)
+            except CannotInstall as error:
+                self._failures[key] = str(error)
+                raise
+        return self._pythons[key]
+
+
+def _make(requires: tuple[str, ...]) -> Path:
+    published = [*base_requirements(), *(name for name in requires if name != TREE)]
+    identity = "\n".join([sys.version, *published, *requires])
+    directory = cache() / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    python = directory / "bin" / "python"
+    complete = directory / "complete"
+    if not complete.exists():
+        print(f"installing {', '.join(requires) or 'plain Django'} into {directory}", file=sys.stderr)
+        venv.create(directory, clear=True, with_pip=True)
+        _install(python, *published)
+        complete.write_text(identity)
+    if TREE in requires:
+        _install_tree(python)
+    return python
+
+
+def _install_tree(python: Path) -> None:
+    """A copy: what is edited meanwhile has no effect, and nothing is built inside of the tree."""
+    with tempfile.TemporaryDirectory(prefix="tree-") as copy:
+        for name in PACKAGE:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, Path(copy) / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy)
+        _install(python, "--no-deps", "--force-reinstall", copy)
+
+
+def _install(python: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    try:
+        run = subprocess.run(
+            command, cwd=python.parent, capture_output=True, text=True, timeout=INSTALL_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CannotInstall(f"pip took longer than {INSTALL_SECONDS:.0f} s") from error
+    if run.returncode:
+        lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
+        raise CannotInstall(lines[-1] if lines else f"pip ended with status {run.returncode}")

@@ -1,0 +1,182 @@
+"""One measurement: a site under gunicorn, the load generator, and what the database server counts."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environments import ROOT
+from benchmarks.variants import Variant
+from tests import processes
+from tests.e2e import observer as observing
+from tests.e2e.observer import DATABASE, Observer
+from tests.servers import HOST, Server, free_port
+
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+QUIET_SECONDS = 20.0
+POLL_SECONDS = 0.02
+# Beyond warm-up and measuring: the generator's own start and patience.
+LOAD_SECONDS = 30.0
+
+# The most connections and the number of connects come from what the server itself notes. The samples between
+# would only take CPU time from it, most from those who have many connections.
+observing.SAMPLE_SECONDS = 1.0
+
+
+class DoesNotRun(Exception):
+    """The site doesn't start; the message is the last line of its log."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all variants are put through alike."""
+
+    view: str
+    clients: int
+    keep_alive: bool
+
+    def __str__(self) -> str:
+        return f"{self.view}, {self.clients} clients, {'' if self.keep_alive else 'no '}keep-alive"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """For how long, and with how many connections."""
+
+    warm_up: float
+    seconds: float
+    pool_size: int
+
+
+def measure(
+    variant: Variant, python: Path, server: Server, observer: Observer, case: Case, effort: Effort
+) -> dict[str, Any]:
+    """Raises DoesNotRun."""
+    _wait_for_quiet(observer)
+    environment = {
+        "BENCHMARK_VARIANT": variant.name,
+        "BENCHMARK_DATABASE_URL": server.url(DATABASE),
+        "BENCHMARK_POOL_SIZE": str(effort.pool_size),
+    }
+    with _gunicorn(python, environment) as (port, process), observer.watching() as watch:
+        workers = processes.family(process.pid)[1:]
+        arguments = [f"--view={case.view}", f"--clients={case.clients}"]
+        arguments += ["--keep-alive"] if case.keep_alive else []
+        result = generate_load(port, effort, *arguments, "--pids", *map(str, workers))
+    result["connections"] = max(watch.most, watch.highest)
+    result["connects"] = watch.connects
+    result["connects_per_request"] = watch.connects / max(result["finished"], 1)
+    return {"variant": variant.name, **asdict(case), **result}
+
+
+def generate_load(port: int, effort: Effort, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.load", f"--port={port}", f"--seconds={effort.seconds}"]
+    command += [f"--warm-up={effort.warm_up}", *arguments]
+    limit = effort.warm_up + effort.seconds + LOAD_SECONDS
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=limit).stdout
+    report: dict[str, Any] = json.loads(output)
+    return report
+
+
+def generator_alone(case: Case, effort: Effort) -> dict[str, Any]:
+    """What the load generator can do with the cheapest site there is."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.trivial", str(port)]
+    with _running(command, port, ROOT, {}) as process:
+        arguments = [f"--clients={case.clients}", *(["--keep-alive"] if case.keep_alive else [])]
+        result = generate_load(port, effort, *arguments, "--pids", str(process.pid))
+    return {**asdict(case), **result}
+
+
+@contextmanager
+def _gunicorn(python: Path, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The site, which finds the package ``benchmarks`` in its directory and nothing else of this tree."""
+    port = free_port()
+    command = [str(python), "-m", "gunicorn", "benchmarks.site.wsgi:application", f"--bind={HOST}:{port}"]
+    command += ["--worker-class=gevent", "--workers=1", "--keep-alive=60", "--log-level=error"]
+    command += ["--graceful-timeout=1"]
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        os.symlink(ROOT / "benchmarks", Path(directory) / "benchmarks")
+        with _running(command, port, Path(directory), environment) as process:
+            yield port, process
+
+
+@contextmanager
+def _running(
+    command: list[str], port: int, directory: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A web server; the guard ends it when this process is killed."""
+    unwanted = ("PYTHON", "DJANGO_", "GUNICORN_", "BENCHMARK_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    with tempfile.TemporaryDirectory(prefix="guarded-") as files:
+        log = Path(files) / "log"
+        guard = processes.start_guard(Path(files))
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=directory,
+                    env=inherited | environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            pid_file = processes.pid_file(Path(files))
+            pid_file.write_text(f"{process.pid} {int(processes.signal.SIGTERM)}")
+            try:
+                _wait_for_answer(process, port, log)
+                yield process
+            finally:
+                _stop(process)
+                pid_file.unlink()
+        finally:
+            assert guard.stdin is not None
+            guard.stdin.close()
+            guard.wait()
+
+
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(HOST, port, timeout=START_SECONDS)
+        try:
+            connection.request("GET", "/nothing")
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            if answer.status == 200:
+                return
+            raise DoesNotRun(text.strip()[:200])
+        except OSError:
+            time.sleep(POLL_SECONDS)
+        finally:
+            connection.close()
+    errors = [line for line in log.read_text(errors="replace").splitlines() if "Error: " in line]
+    raise DoesNotRun(errors[-1].strip()[:200] if errors else f"no answer within {START_SECONDS:.0f} s")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        processes.kill(process.pid)
+        process.wait()
+
+
+def _wait_for_quiet(observer: Observer) -> None:
+    """Until the server has seen the end of the last site's connections."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    while observer.connections() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

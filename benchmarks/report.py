@@ -1,0 +1,155 @@
+"""Tables from the runs of a benchmark: ``python -m benchmarks.report results.json``, also as RST.
+
+Throughput, latencies and CPU are medians over the rounds. Maxima, clients without an answer and connections
+are those of the worst round, errors are the sum of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.variants import CEILING, VARIANTS
+
+Run = dict[str, Any]
+Case = tuple[str, str, int, bool]
+
+
+def _median(name: str, form: str) -> Callable[[list[Run]], str]:
+    return lambda runs: format(median(run[name] for run in runs), form)
+
+
+def _worst(name: str, form: str) -> Callable[[list[Run]], str]:
+    return lambda runs: format(max(run[name] for run in runs), form)
+
+
+def _total(name: str) -> Callable[[list[Run]], str]:
+    return lambda runs: str(sum(run[name] for run in runs))
+
+
+COLUMNS: dict[str, Callable[[list[Run]], str]] = {
+    "req/s": _median("requests_per_second", ".0f"),
+    "of ceiling": _median("of_ceiling", ".2f"),
+    "p50 ms": _median("p50_ms", ".0f"),
+    "p99 ms": _median("p99_ms", ".0f"),
+    "max ms": _worst("max_ms", ".0f"),
+    "no answer": _worst("without_answer", "d"),
+    "CPU ms/req": _median("cpu_ms_per_request", ".2f"),
+    "connections": _worst("connections", "d"),
+    "connects/req": _median("connects_per_request", ".3f"),
+    "errors": _total("errors"),
+    "generator": _median("generator_share", ".0%"),
+}
+WAIT_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
+    "wait p50 ms": _median("wait_p50_ms", ".2f"),
+    "wait max ms": _worst("wait_max_ms", ".2f"),
+    "max/p50": _worst("wait_ratio", ".1f"),
+}
+
+
+def tables(results: dict[str, Any], rst: bool) -> str:
+    """All tables of one benchmark, as text for a terminal or for the documentation."""
+    parts = [_conditions(results), _generator(results["generator"], rst)]
+    for case in _cases(results["runs"]):
+        runs = [run for run in results["runs"] if _case(run) == case]
+        _compare(runs)
+        absent = [failure for failure in results["failures"] if failure["database"] == case[0]]
+        parts.append(_table_of(case, runs, absent, rst))
+    return "\n\n".join(parts)
+
+
+def _conditions(results: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in results["conditions"].items()) + "."
+
+
+def _generator(runs: list[Run], rst: bool) -> str:
+    rows = [
+        [
+            f"{run['clients']}, {'' if run['keep_alive'] else 'no '}keep-alive",
+            f"{run['requests_per_second']:.0f}",
+            f"{run['generator_share'] / max(run['requests_per_second'], 1) * 1e6:.0f}",
+        ]
+        for run in runs
+    ]
+    title = "The load generator with a site that costs nothing"
+    return _render(title, ["clients", "req/s", "µs/req"], rows, rst)
+
+
+def _case(run: Run) -> Case:
+    return run["database"], run["view"], run["clients"], run["keep_alive"]
+
+
+def _cases(runs: Iterable[Run]) -> list[Case]:
+    return list(dict.fromkeys(_case(run) for run in runs))
+
+
+def _compare(runs: list[Run]) -> None:
+    """Each with the ceiling of its own round; 0 where that was not measured."""
+    ceilings = {run["round"]: run["requests_per_second"] for run in runs if run["variant"] == CEILING}
+    for run in runs:
+        ceiling = ceilings.get(run["round"], 0)
+        run["of_ceiling"] = run["requests_per_second"] / ceiling if ceiling else 0.0
+        run["wait_ratio"] = run["wait_max_ms"] / run["wait_p50_ms"] if run["wait_p50_ms"] else 0.0
+
+
+def _table_of(case: Case, runs: list[Run], absent: list[Run], rst: bool) -> str:
+    database, view, clients, keep_alive = case
+    title = f"{database}, {view}, {clients} clients, {'with' if keep_alive else 'without'} keep-alive"
+    columns = {**COLUMNS, **(WAIT_COLUMNS if view == "wait" else {})}
+    rows = []
+    for variant in VARIANTS:
+        own = [run for run in runs if run["variant"] == variant.name]
+        if own:
+            rows.append([variant.name, *(tell(own) for tell in columns.values())])
+    text = _render(title, ["", *columns], rows, rst)
+    notes = [f"{failure['variant']}: does not run: {failure['why']}" for failure in absent]
+    notes += _worst_errors(runs)
+    bullet = "- " if rst else "  "
+    return "\n".join([text, *([""] if rst and notes else []), *(bullet + note for note in notes)])
+
+
+def _worst_errors(runs: list[Run]) -> list[str]:
+    notes = []
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        errors: Counter[str] = Counter()
+        for run in runs:
+            if run["variant"] == name:
+                errors.update(run["error_texts"])
+        for text, count in errors.most_common(2):
+            notes.append(f"{name}: {count} × {' '.join(text.split())[:100]}")
+    return notes
+
+
+def _render(title: str, head: list[str], rows: list[list[str]], rst: bool) -> str:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    widths[0] = max(widths[0], 1)
+
+    def line(cells: list[str]) -> str:
+        first, *others = cells
+        numbers = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *numbers]).rstrip()
+
+    body = [line(row) for row in rows]
+    if not rst:
+        return "\n".join([title, line(head), *body])
+    # A cell that is empty would be no row to reStructuredText.
+    rule = "  ".join("=" * width for width in widths)
+    named = line([head[0] or "\\", *head[1:]])
+    return "\n".join([title, "~" * len(title), "", rule, named, rule, *body, rule])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="what run.py --json has written")
+    parser.add_argument("--rst", action="store_true", help="for the documentation")
+    arguments = parser.parse_args()
+    print(tables(json.loads(arguments.results.read_text()), arguments.rst))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Ways for a view to read a row: as everybody does, and two that are as cheap as it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from django.db import connections
+from gevent.queue import LifoQueue
+
+from benchmarks.rows import TABLE
+from benchmarks.site.models import Row
+
+SQL = f"SELECT {TABLE}.id, {TABLE}.text FROM {TABLE} WHERE {TABLE}.id = %s LIMIT 21"
+
+
+class Reader(Protocol):
+    """``connection()`` gives a way to read once a connection is there."""
+
+    def __init__(self, size: int) -> None: ...
+
+    def read(self, key: int) -> str: ...
+
+    def connection(self) -> AbstractContextManager[Callable[[int], str]]: ...
+
+
+class ThroughORM:
+    """Django's ORM on ``connections["default"]``, whatever that is."""
+
+    def __init__(self, size: int) -> None:
+        pass
+
+    def read(self, key: int) -> str:
+        return Row.objects.get(pk=key).text
+
+    @contextmanager
+    def connection(self) -> Iterator[Callable[[int], str]]:
+        connections["default"].ensure_connection()
+        yield self.read
+
+
+class Borrowed:
+    """Up to ``size`` connections of any kind, opened at first need, lent for the time of one query."""
+
+    def __init__(self, size: int, make: Callable[[], Any]) -> None:
+        self._free: LifoQueue[Any] = LifoQueue()
+        self._unmade = size
+        self._make = make
+
+    def take(self) -> Any:
+        if self._unmade and not self._free.qsize():
+            self._unmade -= 1
+            return self._make()
+        return self._free.get()
+
+    def give(self, connection: Any) -> None:
+        self._free.put(connection)
+
+
+class ThroughWrappers:
+    """The ORM on one of a few wrappers that are always connected: no pool can be faster."""
+
+    def __init__(self, size: int) -> None:
+        self._wrappers = Borrowed(size, self._connected)
+
+    @staticmethod
+    def _connected() -> Any:
+        wrapper: Any = connections.create_connection("default")
+        wrapper.inc_thread_sharing()
+        wrapper.ensure_connection()
+        return wrapper
+
+    def read(self, key: int) -> str:
+        with self.connection() as read:
+            return read(key)
+
+    @contextmanager
+    def connection(self) -> Iterator[Callable[[int], str]]:
+        connections["default"] = wrapper = self._wrappers.take()
+        try:
+            yield self._read
+        finally:
+            del connections["default"]
+            self._wrappers.give(wrapper)
+
+    @staticmethod
+    def _read(key: int) -> str:
+        return Row.objects.get(pk=key).text
+
+
+class ThroughDriver:
+    """The same SQL through the driver alone: what Django itself costs is missing."""
+
+    def __init__(self, size: int) -> None:
+        self._connections = Borrowed(size, self._connected)
+
+    @staticmethod
+    def _connected() -> Any:
+        wrapper: Any = connections.create_connection("default")
+        wrapper.ensure_connection()
+        return wrapper.connection
+
+    def read(self, key: int) -> str:
+        with self.connection() as read:
+            return read(key)
+
+    @contextmanager
+    def connection(self) -> Iterator[Callable[[int], str]]:
+        connection = self._connections.take()
+
+        def read(key: int) -> str:
+            with connection.cursor() as cursor:
+                cursor.execute(SQL, [key])
+                text: str = cursor.fetchone()[1]
+            return text
+
+        try:
+            yield read
+        finally:
+            self._connections.give(connection)

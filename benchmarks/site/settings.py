@@ -1,0 +1,45 @@
+"""Django's settings, from BENCHMARK_* variables; the same for all but for what the variant changes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchmarks.variants import BY_NAME, MYSQL, POSTGRESQL
+
+VARIANT = BY_NAME[os.environ["BENCHMARK_VARIANT"]]
+SIZE = int(os.environ["BENCHMARK_POOL_SIZE"])
+
+_url = urlsplit(os.environ["BENCHMARK_DATABASE_URL"])
+_database = MYSQL if _url.scheme == "mysql" else POSTGRESQL
+
+if _database == MYSQL:
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+
+# The server has no TLS. PyMySQL 1.2 would try it and load the system's certificates at each connect.
+_options = {MYSQL: {"ssl_disabled": True}, POSTGRESQL: {"sslmode": "disable"}}[_database]
+_changes = VARIANT.settings(_database, SIZE)
+
+_default: dict[str, Any] = {
+    "ENGINE": f"django.db.backends.{_database}",
+    "NAME": _url.path.lstrip("/"),
+    "USER": _url.username,
+    "PASSWORD": _url.password,
+    "HOST": _url.hostname,
+    "PORT": str(_url.port),
+    **_changes,
+    "OPTIONS": {**_options, **_changes.get("OPTIONS", {})},
+}
+
+DATABASES = {"default": _default}
+INSTALLED_APPS = ["benchmarks.site"]
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+ROOT_URLCONF = "benchmarks.site.urls"
+ALLOWED_HOSTS = ["*"]
+SECRET_KEY = "only for benchmarks"
+USE_TZ = True
+# An answer of 500 is counted, not written down.
+LOGGING = {"version": 1, "disable_existing_loggers": False, "loggers": {"django": {"level": "CRITICAL"}}}

@@ -1,0 +1,42 @@
+"""What is measured. Every answer has the tokens of the rows that ``id`` stands for."""
+
+from __future__ import annotations
+
+import time
+
+from django.http import HttpRequest, HttpResponse
+
+from benchmarks.rows import partner
+from benchmarks.site import readers
+from benchmarks.site.settings import SIZE, VARIANT
+
+ELSEWHERE_SECONDS = 0.1
+
+reader = getattr(readers, VARIANT.reader)(SIZE)
+
+
+def nothing(request: HttpRequest) -> HttpResponse:
+    """No query: to see whether the site is there."""
+    return HttpResponse("nothing")
+
+
+def one(request: HttpRequest) -> HttpResponse:
+    """One query."""
+    return HttpResponse(reader.read(int(request.GET["id"])))
+
+
+def mixed(request: HttpRequest) -> HttpResponse:
+    """Two queries, and something slow between them that isn't the database's."""
+    key = int(request.GET["id"])
+    first = reader.read(key)
+    time.sleep(ELSEWHERE_SECONDS)
+    return HttpResponse(f"{first} {reader.read(partner(key))}")
+
+
+def wait(request: HttpRequest) -> HttpResponse:
+    """One query, after the connection was asked for by itself: how long did that take?"""
+    began = time.perf_counter()
+    with reader.connection() as read:
+        waited = time.perf_counter() - began
+        text = read(int(request.GET["id"]))
+    return HttpResponse(text, headers={"X-Waited": f"{waited:.6f}"})

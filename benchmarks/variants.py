@@ -1,0 +1,98 @@
+"""Who is compared: one table, about ten lines for each.
+
+Imported by the runner and by the benchmark site, which runs in the variant's own environment. So nothing here
+imports a pool before its ``start`` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Stands for the package in this working tree.
+TREE = "this working tree"
+MYSQL = "mysql"
+POSTGRESQL = "postgresql"
+# What the others are measured against.
+CEILING = "ceiling: ORM"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``settings(database, size)``: what changes in ``DATABASES["default"]``; its OPTIONS are added to ours.
+
+    ``start(size)`` is called in wsgi.py before Django is set up. ``size``: most connections, where the
+    variant can bound them. ``reader``: how the views read, a class in site/readers.py.
+    """
+
+    name: str
+    databases: tuple[str, ...] = (MYSQL, POSTGRESQL)
+    requires: tuple[str, ...] = ()
+    settings: Callable[[str, int], dict[str, Any]] = lambda database, size: {}
+    start: Callable[[int], None] = lambda size: None
+    reader: str = "ThroughORM"
+
+
+def _patch(size: int) -> None:
+    # Ours and 0.0.4 go by the same name, and have these two calls in common.
+    from django_db_pooling import pooling
+
+    pooling.set_pool_size(size, max_outstanding=size)
+    pooling.apply_patch()
+
+
+VARIANTS = [
+    Variant(
+        CEILING,
+        reader="ThroughWrappers",
+    ),
+    Variant(
+        "ceiling: raw driver",
+        reader="ThroughDriver",
+    ),
+    Variant(
+        "django_db_pooling",
+        requires=(TREE,),
+        start=_patch,
+    ),
+    Variant(
+        "django_db_pooling 0.0.4",
+        requires=("django_db_pooling==0.0.4",),
+        settings=lambda database, size: {"CONN_MAX_AGE": 60},
+        start=_patch,
+    ),
+    Variant(
+        "django-db-connection-pool",
+        requires=("django-db-connection-pool",),
+        settings=lambda database, size: {
+            "ENGINE": f"dj_db_conn_pool.backends.{database}",
+            "POOL_OPTIONS": {"POOL_SIZE": size, "MAX_OVERFLOW": 0},
+        },
+    ),
+    Variant(
+        "django-db-geventpool",
+        databases=(POSTGRESQL,),
+        requires=("django-db-geventpool",),
+        settings=lambda database, size: {
+            "ENGINE": "django_db_geventpool.backends.postgresql_psycopg3",
+            "OPTIONS": {"MAX_CONNS": size, "REUSE_CONNS": size},
+        },
+    ),
+    Variant(
+        "Django's own pool",
+        databases=(POSTGRESQL,),
+        requires=("psycopg[pool]",),
+        settings=lambda database, size: {"OPTIONS": {"pool": {"max_size": size}}},
+    ),
+    Variant(
+        "Django, CONN_MAX_AGE 0",
+        settings=lambda database, size: {"CONN_MAX_AGE": 0},
+    ),
+    Variant(
+        "Django, CONN_MAX_AGE 60",
+        settings=lambda database, size: {"CONN_MAX_AGE": 60},
+    ),
+]
+
+BY_NAME = {variant.name: variant for variant in VARIANTS}
