@@ -1,12 +1,18 @@
 """What a forked child has from its parent and must neither use nor destroy.
 
-A destructor could say goodbye on a socket that is the parent's (mysqlclient's does), so these
-objects are kept for the life of the process.
+A destructor could say goodbye on a socket that is the parent's (mysqlclient's does), or roll the
+parent's transaction back in its file (sqlite3's does). So these objects are kept for good: not
+even the end of the child's interpreter, which clears its modules, destroys them.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+try:
+    from ctypes import py_object, pythonapi
+except ImportError:  # a Python without ctypes
+    pythonapi = None  # type: ignore[assignment]
 
 _immortal: list[Any] = []
 
@@ -14,3 +20,6 @@ _immortal: list[Any] = []
 def keep(thing: Any) -> None:
     """Never let this object's destructor run."""
     _immortal.append(thing)
+    if pythonapi is not None:
+        # One reference more than anybody will give up.
+        pythonapi.Py_IncRef(py_object(thing))

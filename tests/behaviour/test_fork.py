@@ -1,0 +1,239 @@
+"""A process that forks with connections in every state keeps them; its children open their own.
+
+Whatever way a child ends: the server, or SQLite's files, must not notice anything of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections, transaction
+
+from django_db_pooling import pooling
+from tests.behaviour.conftest import (
+    MYSQL,
+    PATIENCE,
+    POSTGRESQL,
+    assert_whole,
+    committed,
+    eventually,
+    held,
+    in_thread,
+    request_finished,
+    request_started,
+    server_id,
+    token,
+)
+from tests.behaviour.models import Note
+from tests.behaviour.observer import Observer
+from tests.behaviour.test_errors import in_process
+from tests.behaviour.test_patch import in_child
+
+
+# Leaves a block of the parent's in whatever way; each child ends in another one.
+FAMILY = """
+import multiprocessing
+from tests.behaviour.conftest import committed, eventually, held, in_thread, server_id, token
+from tests.behaviour.models import Note
+from django.db import connection, connections, transaction
+from django_db_pooling import pooling
+
+pooling.patch()
+pooling.set_pool_size(2, max_outstanding=4, timeout=5)
+reading, writing = os.pipe()
+
+class Leave(Exception):
+    pass
+
+def work():
+    token()
+    os.write(writing, f"{server_id()} ".encode())
+
+def say_goodbye():
+    connections.close_all()
+    pooling.close_all()
+
+def of_multiprocessing():
+    in_thread(work)
+    say_goodbye()
+
+def wait(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+with held(1):
+    pass
+eventually(lambda: pooling.stats("default").idle == 1)
+statuses = {}
+try:
+    with transaction.atomic():
+        Note.objects.create(text="before")
+        number = server_id()
+        for ending in ("os._exit", "sys.exit", "exception", "end of the program", "child of its own"):
+            pid = os.fork()
+            if pid == 0:
+                raise Leave
+            statuses[ending] = wait(pid)
+        process = multiprocessing.get_context("fork").Process(target=of_multiprocessing)
+        process.start()
+        process.join()
+        statuses["multiprocessing"] = process.exitcode
+        Note.objects.create(text="after")
+        same = connection.vendor == "sqlite" or server_id() == number
+except Leave:
+    if ending == "child of its own":
+        grandchild = os.fork()
+        work()
+        if grandchild:
+            sys.exit(wait(grandchild))
+    else:
+        work()
+    if ending == "os._exit":
+        say_goodbye()
+        os._exit(0)
+    if ending == "sys.exit":
+        sys.exit(0)
+    if ending == "exception":
+        raise ZeroDivisionError
+else:
+    os.close(writing)
+    connections.close_all()
+    with held(2):
+        pass
+    told = {
+        "statuses": statuses,
+        "same": same,
+        "opened": pooling.stats("default").opened,
+        "committed": committed(),
+        "number": number,
+        "numbers of children": [int(number) for number in os.read(reading, 4096).split()],
+    }
+    print(json.dumps(told))
+"""
+
+
+def complaints(observer: Observer) -> list[str]:
+    """What the server says of clients of our database that left without a goodbye or spoke nonsense."""
+    if POSTGRESQL:
+        counts = "sessions_abandoned, sessions_fatal, sessions_killed"
+        return [
+            str(observer.rows(f"SELECT {counts} FROM pg_stat_database WHERE datname = '{observer.name}'"))
+        ]
+    if MYSQL:
+        # Where tests.servers puts it: beside the data.
+        [(data,)] = observer.rows("SELECT @@datadir")
+        log = Path(data).parent / "server.log"
+        mark = f"db: '{observer.name}'"
+        return [line for line in log.read_text(errors="replace").splitlines() if mark in line]
+    return []
+
+
+@pytest.fixture(autouse=True)
+def good_manners(fresh_pool: None, observer: Observer) -> Iterator[None]:
+    before = complaints(observer)
+    yield
+    request_finished()
+    connections.close_all()
+    assert pooling.close_all(timeout=PATIENCE)
+    eventually(lambda: observer.count() == 0)
+    assert complaints(observer) == before
+
+
+def child_with_its_own_connection() -> Any:
+    """What a child does; it says goodbye, since os._exit() won't."""
+    before = pooling.stats("default")
+    number = server_id()
+    token()
+    connections.close_all()
+    pooling.close_all()
+    return [before.in_use, before.idle, number]
+
+
+def fork(times: int = 1) -> None:
+    """Children use none of their parent's connections."""
+    for _ in range(times):
+        assert in_child(child_with_its_own_connection)[:2] == [0, 0]
+
+
+# -- states in which connections are when the process forks ---------------------------------------
+
+
+def test_idle_connections_stay_the_parents(observer: Observer) -> None:
+    with held(2):
+        pass
+    eventually(lambda: pooling.stats("default").idle == 2)
+    ids = set(observer.ids())
+    opened = pooling.stats("default").opened
+    fork(3)
+    with held(2):
+        assert set(observer.ids()) == ids
+    assert pooling.stats("default").opened == opened
+    assert_whole()
+
+
+def test_a_request_goes_on_with_its_connection() -> None:
+    request_started()
+    number = server_id()
+    fork(2)
+    assert server_id() == number
+    token()
+    request_finished()
+    assert pooling.stats("default").in_use == 0
+
+
+def test_a_transaction_in_another_thread_than_the_one_that_forks_goes_on() -> None:
+    with transaction.atomic():
+        Note.objects.create(text="parent")
+        number = server_id()
+        in_thread(fork)
+        assert server_id() == number or connection.vendor == "sqlite"
+    assert committed() == ["parent"]
+
+
+def test_autocommit_switched_off_stays_so_in_the_parent_only() -> None:
+    transaction.set_autocommit(False)
+    Note.objects.create(text="parent")
+    fork()
+    transaction.rollback()
+    transaction.set_autocommit(True)
+    assert committed() == []
+
+
+def test_a_caller_that_waits_for_a_connection_gets_one() -> None:
+    pooling.set_pool_size(1, max_outstanding=1)
+    with held(1):
+        thread = threading.Thread(target=token)
+        thread.start()
+        eventually(lambda: pooling.stats("default").waiting == 1)
+        fork(2)
+        assert pooling.stats("default").waiting == 1
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    eventually(lambda: pooling.stats("default").in_use == 0)
+    assert pooling.stats("default").timeouts == 0
+
+
+# -- ways in which children end -----------------------------------------------------------------------
+
+
+def test_no_way_in_which_a_child_ends_disturbs_the_parents_transaction() -> None:
+    """One is idle, too. The children leave the parent's block by an exception."""
+    told = in_process(FAMILY)
+    assert told["statuses"] == {
+        "os._exit": 0,
+        "sys.exit": 0,
+        "exception": 1,
+        "end of the program": 0,
+        "child of its own": 0,
+        "multiprocessing": 0,
+    }
+    assert told["same"]
+    assert told["opened"] == 2
+    assert told["committed"] == ["before", "after"]
+    theirs = told["numbers of children"]
+    assert len(theirs) == 7
+    if connection.vendor != "sqlite":
+        assert len({told["number"], *theirs}) == 8
