@@ -5,12 +5,13 @@ PACKAGING = setup.cfg setup.py pyproject.toml
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 export PYTHON
 
-.PHONY: help demo test lint check-code check-format check-types docs clean
+.PHONY: help demo test conformance lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
+	@echo 'make conformance  Django'"'"'s own test suite, without and with the pool  (ARGS="--help" tells its options)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    build the documentation into docs/_build'
 	@echo 'make clean   remove everything that these have made'
@@ -20,6 +21,9 @@ demo: $(VENV)/example.stamp | provision-demo
 
 test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest $(ARGS)
+
+conformance: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m tests.conformance $(ARGS)
 
 lint: check-code check-format check-types
 
@@ -49,7 +53,7 @@ $(VENV)/example.stamp: $(VENV)/venv.stamp $(PACKAGING)
 
 # mysqlclient is compiled on this machine: without what that takes its tests are skipped, but not in CI.
 $(VENV)/test.stamp: $(VENV)/venv.stamp $(PACKAGING) | provision-test
-	$(INSTALL) '.[test]'
+	$(INSTALL) '.[test,conformance]'
 	$(INSTALL) '.[mysqlclient]' || test -z "$$CI"
 	touch $@
 

@@ -1,0 +1,37 @@
+"""The process of one run: Django's own tests/runtests.py with our settings, patched or not.
+
+Its working directory is Django's tests; all arguments are for runtests.py.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from django.db import connections
+from django.db.utils import load_backend
+
+from tests.conformance.spec import Spec
+
+
+def main() -> None:
+    spec = Spec.of_this_process()
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.conformance.settings"
+    tests = Path.cwd()
+    sys.path[0] = str(tests)
+    sys.argv[0] = str(tests / "runtests.py")
+    if not spec.transactions:
+        for alias in connections:
+            backend = load_backend(connections.settings[alias]["ENGINE"])
+            backend.DatabaseWrapper.features_class.supports_transactions = False
+    if spec.patched:
+        from django_db_pooling import pooling
+
+        pooling.patch()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
