@@ -11,7 +11,7 @@ export PYTHON
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
-	@echo 'make conformance  Django'"'"'s own test suite, without and with the pool  (ARGS="--help" tells its options)'
+	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    build the documentation into docs/_build'
 	@echo 'make clean   remove everything that these have made'

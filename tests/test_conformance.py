@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 240
 LABELS = {
     "suite": ["transactions", "transaction_hooks", "select_for_update", "basic", "multiple_database"],
-    "autocommit": ["basic"],
+    "autocommit": ["basic.tests.ModelTest", "delete.tests.OnDeleteTests"],
 }
 # Those that the tests of the labels use.
 ALIASES = {"suite": ["default", "other"], "autocommit": ["default"]}

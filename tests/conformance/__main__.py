@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -123,6 +124,8 @@ class Outcome:
 
 def main() -> int:
     options = parse_arguments()
+    # As Ctrl-C does, so that no run is left behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         requirements.check(options.database or list(DATABASES))
         tests = django_tests()

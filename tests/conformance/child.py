@@ -5,6 +5,7 @@ Its working directory is Django's tests; all arguments are for runtests.py.
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
@@ -22,6 +23,9 @@ def main() -> None:
     tests = Path.cwd()
     sys.path[0] = str(tests)
     sys.argv[0] = str(tests / "runtests.py")
+    if spec.driver == "pymysql":
+        # Before runtests.py, which imports MySQLdb and would get mysqlclient where that is installed.
+        importlib.import_module("pymysql").install_as_MySQLdb()
     if not spec.transactions:
         for alias in connections:
             backend = load_backend(connections.settings[alias]["ENGINE"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import MariaDB, PostgreSQL
 
 ALIASES = ("default", "other")
 
@@ -21,7 +21,7 @@ class Database:
     """What of it is to be known outside of a run."""
 
     engine: str
-    server: type[Server] | None
+    server: type[MariaDB] | type[PostgreSQL] | None
     # The driver's module.
     driver: str
 

@@ -89,7 +89,7 @@ class Runner(DiscoverRunner):
         return self.aliases
 
     def run_suite(self, suite: Any, **kwargs: Any) -> Any:
-        self.result = super().run_suite(suite, **kwargs)
+        self.result: Any = super().run_suite(suite, **kwargs)
         return self.result
 
     def run_tests(self, test_labels: Any, **kwargs: Any) -> int:

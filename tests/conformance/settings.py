@@ -6,11 +6,6 @@ from tests.conformance.spec import Spec
 
 _spec = Spec.of_this_process()
 
-if _spec.driver == "pymysql":
-    import pymysql
-
-    pymysql.install_as_MySQLdb()
-
 DATABASES = _spec.databases
 TEST_RUNNER = "tests.conformance.runner.Runner"
 

@@ -63,6 +63,8 @@ def _download(version: str, directory: Path) -> Path:
 
 def _unpack(archive: Path, directory: Path) -> None:
     with tarfile.open(archive) as tar:
-        # Python 3.11.0 to 3.11.3 have no filters.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        tar.extractall(directory, **safely)
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(directory, filter="data")
+        else:
+            # Python 3.11.0 to 3.11.3.
+            tar.extractall(directory)

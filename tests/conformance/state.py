@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from django.db import connections
 from django.db.utils import ConnectionHandler
@@ -24,7 +25,8 @@ class WrongRun(Exception):
 def check(spec: Spec, aliases: Iterable[str]) -> dict[str, dict[str, int]]:
     """What the pools of the aliases that the tests use have counted, at the end. Raises WrongRun."""
     for alias in aliases:
-        driver = connections[alias].Database.__name__
+        wrapper: Any = connections[alias]
+        driver = wrapper.Database.__name__
         if driver.split(".")[0] != spec.driver:
             raise WrongRun(f"{alias}: the driver is {driver}")
         if not spec.transactions and connections[alias].features.supports_transactions:
