@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from MySQLdb import MySQLError, cursors
+from MySQLdb import MySQLError, ProgrammingError, cursors
 
 from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver, passed_through
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
 _LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})
+# Attribute of a connection: its descriptor, as it was when the connection was opened.
+_DESCRIPTOR = "descriptor_for_pool"
 
 
 class MySQLClient(Driver):
@@ -22,10 +24,18 @@ class MySQLClient(Driver):
     def fileno(self, connection: Any) -> int | None:
         # The C library has closed its socket when the server is lost, but the object stays "open" and
         # keeps the number, which may be somebody else's by now.
-        if not connection.open or connection.errno() in _LOST:
+        if not connection.open:
             return None
-        fd: int = connection.fileno()
-        return fd if fd >= 0 else None
+        fd: int | None
+        try:
+            fd = None if connection.errno() in _LOST else connection.fileno()
+        except ProgrammingError:
+            # Since mysqlclient 2.3, and asked by a fork: another thread is in the middle of a statement.
+            fd = getattr(connection, _DESCRIPTOR, None)
+        return fd if fd is not None and fd >= 0 else None
+
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        setattr(connection, _DESCRIPTOR, connection.fileno())
 
     def forget(self, connection: Any) -> None:
         if connection.open:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection, connections, transaction
@@ -26,6 +27,7 @@ from tests.behaviour.conftest import (
     request_finished,
     request_started,
     server_id,
+    sql,
     token,
 )
 from tests.behaviour.models import Note
@@ -33,6 +35,16 @@ from tests.behaviour.observer import Observer
 from tests.behaviour.test_errors import in_process
 from tests.behaviour.test_patch import in_child
 
+servers = pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+
+if MYSQL:
+    LOCK, UNLOCK = "SELECT GET_LOCK('fork', 20)", "SELECT RELEASE_LOCK('fork')"
+    LOCK_AND_ANSWER = "SELECT %s FROM (SELECT GET_LOCK('fork', 20)) AS locked"
+    WAITING = "SELECT 1 FROM information_schema.processlist WHERE db = '{}' AND state = 'User lock'"
+else:
+    LOCK, UNLOCK = "SELECT pg_advisory_lock(4711)", "SELECT pg_advisory_unlock(4711)"
+    LOCK_AND_ANSWER = "SELECT %s FROM pg_advisory_lock(4711)"
+    WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = '{}' AND wait_event = 'advisory'"
 
 # Leaves a block of the parent's in whatever way; each child ends in another one.
 FAMILY = """
@@ -200,6 +212,28 @@ def test_autocommit_switched_off_stays_so_in_the_parent_only() -> None:
     transaction.rollback()
     transaction.set_autocommit(True)
     assert committed() == []
+
+
+@servers
+@pytest.mark.never("mysqlclient", "gevent")
+def test_a_statement_that_another_thread_is_in_gets_its_own_answer(observer: Observer) -> None:
+    """mysqlclient lets no other greenlet run meanwhile, so nobody can fork."""
+    answers: list[tuple[Any, Any]] = []
+    unique = uuid4().hex
+
+    def wait_for_lock() -> None:
+        number = server_id()
+        answers.append((sql(LOCK_AND_ANSWER, unique), number == server_id()))
+
+    sql(LOCK)
+    thread = threading.Thread(target=wait_for_lock)
+    thread.start()
+    eventually(lambda: observer.rows(WAITING.format(observer.name)))
+    fork(3)
+    assert observer.rows(WAITING.format(observer.name))
+    sql(UNLOCK)
+    thread.join(PATIENCE)
+    assert answers == [([(unique,)], True)]
 
 
 def test_a_caller_that_waits_for_a_connection_gets_one() -> None:
