@@ -8,11 +8,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+_patched: set[str] = set()
+
 
 def patched(module: str) -> bool:
-    """Whether gevent's monkey patching has replaced this standard module."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched(module))
+    """Whether gevent's monkey patching has replaced this standard module: for good, once it has."""
+    if module not in _patched:
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey is None or not monkey.is_module_patched(module):
+            return False
+        _patched.add(module)
+    return True
 
 
 @functools.cache

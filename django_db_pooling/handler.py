@@ -52,8 +52,8 @@ def patch() -> None:
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
-    signals.request_started.connect(_request_started, dispatch_uid="django_db_pooling")
-    signals.request_finished.connect(_request_finished, dispatch_uid="django_db_pooling")
+    signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
+    signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
     _register_once()
     if settings.configured:
         _convert_open_wrappers()
@@ -93,28 +93,33 @@ def _make_storage_local() -> None:
     gunicorn --preload does that. What this greenlet has already is kept.
     """
     global _storage_is_local
-    owner.follow_gevent()
-    if not green.patched("threading"):
-        return
     handler: Any = connections
-    storage = handler._connections
+    storage = _innermost(handler._connections)
+    if green.patched("threading"):
+        if type(storage) is not threading.local and not isinstance(storage, Local):
+            me = threading.get_ident()
+            initialized: Any = connections.all(initialized_only=True)
+            mine = {wrapper.alias: wrapper for wrapper in initialized if wrapper._thread_ident == me}
+            handler._connections = Local(connections.thread_critical)
+            for alias, wrapper in mine.items():
+                connections[alias] = wrapper
+            storage = _innermost(handler._connections)
+        _storage_is_local = True
+    owner.live_in(storage)
+
+
+def _innermost(storage: Any) -> Any:
+    """The threading.local inside of asgiref's storage, if there is one."""
     while hasattr(storage, "_storage"):
         storage = storage._storage
-    if type(storage) is not threading.local and not isinstance(storage, Local):
-        me = threading.get_ident()
-        initialized: Any = connections.all(initialized_only=True)
-        mine = {wrapper.alias: wrapper for wrapper in initialized if wrapper._thread_ident == me}
-        handler._connections = Local(connections.thread_critical)
-        for alias, wrapper in mine.items():
-            connections[alias] = wrapper
-    _storage_is_local = True
+    return storage
 
 
 # -- requests ---------------------------------------------------------------------------------
 
 
 def _request_started(sender: Any = None, environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
-    if not _storage_is_local:
+    if not _storage_is_local and green.patched("threading"):
         _make_storage_local()
     mine = owner.current()
     if environ is not None:
@@ -147,11 +152,10 @@ def _after_fork() -> None:
     global _pid, _storage_is_local
     _pid = os.getpid()
     _storage_is_local = False
-    mine = owner.current().holding()
+    mine = owner.parents_holding()
     registry.abandon()
     for wrapper in mine:
         wrapper.inherit()
-    owner.forget_all()
     # A wrapper of the parent's main thread must not be found by all greenlets, should gevent patch
     # threading in this process only: Django looks at it when a request starts, before we do.
     initialized: Any = connections.all(initialized_only=True) if settings.configured else []

@@ -36,10 +36,11 @@ class Holder:
 class Request:
     """A request that this thread or greenlet is at; inside of another one with the test client."""
 
-    __slots__ = ("held_before", "label")
+    __slots__ = ("held_before", "label", "over")
 
     def __init__(self, label: str | None, held_before: list[Any]) -> None:
         self.label = label
+        self.over = False
         # Wrappers that somebody further out holds, a TestCase's transaction for example.
         self.held_before = held_before
 
@@ -47,9 +48,9 @@ class Request:
 class Owner:
     """What one thread or greenlet has checked out.
 
-    It lives in a thread-local and in no reference cycle, so it goes at the moment in which its
-    thread or greenlet ends. Wrappers don't: they refer to themselves and wait for the garbage
-    collector.
+    It lives beside the wrappers in a thread-local, but in no reference cycle, so it goes at the moment
+    in which its thread or greenlet ends. Wrappers don't: they refer to themselves and wait for the
+    garbage collector.
     """
 
     __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "pid")
@@ -68,39 +69,47 @@ class Owner:
 
     def holding(self) -> list[Any]:
         """Wrappers with a connection that is this owner's to give back."""
-        wrappers = [ref() for ref in list(self._wrappers)]
-        return [w for w in wrappers if w is not None and w.holds and not w.is_shared]
+        held = []
+        for ref in list(self._wrappers):
+            wrapper = ref()
+            if wrapper is not None and wrapper.holds and not wrapper.is_shared:
+                held.append(wrapper)
+        return held
 
     def begin_request(self, label: str | None) -> Request:
-        request = Request(label, self.holding())
+        request = Request(label, self.holding() if self._wrappers else [])
         self._requests.append(request)
         self.holder.request = label
         return request
 
     def finish_request(self) -> None:
         """Give back what the innermost request has checked out (I/O where a transaction is open)."""
+        held = self.holding()
         if self._requests:
-            held = self._held_by(self._requests[-1])
-            self._leave(self._requests[-1])
+            held = self._leave(self._requests[-1], held)
         else:
             # Nobody said that one began. A transaction is then somebody else's.
-            held = [wrapper for wrapper in self.holding() if not wrapper.in_atomic_block]
-        give_all_back(held)
+            held = [wrapper for wrapper in held if not wrapper.in_atomic_block]
+        if held:
+            give_all_back(held)
 
     def abandon_request(self, request: Request) -> None:
         """The request is over, and nobody said so. No I/O."""
         if request in self._requests:
-            for wrapper in self._held_by(request):
+            for wrapper in self._leave(request, self.holding()):
                 wrapper.abandon()
-            self._leave(request)
 
-    def _held_by(self, request: Request) -> list[Any]:
-        return [wrapper for wrapper in self.holding() if wrapper not in request.held_before]
-
-    def _leave(self, request: Request) -> None:
-        while self._requests and self._requests.pop() is not request:
-            pass
+    def _leave(self, request: Request, held: list[Any]) -> list[Any]:
+        """Those of the wrappers that hold something for this request, or for one inside of it."""
+        while self._requests:
+            left = self._requests.pop()
+            left.over = True
+            if left is request:
+                break
         self.holder.request = self._requests[-1].label if self._requests else None
+        if request.held_before:
+            return [wrapper for wrapper in held if wrapper not in request.held_before]
+        return held
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
@@ -127,7 +136,7 @@ class RequestEnd:
         self._request = request
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        owner = None if is_finalizing() else self._owner()
+        owner = None if self._request.over or is_finalizing() else self._owner()
         if owner is not None and owner.pid == os.getpid():
             owner.abandon_request(self._request)
 
@@ -142,21 +151,33 @@ def give_all_back(wrappers: list[Any]) -> None:
 def current() -> Owner:
     """The owner of this thread or greenlet."""
     try:
-        owner: Owner = _local.owner
+        owner: Owner = _local.django_db_pooling_owner
+        if owner.pid == os.getpid():
+            return owner
     except AttributeError:
-        owner = _local.owner = Owner()
+        pass
+    owner = _local.django_db_pooling_owner = Owner()
     return owner
 
 
-def follow_gevent() -> None:
-    """Keep owners per greenlet, should gevent have patched threading after our import."""
+def live_in(storage: Any) -> None:
+    """Keep owners in a threading.local in which others keep something for each thread or greenlet, too.
+
+    The first use of a storage costs a greenlet of gevent more than all else that happens here. What is
+    no threading.local of this instant (gevent's, once that has patched) is as good as none.
+    """
     global _local
-    if type(_local) is not threading.local:
-        _local = threading.local()
+    if type(storage) is not threading.local:
+        if type(_local) is threading.local:
+            return
+        storage = threading.local()
+    if storage is not _local:
+        mine, _local = getattr(_local, "django_db_pooling_owner", None), storage
+        if mine is not None:
+            _local.django_db_pooling_owner = mine
 
 
-def forget_all() -> None:
-    """In a forked child: nothing is owned here."""
-    global _local
-    inherited.keep(_local)
-    _local = threading.local()
+def parents_holding() -> list[Any]:
+    """In a forked child: wrappers that the thread or greenlet that forked held connections with."""
+    parents = getattr(_local, "django_db_pooling_owner", None)
+    return [] if parents is None else parents.holding()

@@ -108,13 +108,16 @@ class Pool:
         never waits. ``began``: since when the caller has been at it, if not from now. Raises
         CheckoutTimeout.
         """
-        if not self._waiters:
-            slot = self._pop(self.driver.home())
-            if slot is not None:
-                if self._fit(slot):
-                    return self._hand_over(slot, holder)
-                self.close(slot)
-        return self._hand_over(self._queue(deadline, began), holder)
+        slot = None if self._waiters else self._pop(self.driver.home())
+        if slot is not None and not self._fit(slot):
+            self.close(slot)
+            slot = None
+        if slot is None:
+            slot = self._queue(deadline, began)
+        slot.holder = holder
+        slot.taken_at = time.monotonic()
+        self._counts.checkouts += 1
+        return slot
 
     def _pop(self, home: object) -> Slot | None:
         try:
@@ -130,15 +133,9 @@ class Pool:
         self._put_back(slot)
         return None
 
-    def _hand_over(self, slot: Slot, holder: object) -> Slot:
-        slot.holder = holder
-        slot.taken_at = time.monotonic()
-        self._counts.checkouts += 1
-        return slot
-
     def _fit(self, slot: Slot) -> bool:
         """Whether a slot in our hands may be used; notes what it finds out."""
-        if slot.home is not self.driver.home() or self._is_stale(slot):
+        if slot.generation != self._generation or time.monotonic() >= slot.expires_at:
             return False
         alive = self.driver.alive(slot.connection)
         if alive is False:
@@ -304,7 +301,8 @@ class Pool:
 
     def keeps(self, slot: Slot) -> bool:
         """Whether this connection has a future here; without one it should be closed."""
-        return not (self.closing or self._is_stale(slot) or self._over_cap())
+        most = self.limits.max_outstanding
+        return not (self.closing or self._is_stale(slot)) and (most is None or len(self._slots) <= most)
 
     def _over_cap(self) -> bool:
         """After the cap was lowered."""
@@ -314,13 +312,13 @@ class Pool:
     def checkin(self, slot: Slot) -> None:
         """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
         assert slot.taken_at or slot.connection is None, "a slot that is not checked out can't be checked in"
-        slot.returned_at = time.monotonic()
-        self._count_held(slot)
+        slot.returned_at = now = time.monotonic()
+        self._count_held(slot, now)
         self._put_back(slot)
 
-    def _count_held(self, slot: Slot) -> None:
-        held = time.monotonic() - slot.taken_at if slot.taken_at else 0.0
-        self._counts.held_seconds += held
+    def _count_held(self, slot: Slot, now: float) -> None:
+        if slot.taken_at:
+            self._counts.held_seconds += now - slot.taken_at
         slot.taken_at = 0.0
         slot.holder = None
 
@@ -357,7 +355,7 @@ class Pool:
             except Exception:
                 logger.exception("%s: dropping a connection failed", self.name)
         if self._forget(slot):
-            self._count_held(slot)
+            self._count_held(slot, time.monotonic())
             self._counts.broken += broken
             if slot.opened_at:
                 # One that failed while it was set up never counted as opened.

@@ -32,9 +32,9 @@ class Identity(tuple[Any, ...]):
         return f"<Identity of {self[-1].get('NAME')!r} at {self[-1].get('HOST')!r}>"
 
 
-def identity_of(wrapper: Any) -> tuple[Any, ...]:
-    """The identity that a wrapper's settings say this instant; changes when they are changed."""
-    return (wrapper.__class__, settings.USE_TZ, settings.TIME_ZONE, wrapper.settings_dict)
+def time_zones() -> Any:
+    """What connections get from settings other than DATABASES; a string where time zones are not used."""
+    return settings.USE_TZ or settings.TIME_ZONE
 
 
 def _copied(value: Any) -> Any:
@@ -52,7 +52,7 @@ class DatabasePool(Pool):
     def __init__(self, wrapper: Any, driver: Driver) -> None:
         super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
         self.dialect = driver
-        self.identity = Identity(_copied(identity_of(wrapper)))
+        self.identity = Identity((type(wrapper), time_zones(), _copied(wrapper.settings_dict)))
         self.wrapper_class = type(wrapper)
         # Django changes the alias's own dict in place for a test database. That of a copy() is
         # another one.
@@ -63,16 +63,12 @@ class DatabasePool(Pool):
         self.learned: dict[str, Any] = {}
 
     def serves(self, wrapper: Any) -> bool:
-        return self.identity == identity_of(wrapper)
+        """Whether its connections are what the wrapper's settings say this instant."""
+        return self.identity == (wrapper.__class__, time_zones(), wrapper.settings_dict)
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for are different ones by now."""
-        return self.identity != (
-            self.wrapper_class,
-            settings.USE_TZ,
-            settings.TIME_ZONE,
-            self.settings_dict,
-        )
+        return self.identity != (self.wrapper_class, time_zones(), self.settings_dict)
 
     def new_wrapper(self) -> Any:
         """A wrapper for the settings of this pool, in nobody's hands."""
@@ -129,10 +125,10 @@ class Registry:
         return made
 
     def teach(self, wrapper: Any) -> None:
-        """Let a wrapper that hasn't connected yet know what others found out about the server."""
+        """Let a wrapper that hasn't connected yet know its pool, and what that has learned of the server."""
         for pool in self._pools.get(wrapper.alias, ()):
             if pool.serves(wrapper):
-                wrapper.__dict__.update(pool.learned)
+                wrapper.__dict__.update(pool.learned, _pool=pool)
 
     def retire_outdated(self, alias: str | None = None) -> None:
         """Nothing stays in pools whose settings have changed."""
@@ -198,6 +194,8 @@ class Registry:
         """In a forked child: let go of the parent's connections without a byte to its servers."""
         null = os.open(os.devnull, os.O_RDWR)
         for pool in self.pools():
+            # For wrappers that know it.
+            pool.closing = True
             for connection in pool.connections():
                 fd = pool.dialect.fileno(connection)
                 if fd is not None:

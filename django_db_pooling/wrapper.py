@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.db import Error as DjangoError
 from django.db import OperationalError, connections
@@ -59,7 +59,12 @@ class ConnectionErrors(DatabaseErrorWrapper):
     wrapper: PooledWrapper
 
     def __enter__(self) -> None:
-        self.wrapper.note_transaction()
+        wrapper = self.wrapper
+        if not (wrapper.in_atomic_block or wrapper._slot is None or wrapper._pool.dialect.remembers):
+            # Before every statement: afterwards this driver can't tell whether a transaction was open.
+            connection = wrapper._slot.connection
+            if connection is not None:
+                wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         if exc_type is None:
@@ -79,9 +84,10 @@ class PooledWrapper(Base):
     """
 
     _slot: Slot | None = None
-    _pool: DatabasePool
+    # The one that serves these settings, as far as it is known yet.
+    _pool: DatabasePool = cast(DatabasePool, None)
     _lost = False
-    # A transaction was open before the last statement. In an atomic block that goes without saying.
+    # A transaction was open before the last statement, where the driver doesn't remember that.
     _begun = False
     # It is one of set_autocommit(False), which has no end of its own.
     _by_hand = False
@@ -95,24 +101,21 @@ class PooledWrapper(Base):
 
     def connect(self) -> None:
         """Check a connection out. Raises PoolTimeout, or what Django raises when connecting fails."""
-        driver = self._pooling_driver()
         self._lost = self._by_hand = False
         if self._slot is not None:
             # Somebody has set `connection` to None.
             self._pool.discard(self._let_go())
-        if driver is None:
+        if not self._find_pool():
             super().connect()
             return
-        self.check_settings()
-        self._pool = registry.pool_for(self, driver)
         timeout = self._pool.limits.timeout
         began = time.monotonic()
         self._deadline = None if timeout is None else began + timeout
         mine = owner.current()
         try:
             self._cursors = set()
-            while not self._check_out(driver, began, mine.holder):
-                pass
+            while not self._check_out(began, mine.holder):
+                self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
         except BaseException as error:
             if self._slot is not None:
@@ -124,9 +127,20 @@ class PooledWrapper(Base):
         finally:
             self._deadline = None
 
-    def _check_out(self, driver: Driver, began: float, holder: object) -> bool:
+    def _find_pool(self) -> bool:
+        """Whether there is one for what the settings say this instant: not all of them are pooled."""
+        pool = self._pool
+        if pool is None or pool.closing or not pool.serves(self):
+            driver = self._pooling_driver()
+            if driver is None:
+                return False
+            self.check_settings()
+            self._pool = registry.pool_for(self, driver)
+        return True
+
+    def _check_out(self, began: float, holder: object) -> bool:
         """One try. False: what came was of no use and is gone."""
-        self._pool = pool = registry.pool_for(self, driver)
+        pool = self._pool
         self._slot = slot = pool.checkout(self._deadline, holder, began)
         if not pool.serves(self):
             # The settings have changed while this waited.
@@ -216,14 +230,12 @@ class PooledWrapper(Base):
             slot.dirty = False
             if not self._roll_back(slot):
                 return False
-        return not self._must_ask(slot) or self.is_usable()
-
-    def _must_ask(self, slot: Slot) -> bool:
-        return (
+        must_ask = (
             self.health_check_enabled
             or self._pool.doubts(slot)
-            or time.monotonic() - slot.returned_at > LONG_IDLE
+            or slot.taken_at - slot.returned_at > LONG_IDLE
         )
+        return not must_ask or self.is_usable()
 
     def is_usable(self) -> bool:
         slot = self._slot
@@ -253,11 +265,6 @@ class PooledWrapper(Base):
 
     # -- losing -----------------------------------------------------------------------------
 
-    def note_transaction(self) -> None:
-        """Called before every statement. Afterwards, a driver may not know any more."""
-        if self._slot is not None and not self.in_atomic_block and self.connection is not None:
-            self._begun = self._pool.dialect.in_transaction(self.connection) is not False
-
     def lose_if_broken(self, error: BaseException) -> None:
         """Called with every exception that leaves the driver."""
         slot = self._slot
@@ -274,8 +281,11 @@ class PooledWrapper(Base):
 
     def lose(self) -> None:
         """Cut this connection: its slot is free at once, and a transaction on it fails."""
-        if self._slot is None:
+        slot, dialect = self._slot, self._pool.dialect
+        if slot is None:
             return
+        if dialect.remembers and slot.connection is not None:
+            self._begun = dialect.in_transaction(slot.connection) is not False
         self._pool.discard(self._let_go(), broken=True)
         if self.in_atomic_block:
             self.closed_in_transaction = True
@@ -345,10 +355,12 @@ class PooledWrapper(Base):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
-        if not self.holds or self.in_atomic_block or self.is_shared:
+        if self.connection is None:
+            return
+        if self.in_atomic_block or self._thread_sharing_count > 0 or not self.holds:
             super().close_if_unusable_or_obsolete()
         else:
-            self.close()
+            self.give_back()
 
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
@@ -373,7 +385,9 @@ class PooledWrapper(Base):
         """Make the connection clean (I/O where a transaction is open) and check it in, or close it."""
         slot = self._let_go()
         try:
-            clean = self._worth_keeping(slot) and self._end_transaction(slot)
+            clean = self._worth_keeping(slot) and (
+                self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot))
+            )
         except BaseException:
             self._pool.discard(slot)
             raise
@@ -387,9 +401,10 @@ class PooledWrapper(Base):
         if self._slot is None or self.is_shared:
             return
         slot = self._let_go()
-        open_transaction = self._in_transaction(slot)
-        if self._worth_keeping(slot) and not open_transaction:
-            slot.dirty = open_transaction is None
+        if self._worth_keeping(slot) and (
+            self._at_rest(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
+        ):
+            slot.dirty = self._in_transaction(slot) is None
             self._pool.checkin(slot)
         else:
             self._pool.discard(slot)
@@ -408,20 +423,31 @@ class PooledWrapper(Base):
 
     def _worth_keeping(self, slot: Slot) -> bool:
         pool = self._pool
-        dialect = pool.dialect
-        connection = slot.connection
-        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
+        if slot.unusable or not pool.keeps(slot):
             return False
-        if dialect.broken(connection) or dialect.unread(connection):
+        if self._cursors and (self._damaged(slot) or not self._cut_cursors_off()):
             return False
-        for ref in list(self._cursors):
-            cursor = ref()
-            if cursor is not None and not dialect.detach(cursor):
-                return False
         if self.errors_occurred:
             # Django would ask the server here. The next taker does.
             pool.doubt(slot)
         return True
+
+    def _cut_cursors_off(self) -> bool:
+        for ref in list(self._cursors):
+            cursor = ref()
+            if cursor is not None and not self._pool.dialect.detach(cursor):
+                return False
+        return True
+
+    def _at_rest(self, slot: Slot) -> bool:
+        """Whether it is certain that there is nothing to clean."""
+        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.at_rest(
+            slot.connection
+        )
+
+    def _damaged(self, slot: Slot) -> bool:
+        dialect = self._pool.dialect
+        return dialect.broken(slot.connection) or dialect.unread(slot.connection)
 
     def _in_transaction(self, slot: Slot) -> bool | None:
         """None where nobody can know without asking."""
@@ -435,9 +461,6 @@ class PooledWrapper(Base):
         if self.in_atomic_block or self._slot is None:
             return self.in_atomic_block or self._lost
         return self._in_transaction(self._slot) is True
-
-    def _end_transaction(self, slot: Slot) -> bool:
-        return self._in_transaction(slot) is False or self._roll_back(slot)
 
     def _roll_back(self, slot: Slot) -> bool:
         """End a transaction that its user left open: never by a commit. False if that fails."""

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import select
+import sys
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
@@ -17,13 +18,7 @@ from django_db_pooling.waiter import Bell, ThreadBell
 # Not on every system; where it is missing a closed connection is "unread" and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
-
-def _poll(fd: int) -> int:
-    """Events of a descriptor at this instant. The original poll: gevent's yields to the hub."""
-    poller = green.original("select", "poll")()
-    poller.register(fd, select.POLLIN | getattr(select, "POLLRDHUP", 0))
-    events = poller.poll(0)
-    return events[0][1] if events else 0
+_INTERESTING = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 def passed_through(error: BaseException) -> Iterator[CodeType]:
@@ -39,12 +34,14 @@ class Driver:
 
     # Attributes that Django's wrapper finds out when it opens a connection.
     learned: tuple[str, ...] = ()
+    # Whether in_transaction() still says, when a connection has died, how things were before.
+    remembers = False
 
     # -- for the pool ------------------------------------------------------------------------
 
     def home(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
-        return green.hub_of_this_thread() if green.patched("socket") else None
+        return sys.modules["gevent"].get_hub() if green.patched("socket") else None
 
     def bell(self) -> Bell:
         """What a caller sleeps on while it waits for a connection."""
@@ -55,13 +52,16 @@ class Driver:
         fd = self.fileno(connection)
         if fd is None:
             return False
+        # The original poll: gevent's yields to the hub.
+        poller = green.original("select", "poll")()
         try:
-            events = _poll(fd)
+            poller.register(fd, _INTERESTING)
+            ready = poller.poll(0)
         except (OSError, ValueError):
             return False
-        if events & _HUNG_UP:
-            return False
-        return None if events else True
+        if not ready:
+            return True
+        return False if ready[0][1] & _HUNG_UP else None
 
     def drop(self, connection: Any) -> None:
         """Cut the connection. The server sees its end at once, whoever still refers to the object."""
@@ -125,6 +125,14 @@ class Driver:
     def unread(self, connection: Any) -> bool:
         """Whether part of a result is still to come."""
         return False
+
+    def at_rest(self, connection: Any) -> bool:
+        """Whether it is certain that it is open, read to the end, and in no transaction."""
+        return (
+            self.in_transaction(connection) is False
+            and not self.broken(connection)
+            and not self.unread(connection)
+        )
 
     def detach(self, cursor: Any) -> bool:
         """Cut a cursor that outlived its checkout off; False if the connection can't be kept."""

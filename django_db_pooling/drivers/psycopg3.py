@@ -26,6 +26,10 @@ class Psycopg3(Driver):
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
 
+    def at_rest(self, connection: Any) -> bool:
+        pgconn = connection.pgconn
+        return bool(pgconn.transaction_status == TransactionStatus.IDLE and pgconn.status == ConnStatus.OK)
+
     def unread(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
 

@@ -17,11 +17,14 @@ from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver, passed_through
 
 _CONNECTIONS = pymysql.connections.__file__
+_NO_TRANSACTION = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+_TRANSACTION_FLAGS = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
     learned = ("isolation_level", "mysql_server_data")
+    remembers = True
 
     def fileno(self, connection: Any) -> int | None:
         sock = connection._sock
@@ -49,8 +52,15 @@ class PyMySQL(Driver):
 
     def in_transaction(self, connection: Any) -> bool:
         # The status comes with OK packets, so with autocommit off it lags behind a SELECT.
-        status = connection.server_status
-        return bool(status & SERVER_STATUS.SERVER_STATUS_IN_TRANS) or not connection.get_autocommit()
+        return bool(connection.server_status & _TRANSACTION_FLAGS != _NO_TRANSACTION)
+
+    def at_rest(self, connection: Any) -> bool:
+        result = connection._result
+        return (
+            connection._sock is not None
+            and connection.server_status & _TRANSACTION_FLAGS == _NO_TRANSACTION
+            and not (result is not None and (result.unbuffered_active or result.has_next))
+        )
 
     def unread(self, connection: Any) -> bool:
         result = connection._result

@@ -55,8 +55,17 @@ class SQLite(Driver):
             return True
         return False
 
+    def at_rest(self, connection: Any) -> bool:
+        try:
+            return not connection.in_transaction
+        except sqlite3.ProgrammingError:
+            return False
+
     def in_transaction(self, connection: Any) -> bool:
-        return not self.broken(connection) and bool(connection.in_transaction)
+        try:
+            return bool(connection.in_transaction)
+        except sqlite3.ProgrammingError:
+            return False
 
     def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
         """Opening a file doesn't wait; ``timeout`` there is how long statements wait for locks."""
