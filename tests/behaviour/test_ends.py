@@ -229,25 +229,6 @@ def test_greenlets_that_are_never_joined_give_back_from_the_hub() -> None:
     assert_whole()
 
 
-@pytest.mark.only("gevent")
-def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub() -> None:
-    """A socket that gevent has patched works only in the native thread that opened it."""
-    import gevent
-
-    def work() -> None:
-        token()
-        connections.close_all()
-
-    token()
-    connection.close()
-    pool = gevent.get_hub().threadpool
-    for job in [pool.spawn(work) for _ in range(6)]:
-        job.get(timeout=PATIENCE)
-    in_thread(token)
-    eventually(lambda: in_use() == 0)
-    assert_whole()
-
-
 # -- scope() ------------------------------------------------------------------------------------
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from django_db_pooling import pooling
-from tests.behaviour.conftest import one, server_id
+from tests.behaviour.conftest import PATIENCE, assert_whole, eventually, in_thread, one, server_id, token
 from tests.behaviour.observer import Observer
 
 pytestmark = pytest.mark.only("gevent")
 
 
-def in_native_thread(function: Any) -> Any:
-    """Run in a thread of gevent's threadpool; other greenlets of this hub go on meanwhile."""
+def in_native_threads(functions: list[Any]) -> list[Any]:
+    """Run each in a thread of gevent's threadpool; other greenlets of this hub go on meanwhile."""
     import gevent
 
-    return gevent.get_hub().threadpool.apply(function)
+    pool = gevent.get_hub().threadpool
+    return [job.get(timeout=PATIENCE) for job in [pool.spawn(function) for function in functions]]
+
+
+def in_native_thread(function: Any) -> Any:
+    return in_native_threads([function])[0]
 
 
 def query() -> Any:
@@ -58,3 +63,18 @@ def test_scope_gives_back_in_a_native_thread_whose_end_gevent_does_not_tell() ->
     in_native_thread(pooling.scope()(one))
     stats = pooling.stats("default")
     assert (stats.in_use, stats.idle) == (0, 1)
+
+
+def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub() -> None:
+    """A socket that gevent has patched works only in the native thread that opened it."""
+
+    def work() -> None:
+        token()
+        connections.close_all()
+
+    token()
+    connection.close()
+    in_native_threads([work] * 6)
+    in_thread(token)
+    eventually(lambda: pooling.stats("default").in_use == 0)
+    assert_whole()
