@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +38,14 @@ def cache() -> Path:
 
 def base_requirements() -> list[str]:
     return [f"{name}=={version(name)}" for name in BASE]
+
+
+@contextmanager
+def only_benchmarks() -> Iterator[Path]:
+    """A directory to run a variant in: from there ``benchmarks`` is found, and nothing else of the tree."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        os.symlink(ROOT / "benchmarks", Path(directory) / "benchmarks")
+        yield Path(directory)
 
 
 class Environments:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import ROOT
+from benchmarks.environments import ROOT, only_benchmarks
 from benchmarks.variants import Variant
 from tests import processes
 from tests.e2e import observer as observing
@@ -101,15 +101,12 @@ def generator_alone(case: Case, effort: Effort) -> dict[str, Any]:
 
 @contextmanager
 def _gunicorn(python: Path, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """The site, which finds the package ``benchmarks`` in its directory and nothing else of this tree."""
     port = free_port()
     command = [str(python), "-m", "gunicorn", "benchmarks.site.wsgi:application", f"--bind={HOST}:{port}"]
     command += ["--worker-class=gevent", "--workers=1", "--keep-alive=60", "--log-level=error"]
     command += ["--graceful-timeout=1"]
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
-        os.symlink(ROOT / "benchmarks", Path(directory) / "benchmarks")
-        with _running(command, port, Path(directory), environment) as process:
-            yield port, process
+    with only_benchmarks() as directory, _running(command, port, directory, environment) as process:
+        yield port, process
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,7 +77,7 @@ def _generator(runs: list[Run], rst: bool) -> str:
         for run in runs
     ]
     title = "The load generator with a site that costs nothing"
-    return _render(title, ["clients", "req/s", "µs/req"], rows, rst)
+    return render(title, ["clients", "req/s", "µs/req"], rows, rst)
 
 
 def _case(run: Run) -> Case:
@@ -106,11 +106,9 @@ def _table_of(case: Case, runs: list[Run], absent: list[Run], rst: bool) -> str:
         own = [run for run in runs if run["variant"] == variant.name]
         if own:
             rows.append([variant.name, *(tell(own) for tell in columns.values())])
-    text = _render(title, ["", *columns], rows, rst)
     notes = [f"{failure['variant']}: does not run: {failure['why']}" for failure in absent]
     notes += _worst_errors(runs)
-    bullet = "- " if rst else "  "
-    return "\n".join([text, *([""] if rst and notes else []), *(bullet + note for note in notes)])
+    return render(title, ["", *columns], rows, rst, notes)
 
 
 def _worst_errors(runs: list[Run]) -> list[str]:
@@ -125,7 +123,8 @@ def _worst_errors(runs: list[Run]) -> list[str]:
     return notes
 
 
-def _render(title: str, head: list[str], rows: list[list[str]], rst: bool) -> str:
+def render(title: str, head: list[str], rows: list[list[str]], rst: bool, notes: Sequence[str] = ()) -> str:
+    """A table with a title above and notes below."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     widths[0] = max(widths[0], 1)
 
@@ -136,11 +135,12 @@ def _render(title: str, head: list[str], rows: list[list[str]], rst: bool) -> st
 
     body = [line(row) for row in rows]
     if not rst:
-        return "\n".join([title, line(head), *body])
+        return "\n".join([title, line(head), *body, *(f"  {note}" for note in notes)])
     # A cell that is empty would be no row to reStructuredText.
     rule = "  ".join("=" * width for width in widths)
     named = line([head[0] or "\\", *head[1:]])
-    return "\n".join([title, "~" * len(title), "", rule, named, rule, *body, rule])
+    table = [title, "~" * len(title), "", rule, named, rule, *body, rule]
+    return "\n".join([*table, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
 def main() -> None:
