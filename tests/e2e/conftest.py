@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import require
-from tests.e2e.gunicorn import eventually
 from tests.e2e.observer import DATABASE, Observer, observing
+from tests.e2e.sites import eventually
 from tests.servers import MariaDB, PostgreSQL, Server
 
 MAX_CONNECTIONS = 50

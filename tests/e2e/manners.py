@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.e2e.gunicorn import eventually
 from tests.e2e.observer import DATABASE, Observer
+from tests.e2e.sites import eventually
 from tests.servers import Server
 
 PATIENCE = 30.0

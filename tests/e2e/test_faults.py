@@ -13,26 +13,14 @@ from contextlib import ExitStack
 import pytest
 
 from tests import processes
-from tests.e2e.gunicorn import Answer, Site, eventually, gunicorn
+from tests.e2e.checks import assert_every_slot_is_usable, assert_tokens_are_their_own, is_at_rest
 from tests.e2e.observer import MariaDBObserver, Observer
+from tests.e2e.sites import Answer, Site, eventually, gunicorn
 from tests.servers import HOST, MariaDB, Server
 
 PATIENCE = 30.0
 MOST = 5
 POOLING = (MOST, MOST)
-
-
-def is_at_rest(site: Site) -> bool:
-    stats = site.stats()
-    return (stats["in_use"], stats["opening"], stats["waiting"]) == (0, 0, 0)
-
-
-def assert_every_slot_is_usable(site: Site, slots: int = MOST) -> None:
-    """So many requests hold a connection at the same time: fewer slots would give one to two of them."""
-    answers = site.get_all(["/hold?s=1"] * slots)
-    assert {answer.status for answer in answers} == {200}, answers
-    assert len({answer.text for answer in answers}) == slots
-    eventually(lambda: is_at_rest(site), PATIENCE)
 
 
 def kill_workers(site: Site) -> None:
@@ -157,7 +145,7 @@ def test_after_a_restart_of_the_server_no_request_fails(server: Server) -> None:
         assert (report["last_trouble_began"] or 0) < restarted
         assert afterwards["failed"] == {}
         assert afterwards["answered"] == {"200": afterwards["begun"]}
-        assert_every_slot_is_usable(site, 10)
+        assert_every_slot_is_usable(site)
 
 
 def test_all_idle_connections_are_killed_and_of_200_requests_none_fails(
@@ -182,11 +170,6 @@ def test_all_idle_connections_are_killed_and_of_200_requests_none_fails(
 # -- processes ----------------------------------------------------------------------------------------
 
 
-def tokens_are_their_own(site: Site, tokens: range) -> None:
-    answers = site.get_all([f"/token?t=token-{number}" for number in tokens])
-    assert [answer.text for answer in answers] == [f"token-{number}" for number in tokens]
-
-
 def test_preloaded_the_first_request_of_a_worker_is_answered(mariadb: MariaDB) -> None:
     """Importing models makes a wrapper, in the master here. It is nobody's in a worker."""
     with gunicorn(mariadb, pooling=(2, 4), arguments=["--preload"]) as site:
@@ -199,8 +182,8 @@ def test_preloaded_two_requests_at_once_get_their_own_tokens(mariadb: MariaDB, w
     """Django's thread-local storage was made before gevent patched threading; all would share a wrapper."""
     with gunicorn(mariadb, pooling=(2, 4), arguments=["--preload", f"--workers={workers}"]) as site:
         for first in range(0, 10, 2):
-            tokens_are_their_own(site, range(first, first + 2))
-        tokens_are_their_own(site, range(100, 130))
+            assert_tokens_are_their_own(site, range(first, first + 2))
+        assert_tokens_are_their_own(site, range(100, 130))
 
 
 def test_a_connection_that_the_master_opened_is_used_by_no_worker(
@@ -210,7 +193,7 @@ def test_a_connection_that_the_master_opened_is_used_by_no_worker(
     arguments = ["--preload", "--workers=2"]
     with gunicorn(mariadb, pooling=(2, 4), arguments=arguments, query_at_start="1") as site:
         [of_master] = observer.numbers()
-        tokens_are_their_own(site, range(40))
+        assert_tokens_are_their_own(site, range(40))
         answers = site.get_all(["/hold?s=0.2"] * 16)
         assert str(of_master) not in {answer.text for answer in answers}
         assert of_master in observer.numbers()

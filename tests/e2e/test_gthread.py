@@ -5,8 +5,8 @@ from __future__ import annotations
 import django
 import pytest
 
-from tests.e2e.gunicorn import eventually, gunicorn, runserver
 from tests.e2e.observer import Observer
+from tests.e2e.sites import eventually, gunicorn, runserver
 from tests.servers import Server
 
 PATIENCE = 30.0

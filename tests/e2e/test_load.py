@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.gunicorn import eventually, gunicorn
 from tests.e2e.observer import Observer
+from tests.e2e.sites import eventually, gunicorn
 from tests.servers import Server
 
 CLIENTS = 400

@@ -9,9 +9,10 @@ import signal
 
 import pytest
 
-from tests.e2e.gunicorn import Site, eventually, gunicorn
+from tests.e2e.checks import assert_tokens_are_their_own
 from tests.e2e.manners import good_manners
 from tests.e2e.observer import Observer
+from tests.e2e.sites import Site, eventually, gunicorn
 from tests.servers import Server
 
 PATIENCE = 30.0
@@ -30,12 +31,6 @@ MODULES = {"mysqlclient": "MySQLdb"}
 def workers_that_answer(site: Site) -> int:
     answers = site.get_all(["/pool.json"] * 8)
     return len({json.loads(answer.text)["pid"] for answer in answers})
-
-
-def assert_tokens_are_their_own(site: Site, count: int) -> None:
-    tokens = [f"token-{number}" for number in range(count)]
-    answers = site.get_all([f"/token?t={token}" for token in tokens])
-    assert [answer.text for answer in answers] == tokens
 
 
 @pytest.fixture
@@ -66,8 +61,8 @@ def test_masters_sessions_stay_its_own(way: tuple[str, str, str], server: Server
             eventually(lambda workers=workers: workers_that_answer(site) == workers, PATIENCE)
             with observer.watching() as watch:
                 for _ in range(3):
-                    assert_tokens_are_their_own(site, 2)
-                assert_tokens_are_their_own(site, 12)
+                    assert_tokens_are_their_own(site, range(2))
+                assert_tokens_are_their_own(site, range(12))
                 answers = site.get_all(["/hold?s=0.1"] * 12)
             assert {answer.status for answer in answers} == {200}, answers
             assert of_master.isdisjoint({int(answer.text) for answer in answers})

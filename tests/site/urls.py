@@ -7,7 +7,7 @@ import sys
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from tests.site import views
+from tests.site import async_views, thread_views, views
 
 urlpatterns = [
     path("one", views.one),
@@ -20,7 +20,20 @@ urlpatterns = [
     path("spawn", views.spawn),
     path("die", views.die),
     path("pool.json", views.pool),
+    path("async/orm", async_views.orm),
+    path("async/token", async_views.token),
+    path("async/gather", async_views.gather),
+    path("async/deadline", async_views.deadline),
+    path("async/stream", async_views.stream),
+    path("async/sleep", async_views.sleep),
+    path("async/background", async_views.background),
+    path("async/to_thread", async_views.to_thread),
+    path("async/release_threads", async_views.release_threads),
+    path("threads/of_view", thread_views.of_view),
+    path("threads/that_stay", thread_views.that_stay),
 ]
+
+handler404 = views.not_found
 
 
 def handler500(request: HttpRequest) -> HttpResponse:

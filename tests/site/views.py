@@ -29,18 +29,12 @@ def token(request: HttpRequest) -> HttpResponse:
 
     The server takes its time over each row, so that other requests' statements come in between.
     """
-    seen: set[str] = set()
-    statement = f"SELECT %s, {SLEEP[connection.vendor]} FROM site_row"
-    for _ in range(STATEMENTS):
-        with connection.cursor() as cursor:
-            cursor.execute(statement, [request.GET["t"], 0.002])
-            seen |= {row[0] for row in cursor.fetchall()}
-    return HttpResponse(" ".join(sorted(seen)))
+    return HttpResponse(" ".join(sorted(tokens(request.GET["t"], STATEMENTS))))
 
 
 def sleep(request: HttpRequest) -> HttpResponse:
     """One statement that takes the server a while."""
-    _sleep_in_database(float(request.GET["s"]))
+    sleep_in_database(float(request.GET["s"]))
     return HttpResponse("slept")
 
 
@@ -56,6 +50,11 @@ def hold(request: HttpRequest) -> HttpResponse:
     number = connection_number()
     time.sleep(float(request.GET["s"]))
     return HttpResponse(str(number))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """A page for errors that queries, as one with the visitor's name does: the connection's number."""
+    return HttpResponse(str(connection_number()), status=404)
 
 
 def nothing(request: HttpRequest) -> HttpResponse:
@@ -102,9 +101,9 @@ def die(request: HttpRequest) -> HttpResponse:
     elif how == "atomic":
         with transaction.atomic():
             Row.objects.filter(pk=3).update(counter=F("counter") + 1)
-            _sleep_in_database(seconds * 5)
+            sleep_in_database(seconds * 5)
     else:
-        _sleep_in_database(seconds * 5)
+        sleep_in_database(seconds * 5)
     return HttpResponse("survived")
 
 
@@ -121,6 +120,16 @@ def connection_number() -> int:
         return int(cursor.fetchone()[0])
 
 
-def _sleep_in_database(seconds: float) -> None:
+def tokens(token: str, statements: int = 1) -> set[str]:
+    """What comes back where only this token should."""
+    seen: set[str] = set()
+    for _ in range(statements):
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT %s, {SLEEP[connection.vendor]} FROM site_row", [token, 0.002])
+            seen |= {row[0] for row in cursor.fetchall()}
+    return seen
+
+
+def sleep_in_database(seconds: float) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {SLEEP[connection.vendor]}", [seconds])

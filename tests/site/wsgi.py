@@ -1,4 +1,4 @@
-"""The WSGI application, pooled where SITE_POOLING says with which sizes ("10/20")."""
+"""The WSGI application, and what is done before it can answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from urllib.parse import parse_qs
 
 from django.core.wsgi import get_wsgi_application
 
-from django_db_pooling import pooling
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.site.settings")
-
-if os.environ.get("SITE_POOLING"):
-    size, max_outstanding = map(int, os.environ["SITE_POOLING"].split("/"))
-    pooling.set_pool_size(size, max_outstanding=max_outstanding)
-    pooling.patch()
+from tests.site import pooled as pooled
 
 django_application = get_wsgi_application()
 

@@ -1,4 +1,4 @@
-"""The test site under a real web server: gunicorn or Django's runserver, in processes of its own."""
+"""The test site under a real web server: gunicorn, uvicorn or Django's runserver, in processes of its own."""
 
 from __future__ import annotations
 
@@ -130,6 +130,19 @@ def gunicorn(
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind={HOST}:{port}"]
     command += [f"--worker-class={worker}", *arguments]
+    with _running(command, port, _environment(server, settings)) as site:
+        yield site
+
+
+@contextmanager
+def uvicorn(
+    server: Server, *, pooling: tuple[int, int], arguments: Sequence[str] = (), **settings: Any
+) -> Iterator[Site]:
+    """uvicorn with the test site, in one process; see ``gunicorn`` for the rest."""
+    settings["pooling"] = "{}/{}".format(*pooling)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", f"--host={HOST}"]
+    command += [f"--port={port}", "--no-access-log", *arguments]
     with _running(command, port, _environment(server, settings)) as site:
         yield site
 

@@ -1,0 +1,70 @@
+"""Threads that views start, under each kind of server; under gevent they are greenlets."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.e2e.checks import PATIENCE, assert_tokens_are_their_own, is_at_rest
+from tests.e2e.observer import Observer
+from tests.e2e.sites import Site, eventually, gunicorn, runserver, uvicorn
+from tests.servers import Server
+
+# A view's threads keep their connections until the last of them has got one. Two views at a time, of three
+# threads each, need five slots for that; Django 4.2's runserver keeps one more for itself.
+VIEWS_AT_ONCE = 2
+MOST = 6
+WAYS = ["gthread", "gevent", "runserver", "uvicorn"]
+
+
+def running(way: str, server: Server) -> AbstractContextManager[Site]:
+    if way == "runserver":
+        return runserver(server, pool={"SIZE": MOST, "MAX_OUTSTANDING": MOST})
+    if way == "uvicorn":
+        return uvicorn(server, pooling=(MOST, MOST))
+    return gunicorn(server, pooling=(MOST, MOST), worker=way, arguments=["--threads=12"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_threads_of_views_see_their_own_tokens_and_give_back_at_their_end_or_that_of_their_scope(
+    server: Server, observer: Observer, way: str
+) -> None:
+    with running(way, server) as site:
+        of_main_thread = site.stats()["in_use"]
+        with observer.watching() as watch:
+            assert_tokens_are_their_own(site, range(12), ["/threads/of_view"], VIEWS_AT_ONCE)
+            eventually(lambda: site.stats()["in_use"] == of_main_thread, PATIENCE)
+            assert_tokens_are_their_own(site, range(12, 24), ["/threads/that_stay"], at_once=12)
+        print(server.scheme, watch, site.stats())
+
+        assert 0 < watch.highest <= MOST
+        assert watch.most <= MOST
+        assert watch.connects <= MOST
+        eventually(lambda: site.stats()["in_use"] == of_main_thread, PATIENCE)
+        stats = site.stats()
+        assert (stats["reclaimed"], stats["broken"], stats["timeouts"]) == (0, 0, 0)
+
+
+def test_async_views_under_wsgi_see_their_own_tokens(server: Server, observer: Observer) -> None:
+    """An event loop for each request, whose sync code runs in the request's own thread."""
+    with running("gthread", server) as site:
+        with observer.watching() as watch:
+            assert_tokens_are_their_own(site, range(12), ["/async/orm", "/async/token", "/async/gather"], 12)
+        assert 0 < watch.most <= MOST
+        assert watch.connects <= MOST
+        assert is_at_rest(site)
+
+
+def test_threads_of_a_view_that_need_more_than_there_is_get_pool_timeout_and_lose_no_slot(
+    server: Server, observer: Observer
+) -> None:
+    """Each that has its answer waits, with its connection, for the one that has none."""
+    settings = {"worker": "gthread", "arguments": ["--threads=4"], "pool": {"TIMEOUT": 0.5}}
+    with gunicorn(server, pooling=(2, 2), **settings) as site:
+        answer = site.get("/threads/of_view?t=mine")
+        assert answer.status == 500, answer
+        assert answer.text.startswith("PoolTimeout: "), answer
+        eventually(lambda: is_at_rest(site), PATIENCE)
+        assert observer.connections() == 2
+        assert_tokens_are_their_own(site, range(4))
