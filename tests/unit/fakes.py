@@ -49,6 +49,8 @@ class Connection:
 class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
+    connection_class: type[Connection] = Connection
+
     def __init__(self) -> None:
         self.here: object = HERE
         self.used_looks: bool | None = None
@@ -66,7 +68,7 @@ class FakeDriver:
     def connect(self) -> Connection:
         with self._lock:
             self.made += 1
-            connection = Connection(self, self.made)
+            connection = self.connection_class(self, self.made)
             self.open[self.made] = self.made
             self.peak = max(self.peak, len(self.open))
         return connection

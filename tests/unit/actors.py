@@ -1,0 +1,290 @@
+"""Who acts in a simulation: callers that use a pool as the wrapper does, each in a fiber."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.slot import Slot
+from tests.unit.fiber_driver import Fault, FiberBell
+from tests.unit.fibers import suspend
+
+if TYPE_CHECKING:
+    from tests.unit.world import World
+
+# All places where an actor can be suspended, and so be interrupted.
+POINTS = (
+    "waiting",
+    "served",
+    "connecting",
+    "setting up",
+    "checking",
+    "executing",
+    "holding",
+    "rolling back at checkout",
+    "rolling back at the end",
+    "closing at checkout",
+    "closing in the queue",
+    "closing at the end",
+    "closing while looking after",
+)
+# What a caller that holds a connection can be told to do.
+ORDERS = ("execute", "begin", "blur", "blindly", "close", "discard", "drop", "give back")
+
+
+class Timeout(BaseException):
+    """As gevent raises in a greenlet: its request goes on to its end."""
+
+
+class Kill(BaseException):
+    """As gevent kills a greenlet: its wrapper is abandoned, without I/O."""
+
+
+class Actor:
+    """What one thread or greenlet does: a request, or something that looks after the pool."""
+
+    def __init__(self, world: World, name: str, home: object, deadline: float | None = None) -> None:
+        self.world, self.pool = world, world.pool
+        self.name, self.home, self.deadline = name, home, deadline
+        self.slot: Slot | None = None
+        # Its place in the queue, during a checkout, and whether its deadline was over when it came.
+        self.bell: FiberBell | None = None
+        self.impatient = False
+        self.phase = "while looking after"
+        self.order = "give back"
+        # It drops a bare slot instead of opening a connection.
+        self.gives_up = False
+        self.opening_since = -math.inf
+        self.task: Callable[[], object] = self.request
+        self.fiber = world.kind(self.run)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.where}>"
+
+    @property
+    def where(self) -> str:
+        point = self.fiber.point
+        return "served" if point == "waiting" and self.is_served else point or "nowhere"
+
+    @property
+    def is_queued(self) -> bool:
+        return self.bell is not None and self.bell in self.world.queue
+
+    @property
+    def is_served(self) -> bool:
+        return self.bell is not None and self.bell not in self.world.queue
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it may go on: a sleeper only when it was woken or its time has come."""
+        bell = self.bell
+        return (
+            self.fiber.point != "waiting"
+            or bell is None
+            or bell.rung
+            or bell.wakes_at <= self.world.clock.now
+        )
+
+    @property
+    def holds(self) -> int:
+        """How many slots are in its hands."""
+        point = self.fiber.point or ""
+        between = point.startswith("closing") or point == "rolling back at the end"
+        return (self.slot is not None) + between + self.is_served
+
+    def run(self) -> None:
+        try:
+            self.task()
+        except (Timeout, Kill, Fault, CheckoutTimeout) as error:
+            error.__traceback__ = None
+        assert self.slot is None, "it has forgotten to let go"
+
+    def request(self) -> None:
+        try:
+            self.connect()
+            self.work()
+        except Kill:
+            self.abandon()
+        except (Timeout, Fault, CheckoutTimeout):
+            self.give_back()
+        else:
+            self.give_back()
+
+    def fill(self) -> None:
+        """As the housekeeper does for MIN_SIZE."""
+        self.slot = self.pool.reserve_minimum()
+        if self.slot is not None:
+            self.opening_since = self.world.clock.now
+            self.open()
+            self.give_back()
+
+    # -- taking -----------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        self.phase = "at checkout"
+        try:
+            while not self.check_out():
+                pass
+        except BaseException:
+            if self.slot is not None:
+                self.pool.discard(self.let_go())
+            raise
+
+    def check_out(self) -> bool:
+        world = self.world
+        try:
+            self.slot = slot = self.pool.checkout(self.deadline, self.name)
+        except CheckoutTimeout as refusal:
+            world.is_refused(self, refusal)
+            raise
+        finally:
+            bell, self.bell = self.bell, None
+        world.counts.checkouts += 1
+        if bell is not None:
+            self.opening_since = bell.rung_at
+            world.is_in_turn(bell, slot)
+        if slot.connection is None:
+            if self.gives_up:
+                world.garbage.append(self.let_go())
+            else:
+                self.open()
+            return True
+        world.is_taken(self, slot)
+        if self.make_usable(slot):
+            return True
+        self.pool.death_seen()
+        self.lose()
+        return False
+
+    def open(self) -> None:
+        slot = self.slot
+        assert slot is not None
+        try:
+            slot.connection = self.pool.driver.connect()
+            slot.connection.user = self.name
+            suspend("setting up")
+        except BaseException as error:
+            self.slot = None
+            self.pool.open_failed(slot, error)
+            raise
+        self.world.counts.opened += 1
+        self.pool.opened(slot)
+
+    def make_usable(self, slot: Slot) -> bool:
+        if slot.dirty:
+            slot.dirty = False
+            if not self.roll_back(slot):
+                return False
+        return not self.pool.doubts(slot) or self.is_usable(slot)
+
+    def is_usable(self, slot: Slot) -> bool:
+        try:
+            suspend("checking")
+        except Fault:
+            return False
+        except BaseException:
+            self.lose()
+            raise
+        if slot.connection.is_dead:
+            return False
+        slot.connection.looks = True
+        self.pool.proved(slot)
+        return True
+
+    # -- using ------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while self.slot is not None:
+            suspend("holding")
+            order, self.order = self.order, "give back"
+            if order == "execute":
+                self.execute()
+            elif order == "begin":
+                self.slot.connection.in_transaction = True
+            elif order == "blur":
+                self.slot.connection.in_transaction = None
+            else:
+                self.end(order)
+
+    def execute(self) -> None:
+        assert self.slot is not None
+        connection = self.slot.connection
+        assert connection.user == self.name and connection.home is self.home
+        connection.in_statement = True
+        try:
+            suspend("executing")
+            if connection.is_dead:
+                raise Fault
+        except BaseException as error:
+            if isinstance(error, Fault):
+                self.pool.death_seen()
+            self.lose()
+            raise
+        connection.in_statement = False
+
+    def lose(self) -> None:
+        self.world.counts.broken += 1
+        self.pool.discard(self.let_go(), broken=True)
+
+    # -- giving back ------------------------------------------------------------------------
+
+    def let_go(self) -> Slot:
+        slot, self.slot = self.slot, None
+        assert slot is not None
+        return slot
+
+    def end(self, order: str) -> None:
+        self.phase = "at the end"
+        if order == "give back":
+            self.give_back()
+        elif order == "blindly" and self.slot is not None and self.slot.connection.in_transaction is False:
+            # As who looked whether it is kept before the pool changed.
+            self.pool.checkin(self.let_go())
+        elif order == "close":
+            self.pool.close(self.let_go())
+        elif order == "discard":
+            slot = self.let_go()
+            self.pool.discard(slot)
+            for again in (self.pool.discard, self.pool.close, self.pool.checkin):
+                again(slot)
+        elif order == "drop":
+            self.world.garbage.append(self.let_go())
+
+    def give_back(self) -> None:
+        self.phase = "at the end"
+        if self.slot is None:
+            return
+        slot = self.let_go()
+        try:
+            clean = self.pool.keeps(slot) and (
+                slot.connection.in_transaction is False or self.roll_back(slot)
+            )
+        except BaseException:
+            self.pool.discard(slot)
+            raise
+        if clean:
+            self.pool.checkin(slot)
+        else:
+            self.pool.close(slot)
+
+    def abandon(self) -> None:
+        if self.slot is None:
+            return
+        slot = self.let_go()
+        if self.pool.keeps(slot) and slot.connection.in_transaction is not True:
+            slot.dirty = slot.connection.in_transaction is None
+            self.pool.checkin(slot)
+        else:
+            self.pool.discard(slot)
+
+    def roll_back(self, slot: Slot) -> bool:
+        try:
+            suspend(f"rolling back {self.phase}")
+            if slot.connection.is_dead:
+                raise Fault
+        except Fault:
+            return False
+        slot.connection.in_transaction = False
+        return True

@@ -1,0 +1,268 @@
+"""A pool, its actors and their clock: what a schedule can do to them, and what holds after each step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from django_db_pooling import pool as pool_module
+from django_db_pooling.pool import LOOK_AROUND, OPENING_AT_A_TIME, STALLED, CheckoutTimeout
+from django_db_pooling.slot import Slot
+from django_db_pooling.stats import Counts
+from tests.unit.actors import Actor, Kill
+from tests.unit.fakes import PASSED, Clock, FakePool
+from tests.unit.fiber_driver import FiberBell, FiberDriver
+from tests.unit.fibers import Fiber, never_switching
+
+
+class FiberPool(FakePool):
+    """One that notices when it switches where it must not."""
+
+    driver: FiberDriver
+
+    def checkin(self, slot: Slot) -> None:
+        with never_switching():
+            super().checkin(slot)
+
+    def discard(self, slot: Slot, *, broken: bool = False) -> None:
+        with never_switching():
+            super().discard(slot, broken=broken)
+
+    def reclaim(self, slot: Slot) -> None:
+        with never_switching():
+            super().reclaim(slot)
+
+    def _serve_waiters(self) -> None:
+        with never_switching():
+            super()._serve_waiters()
+
+
+class World:
+    """The invariants are checked after everything that happens."""
+
+    def __init__(self, kind: type[Fiber], homes: int = 1, **limits: Any) -> None:
+        self.kind = kind
+        self.clock = Clock()
+        self._patch = mock.patch.object(pool_module, "time", self.clock)
+        self._patch.start()
+        self.homes = [f"home {number}" for number in range(homes)]
+        self.pool = FiberPool(FiberDriver(self), **limits)
+        self.driver = self.pool.driver
+        # Those that have begun and not ended, in the order in which they came.
+        self.actors: list[Actor] = []
+        self.running: Actor | None = None
+        # Slots that were dropped in reference cycles: reclaimed when they are collected.
+        self.garbage: list[Slot] = []
+        # What the pool should count.
+        self.counts = Counts()
+        # There may be more than max_outstanding only for as long as they were there before it shrank.
+        self.allowed = 0.0
+        # All that has happened; and whether the last of it was found to be right.
+        self.journal: list[str] = []
+        self.is_sound = True
+        self._numbers = 0
+
+    def close(self) -> None:
+        """Also after a failure: no fiber is left in the middle of something."""
+        for actor in self.actors:
+            for _ in range(10):
+                if not actor.fiber.is_over:
+                    with contextlib.suppress(BaseException):
+                        actor.fiber.go_on(Kill())
+        self._patch.stop()
+
+    # -- what can happen ------------------------------------------------------------------------
+
+    def start(self, what: str, task: str | None = None, home: int = 0, **details: Any) -> Actor:
+        """Somebody comes and acts until it is first suspended. ``task``: of Actor, else of the pool."""
+        self._numbers += 1
+        details.setdefault("deadline", None)
+        actor = Actor(self, f"{what} {self._numbers}", self.homes[home], details.pop("deadline"))
+        actor.gives_up = details.pop("gives_up", False)
+        if task is not None:
+            function = getattr(actor, task, None) or getattr(self.pool, task)
+            actor.task = lambda: function(**details)
+        self.actors.append(actor)
+        self.step(actor)
+        return actor
+
+    def step(self, actor: Actor, error: BaseException | None = None) -> None:
+        """Let it go on, or raise an exception in it where it is."""
+        self.note(f"{actor} {'goes on' if error is None else repr(error)} {actor.order}")
+        self.running = actor
+        try:
+            actor.fiber.go_on(error)
+        finally:
+            self.running = None
+        if actor.fiber.is_over:
+            self.actors.remove(actor)
+        self.check()
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.note(f"it is {self.clock.now:.3f}")
+        self.check()
+
+    def collect_garbage(self) -> None:
+        self.note(f"{len(self.garbage)} are collected")
+        self.counts.reclaimed += len(self.garbage)
+        self.garbage.clear()
+        self.check()
+
+    def note(self, event: str) -> None:
+        self.is_sound = False
+        self.journal.append(event)
+
+    def run_until_all_sleep(self) -> None:
+        while due := [actor for actor in self.actors if actor.is_due]:
+            self.step(due[0])
+
+    def run_to_the_end(self) -> None:
+        """Everybody goes on undisturbed until nobody is left."""
+        for _ in range(100):
+            self.run_until_all_sleep()
+            self.collect_garbage()
+            if not self.actors:
+                return
+            wakes_at = min(actor.bell.wakes_at for actor in self.actors if actor.bell is not None)
+            self.pass_time(max(0.0, wakes_at - self.clock.now))
+        raise AssertionError(f"{self.actors} never end; {self.pool.snapshot()}")
+
+    # -- what is seen on the way ------------------------------------------------------------------
+
+    @property
+    def queue(self) -> list[Any]:
+        """The bells of those who wait, first come first."""
+        return [waiter._bell for waiter in self.pool._waiters]
+
+    def ahead_of(self, bell: FiberBell) -> list[Actor]:
+        """Who came earlier and still waits."""
+        return [other.actor for other in self.queue if other.number < bell.number]
+
+    def is_in_turn(self, bell: FiberBell, slot: Slot) -> None:
+        """Whoever was served before others who had come earlier has what these could not use."""
+        overtaken = [a for a in bell.overtaken if slot.connection is None or a.home is slot.home]
+        assert not overtaken, f"{bell.actor} was served before {overtaken}, who came earlier"
+
+    def is_taken(self, actor: Actor, slot: Slot) -> None:
+        """A connection was handed out: it is clean, of use, and nobody else's."""
+        connection = slot.connection
+        assert connection.user is None, f"{connection} of {connection.user} was handed to {actor.name}"
+        assert connection.home is actor.home is slot.home, "handed out in another hub"
+        assert connection.looks is not False, "handed out dead"
+        assert self.clock.now < slot.expires_at, "handed out old"
+        self.is_at_rest(slot)
+        connection.user = actor.name
+
+    def is_at_rest(self, slot: Slot) -> None:
+        connection = slot.connection
+        assert not connection.in_statement, f"{connection} would answer an earlier statement"
+        assert connection.in_transaction is False or slot.dirty, f"{connection} is left in a transaction"
+
+    def is_refused(self, actor: Actor, refusal: CheckoutTimeout) -> None:
+        self.counts.timeouts += 1
+        most = self.pool.limits.max_waiting
+        if actor.deadline is None or self.clock.now < actor.deadline:
+            assert most is not None and len(self.queue) >= most, "refused before its time"
+            assert refusal.waited == 0
+        assert not self.could_have_an_idle_one(actor), f"{actor} was refused what is idle"
+        if actor.bell is None or not self.ahead_of(actor.bell):
+            # That others have stalled meanwhile is seen by a waiter, not by one whose time is over.
+            assert not self.could_have_a_place(actor, False), f"{actor} was refused what is free"
+
+    def could_have_an_idle_one(self, actor: Actor) -> bool:
+        return any(slot.home is actor.home for slot in self.pool._idle)
+
+    def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
+        """If nobody is before it."""
+        if not actor.impatient and not self.may_open(sees_stalls):
+            return False
+        most = self.pool.limits.max_outstanding
+        # A connection of another hub is of no use, but its place is.
+        return most is None or len(self.pool) < most or bool(self.pool._idle)
+
+    def may_open(self, sees_stalls: bool) -> bool:
+        since = list(self.pool._opening.values())
+        if len(since) < OPENING_AT_A_TIME or not sees_stalls:
+            return len(since) < OPENING_AT_A_TIME
+        if any(actor.is_queued and (actor.is_due or actor.where != "waiting") for actor in self.actors):
+            # Whoever is first has yet to look around.
+            return False
+        return all(self.clock.now - begun > STALLED + LOOK_AROUND for begun in since)
+
+    # -- what always holds ------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self.nobody_waits_for_what_is_free()
+        self.there_are_no_more_than_allowed()
+        self.every_slot_is_in_one_place()
+        self.two_open_at_a_time()
+        self.the_counts_are_exact()
+        self.is_sound = True
+
+    def nobody_waits_for_what_is_free(self) -> None:
+        # Who is still closing what it got takes its next when it has done with that.
+        waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
+        for actor in waiting:
+            assert not self.could_have_an_idle_one(actor), f"{actor} waits for what is idle"
+        if waiting and waiting[0].bell is self.queue[0]:
+            assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
+
+    def there_are_no_more_than_allowed(self) -> None:
+        most = self.pool.limits.max_outstanding
+        cap = math.inf if most is None else most
+        sockets, slots, allowed = self.driver.sockets, len(self.pool), max(cap, self.allowed)
+        assert sockets <= slots <= allowed, f"{sockets} sockets, {slots} slots, {allowed} allowed"
+        self.allowed = max(cap, slots)
+
+    def every_slot_is_in_one_place(self) -> None:
+        idle = list(self.pool._idle)
+        in_hands = sum(actor.holds for actor in self.actors) + len(self.garbage)
+        assert len(self.pool) == len(idle) + in_hands, (len(self.pool), idle, self.actors, self.garbage)
+        connections = [slot.connection.number for slot in idle]
+        connections += [slot.connection.number for slot in self.garbage if slot.connection]
+        connections += [a.slot.connection.number for a in self.actors if a.slot and a.slot.connection]
+        assert len(set(connections)) == len(connections), "a connection is in two places"
+        for slot in idle:
+            assert slot.connection.user is None, f"{slot.connection} is idle and in use"
+            assert slot.connection.home is slot.home
+            self.is_at_rest(slot)
+
+    def two_open_at_a_time(self) -> None:
+        fresh = [
+            actor
+            for actor in self.actors
+            if actor.where in ("connecting", "setting up")
+            and not actor.impatient
+            and self.clock.now - actor.opening_since <= STALLED
+        ]
+        assert len(fresh) <= OPENING_AT_A_TIME, f"{fresh} open all at once"
+
+    def the_counts_are_exact(self) -> None:
+        stats, counts = self.pool.snapshot(), self.counts
+        bare = [slot for slot in self.pool._living() if not slot.opened_at]
+        assert stats.idle == len(self.pool._idle)
+        assert stats.opening == len(bare)
+        assert stats.in_use == len(self.pool) - stats.idle - stats.opening
+        assert stats.waiting == sum(actor.is_queued for actor in self.actors)
+        assert stats.checkouts == counts.checkouts
+        assert stats.opened == counts.opened
+        assert stats.opened - stats.closed == stats.idle + stats.in_use
+        assert stats.timeouts == counts.timeouts
+        assert stats.reclaimed == counts.reclaimed
+        assert stats.broken == counts.broken + len(self.driver.found_dead)
+
+    def nothing_is_lost(self) -> None:
+        """When all have ended: exactly max_outstanding can be had, in any hub."""
+        assert not self.actors
+        assert len(self.pool) == self.pool.snapshot().idle == len(self.driver.open)
+        most = self.pool.limits.max_outstanding
+        assert most is not None
+        held = [self.pool.take_now() for _ in range(most)]
+        with pytest.raises(CheckoutTimeout):
+            self.pool.checkout(PASSED)
+        assert len(held) == len(self.pool) == len(self.driver.open) == most
