@@ -423,7 +423,7 @@ class PooledWrapper(Base):
 
     def _worth_keeping(self, slot: Slot) -> bool:
         pool = self._pool
-        if slot.unusable or not pool.keeps(slot):
+        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
             return False
         if self._cursors and (self._damaged(slot) or not self._cut_cursors_off()):
             return False

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import select
-import sys
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
@@ -41,7 +40,7 @@ class Driver:
 
     def home(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
-        return sys.modules["gevent"].get_hub() if green.patched("socket") else None
+        return green.hub_of_this_thread() if green.patched("socket") else None
 
     def bell(self) -> Bell:
         """What a caller sleeps on while it waits for a connection."""

@@ -55,11 +55,10 @@ class PyMySQL(Driver):
         return bool(connection.server_status & _TRANSACTION_FLAGS != _NO_TRANSACTION)
 
     def at_rest(self, connection: Any) -> bool:
-        result = connection._result
         return (
             connection._sock is not None
             and connection.server_status & _TRANSACTION_FLAGS == _NO_TRANSACTION
-            and not (result is not None and (result.unbuffered_active or result.has_next))
+            and not self.unread(connection)
         )
 
     def unread(self, connection: Any) -> bool:

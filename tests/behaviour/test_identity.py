@@ -104,6 +104,15 @@ def test_what_is_in_use_while_the_name_changes_does_not_go_back_to_others(second
         eventually(lambda: pooling.stats(alias).in_use == 0)
 
 
+def test_what_is_in_use_while_a_setting_changes_is_closed_as_it_comes_back() -> None:
+    with another_alias() as alias:
+        request_started()
+        token(alias)
+        with changed(alias, CONN_HEALTH_CHECKS=True):
+            request_finished()
+            assert pooling.stats(alias).idle == 0
+
+
 @pytest.mark.parametrize("key", ["OPTIONS", "TIME_ZONE", "CONN_HEALTH_CHECKS"])
 def test_a_setting_changed_in_place_is_another_pool_and_the_old_one_is_drained_at_once(
     key: str, observer: Observer
