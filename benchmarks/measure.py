@@ -136,7 +136,7 @@ def _running(
                 _wait_for_answer(process, port, log)
                 yield process
             finally:
-                _stop(process)
+                processes.stop(process, STOP_SECONDS)
                 pid_file.unlink()
         finally:
             assert guard.stdin is not None
@@ -161,15 +161,6 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> 
             connection.close()
     errors = [line for line in log.read_text(errors="replace").splitlines() if "Error: " in line]
     raise DoesNotRun(errors[-1].strip()[:200] if errors else f"no answer within {START_SECONDS:.0f} s")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        processes.kill(process.pid)
-        process.wait()
 
 
 def _wait_for_quiet(observer: Observer) -> None:

@@ -98,6 +98,16 @@ def end(pid: int, stop_signal: int) -> None:
         kill(pid)
 
 
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a child of ours to end, and kill it with its own children if that takes too long."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill(process.pid)
+        process.wait()
+
+
 def start_guard(directory: Path) -> subprocess.Popen[bytes]:
     """A process that ends the server in the directory and removes it when its standard input ends."""
     return subprocess.Popen(

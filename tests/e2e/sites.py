@@ -188,7 +188,7 @@ def _running(command: Sequence[str], port: int, environment: dict[str, str]) -> 
             _wait_for_answer(site)
             yield site
         finally:
-            _stop(process)
+            processes.stop(process, STOP_SECONDS)
             # Shown by pytest where the test fails.
             print(site.log[-10_000:])
     finally:
@@ -204,12 +204,3 @@ def _wait_for_answer(site: Site) -> None:
             return
         time.sleep(POLL_SECONDS)
     raise AssertionError(f"the site does not answer; its log:\n{site.log}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        processes.kill(process.pid)
-        process.wait()
