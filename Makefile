@@ -5,13 +5,14 @@ PACKAGING = setup.cfg setup.py pyproject.toml
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 export PYTHON
 
-.PHONY: help demo test conformance lint check-code check-format check-types docs clean
+.PHONY: help demo test conformance benchmark benchmark-micro lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
+	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    build the documentation into docs/_build'
 	@echo 'make clean   remove everything that these have made'
@@ -24,6 +25,12 @@ test: $(VENV)/test.stamp | provision-test
 
 conformance: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.conformance $(ARGS)
+
+benchmark: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+benchmark-micro: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.micro $(ARGS)
 
 lint: check-code check-format check-types
 
