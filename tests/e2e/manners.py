@@ -25,6 +25,8 @@ COMPLAINTS = re.compile(
 @contextmanager
 def good_manners(server: Server, observer: Observer) -> Iterator[None]:
     """All clients of the block are gone at its end, and the server has nothing to complain about."""
+    # Clients of an earlier test may still be leaving.
+    eventually(lambda: observer.connections() == 0, PATIENCE)
     log_before = server.log.stat().st_size
     lost_before = server.execute(LOST[server.scheme])
     yield

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +26,11 @@ if os.environ.get("SITE_QUERY_AT_START"):
         # Beside the main thread's connection, which stays in use: one that is idle.
         with ThreadPoolExecutor(1) as executor:
             assert executor.submit(Row.objects.count).result()
+            thread = Path(f"/proc/self/task/{executor.submit(threading.get_native_id).result()}")
+        # Python's join returns a little earlier. On its way out the thread takes locks of OpenSSL's, and who
+        # forks meanwhile has children that wait for these for ever when they connect.
+        while thread.exists():
+            time.sleep(0.001)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
