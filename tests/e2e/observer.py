@@ -72,6 +72,10 @@ class Observer:
             raise trouble[0]
         watch.connects, watch.most = self._counted()
 
+    def lost(self) -> int:
+        """How many clients have gone without a goodbye; only its growth means something."""
+        raise NotImplementedError
+
     def _begin_counting(self) -> None:
         raise NotImplementedError
 
@@ -89,6 +93,7 @@ class MariaDBObserver(Observer):
     """On the extra port, so it works when all connections are taken."""
 
     _connects_before = 0
+    _lost_before = 0
 
     def numbers(self) -> list[int]:
         others = "id <> CONNECTION_ID() AND command <> 'Daemon'"
@@ -104,8 +109,12 @@ class MariaDBObserver(Observer):
     def status(self, name: str) -> int:
         return int(self._rows(f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
 
+    def lost(self) -> int:
+        return self._lost_before + self.status("Aborted_clients")
+
     def _begin_counting(self) -> None:
-        # Max_used_connections starts again from the connections of this moment.
+        # Max_used_connections starts again from the connections of this moment, and others from 0.
+        self._lost_before = self.lost()
         self._rows("FLUSH STATUS")
         self._connects_before = self.status("Connections")
 
@@ -130,6 +139,11 @@ class PostgreSQLObserver(Observer):
     def kill(self) -> None:
         for number in self.numbers():
             self._rows(f"SELECT pg_terminate_backend({number})")
+
+    def lost(self) -> int:
+        counts = "sessions_abandoned + sessions_fatal + sessions_killed"
+        [(count,)] = self._rows(f"SELECT {counts} FROM pg_stat_database WHERE datname = '{DATABASE}'")
+        return int(count)
 
     def _begin_counting(self) -> None:
         self._open_before = self.connections()
