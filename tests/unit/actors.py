@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from django_db_pooling.limits import Limits
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.slot import Slot
 from tests.unit.fiber_driver import Fault, FiberBell
@@ -120,6 +121,18 @@ class Actor:
             self.open()
             self.give_back()
 
+    def resize(self, limits: Limits) -> None:
+        self.pool.resize(limits)
+        most = limits.max_outstanding
+        assert most is None or len(self.pool) <= most or not self.pool._idle, "more than the cap are idle"
+
+    def recycle(self) -> None:
+        self.pool.recycle()
+        assert not self.pool._idle, "some were not replaced"
+
+    def maintain(self) -> None:
+        self.pool.maintain()
+
     # -- taking -----------------------------------------------------------------------------
 
     def connect(self) -> None:
@@ -154,7 +167,7 @@ class Actor:
         world.is_taken(self, slot)
         if self.make_usable(slot):
             return True
-        self.pool.death_seen()
+        self.sees_a_death()
         self.lose()
         return False
 
@@ -170,6 +183,7 @@ class Actor:
             self.pool.open_failed(slot, error)
             raise
         self.world.counts.opened += 1
+        slot.connection.proved_at = self.world.clock.now
         self.pool.opened(slot)
 
     def make_usable(self, slot: Slot) -> bool:
@@ -190,6 +204,7 @@ class Actor:
         if slot.connection.is_dead:
             return False
         slot.connection.looks = True
+        slot.connection.proved_at = self.world.clock.now
         self.pool.proved(slot)
         return True
 
@@ -219,10 +234,14 @@ class Actor:
                 raise Fault
         except BaseException as error:
             if isinstance(error, Fault):
-                self.pool.death_seen()
+                self.sees_a_death()
             self.lose()
             raise
         connection.in_statement = False
+
+    def sees_a_death(self) -> None:
+        self.world.death_seen_at = self.world.clock.now
+        self.pool.death_seen()
 
     def lose(self) -> None:
         self.world.counts.broken += 1
@@ -258,7 +277,7 @@ class Actor:
             return
         slot = self.let_go()
         try:
-            clean = self.pool.keeps(slot) and (
+            clean = self.world.keeps(slot) and (
                 slot.connection.in_transaction is False or self.roll_back(slot)
             )
         except BaseException:
@@ -273,7 +292,7 @@ class Actor:
         if self.slot is None:
             return
         slot = self.let_go()
-        if self.pool.keeps(slot) and slot.connection.in_transaction is not True:
+        if self.world.keeps(slot) and slot.connection.in_transaction is not True:
             slot.dirty = slot.connection.in_transaction is None
             self.pool.checkin(slot)
         else:

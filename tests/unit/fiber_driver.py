@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tests.unit import fakes
-from tests.unit.fibers import suspend
+from tests.unit.fibers import Wrong, suspend
 
 if TYPE_CHECKING:
     from tests.unit.actors import Actor
@@ -24,9 +24,14 @@ class Connection(fakes.Connection):
         super().__init__(driver, number)
         self.home = driver.home()
         self.is_dead = False
+        # When it last answered.
+        self.proved_at = 0.0
         self.in_statement = False
         # None: nobody can know without asking.
         self.in_transaction: bool | None = False
+
+    def __del__(self) -> None:
+        """A socket that is only forgotten counts on: the pool must close or drop it."""
 
 
 class FiberBell:
@@ -48,7 +53,7 @@ class FiberBell:
         world, deadline = self.actor.world, self.actor.deadline
         if seconds > 0 and not self.rung:
             self.wakes_at = world.clock.now + seconds
-            assert deadline is None or self.wakes_at <= deadline + 1e-6, "it would sleep too long"
+            assert deadline is None or self.wakes_at <= deadline + 1e-6, "it would sleep beyond its deadline"
             suspend("waiting")
         rung, self.rung = self.rung, False
         return rung
@@ -87,18 +92,21 @@ class FiberDriver(fakes.FakeDriver):
         if actor is None:
             return super().bell()
         self._bells += 1
-        actor.bell = FiberBell(actor, self._bells)
+        # Whoever queues a second time during a checkout has not come later for that.
+        actor.bell = FiberBell(actor, actor.bell.number if actor.bell else self._bells)
         actor.impatient = actor.deadline is not None and actor.deadline <= self.world.clock.now
         return actor.bell
 
     def alive(self, connection: Any) -> bool | None:
         if connection.looks is False:
             self.found_dead.add(connection.number)
+            self.world.death_seen_at = self.world.clock.now
         return bool(connection.looks) if connection.looks is not None else None
 
     def close(self, connection: Any, linger: float) -> None:
         actor = self.world.running
         if actor is not None:
-            assert connection.home is actor.home, "closed in another hub"
+            if connection.home is not actor.home:
+                raise Wrong(f"{connection} is closed in another hub")
             suspend(f"closing {'in the queue' if actor.bell else actor.phase}")
         super().close(connection, linger)

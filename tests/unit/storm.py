@@ -1,247 +1,165 @@
-"""Many callers in a small pool, with bad luck of every kind.
+"""Thousands of timeouts and kills in one pool, in an order that its seed decides: it can be replayed.
 
-``python -m tests.unit.storm SEED SECONDS`` does it with greenlets.
+``python -m tests.unit.storm SEED [HITS]`` tells how often each suspension point was hit.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import logging
+import hashlib
 import random
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections import Counter
 from typing import Any
+from unittest import mock
 
 from django_db_pooling import pool as pool_module
-from django_db_pooling.pool import CheckoutTimeout
-from tests.unit.fakes import PASSED, SOON, Connection, FakeDriver, FakePool
+from django_db_pooling.limits import Limits
+from tests.unit.actors import ORDERS, POINTS, Actor, Kill, Timeout
+from tests.unit.fakes import PASSED
+from tests.unit.fiber_driver import Fault
+from tests.unit.fibers import Fiber, GreenFiber
+from tests.unit.world import World
 
-CAP = 5
-CALLERS = 24
-# A refusal may come so many seconds after its deadline: this machine has other things to do.
-LATE = 3.0
-
-
-class Misfortune(BaseException):
-    """Strikes where nobody expects it."""
-
-
-class StormyDriver(FakeDriver):
-    """Fails now and then, and counts users of each connection."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.luck = random.Random(seed)
-        self.stormy = True
-
-    def happens(self, share: float) -> bool:
-        return self.stormy and self.luck.random() < share
-
-    def connect(self) -> Connection:
-        time.sleep(0.001 * self.luck.random())
-        if self.happens(0.1):
-            raise ConnectionRefusedError
-        connection = super().connect()
-        if self.happens(0.05):
-            raise Misfortune
-        return connection
-
-    def alive(self, connection: Connection) -> bool | None:
-        if self.happens(0.05):
-            return self.luck.choice([None, False])
-        return True
-
-    def drop(self, connection: Connection) -> None:
-        super().drop(connection)
-        if self.happens(0.05):
-            raise OSError
-
-    def close(self, connection: Connection, linger: float) -> None:
-        time.sleep(0.001 * self.luck.random())
-        super().close(connection, linger)
-        if self.happens(0.1):
-            raise OSError
-        if self.happens(0.05):
-            raise Misfortune
+INTERRUPTIONS = (Timeout, Kill)
+HOMES = 3
+# How many callers there are at most: sometimes nobody has to wait, sometimes many have to.
+CROWDS = (2, 6, 20)
+# It blows, so many steps at a time, until each point was hit so often by each kind of interruption.
+ROUND, MOST_ROUNDS, LEAST_HITS = 5_000, 40, 3
+# A point that was hit so often is not a rare one any more.
+ENOUGH = 120
+LIMITS: dict[str, Any] = {"size": 3, "min_size": 2, "max_age": 30.0, "idle_timeout": 20.0}
+# What holders of connections do. A transaction that is left open ("begin"), or may be ("blur"), must
+# be rolled back by somebody.
+DEEDS = [*ORDERS, *["execute"] * 4, *["begin"] * 4, *["blur"] * 4, *["give back"] * 8]
+# What happens next: its share of all events.
+WEATHER = {
+    "somebody_comes": 20,
+    "the_crowd_changes": 0.5,
+    "somebody_goes_on": 50,
+    "all_go_on": 0.2,
+    "somebody_is_interrupted": 4,
+    "somebody_is_interrupted_at_a_rare_point": 20,
+    "the_network_fails": 1,
+    "a_connection_dies": 2,
+    "time_passes": 4,
+    "the_pool_is_looked_after": 3,
+    "the_pool_changes": 1,
+    "garbage_is_collected": 2,
+}
 
 
 class Storm:
-    kills: type[BaseException] = Misfortune
+    def __init__(self, seed: int, kind: type[Fiber] = GreenFiber) -> None:
+        self.luck = random.Random(seed)
+        self.world = World(kind, HOMES, max_outstanding=5, **LIMITS)
+        self.crowd = max(CROWDS)
+        # (suspension point, kind of interruption) -> how often.
+        self.hits: Counter[tuple[str, type[BaseException]]] = Counter(
+            {(point, kind): 0 for point in POINTS for kind in INTERRUPTIONS}
+        )
 
-    def __init__(self, seed: int, seconds: float) -> None:
-        self.seed = seed
-        # Without one, a wake-up that gets lost stays lost.
-        self.is_kept = seed % 2 == 0
-        self.end = time.monotonic() + seconds
-        self.driver = StormyDriver(seed)
-        self.pool = FakePool(self.driver, size=2, max_outstanding=CAP, min_size=1, max_age=0.5)
-        self.faults: list[str] = []
-        self.served = 0
-
-    def caller(self, number: int) -> None:
-        luck = random.Random(f"{self.seed} {number}")
-        while time.monotonic() < self.end:
+    def run(self, least_hits: int = LEAST_HITS) -> Storm:
+        # The pool's own dice are the storm's.
+        with mock.patch.object(pool_module, "random", self.luck):
             try:
-                with self.interruptions(luck):
-                    self.request(luck, number)
-            except (CheckoutTimeout, ConnectionRefusedError, Misfortune):
-                pass
-            except self.kills:
-                return
-            except BaseException as error:
-                self.faults.append(repr(error))
-                raise
-
-    def interruptions(self, luck: random.Random) -> Any:
-        return contextlib.nullcontext()
-
-    def request(self, luck: random.Random, number: int) -> None:
-        started = time.monotonic()
-        deadline = luck.choice([PASSED, None, *[time.monotonic() + 0.01 * luck.random()] * 3])
-        pool = self.pool
-        try:
-            slot = pool.checkout(deadline, number)
-        except CheckoutTimeout:
-            if deadline is not None and time.monotonic() > max(deadline, started) + LATE:
-                self.faults.append(f"{number} was refused {time.monotonic() - started} s after {started}")
-            raise
-        if slot.connection is None:
-            try:
-                slot.connection = self.driver.connect()
-            except BaseException as error:
-                pool.open_failed(slot, error)
-                raise
-            pool.opened(slot)
-        connection = slot.connection
-        if connection.user is not None:
-            self.faults.append(f"{number} got {connection}, which {connection.user} has")
-        connection.user = number
-        if luck.random() < 0.5:
-            time.sleep(0.002 * luck.random())
-        if connection.user != number:
-            self.faults.append(f"{connection} is {number}'s, and {connection.user} has it")
-        self.served += 1
-        connection.user = None
-        fate = luck.random()
-        if fate < 0.04:
-            return  # It is dropped.
-        if fate < 0.06:
-            cycle: list[Any] = [slot]
-            cycle.append(cycle)
-        elif fate < 0.10:
-            pool.discard(slot, broken=True)
-            pool.discard(slot)
-        elif fate < 0.14:
-            pool.close(slot)
-        elif fate < 0.16:
-            raise Misfortune
-        else:
-            pool.give(slot)
-
-    def housekeeper(self) -> None:
-        luck = random.Random(f"{self.seed} housekeeper")
-        while self.is_kept and time.monotonic() < self.end:
-            time.sleep(0.003)
-            try:
-                self.pool.maintain()
-                slot = self.pool.reserve_minimum()
-                if slot is not None:
-                    self.pool.give(self.pool.fill(slot))
-                if luck.random() < 0.02:
-                    self.pool.recycle()
-                if luck.random() < 0.02:
-                    gc.collect()
-            except (ConnectionRefusedError, Misfortune):
-                pass
-            except BaseException as error:
-                self.faults.append(repr(error))
-                raise
+                for _ in range(MOST_ROUNDS):
+                    for event in self.luck.choices([*WEATHER], [*WEATHER.values()], k=ROUND):
+                        getattr(self, event)()
+                    if min(self.hits.values()) >= least_hits:
+                        break
+                self.world.run_to_the_end()
+                self.world.nothing_is_lost()
             finally:
-                slot = None
+                self.world.close()
+        return self
 
-    def run(self) -> None:
-        threads = [
-            threading.Thread(target=self.caller, args=(number,), daemon=True) for number in range(CALLERS)
-        ]
-        threads.append(threading.Thread(target=self.housekeeper, daemon=True))
-        for thread in threads:
-            thread.start()
-        stuck = self.all_end(lambda: sum(thread.is_alive() for thread in threads))
-        assert not stuck, f"{stuck} never ended; {self.pool.snapshot()}"
-        self.check()
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.world.journal).encode()).hexdigest()
 
-    def all_end(self, alive: Callable[[], int]) -> int:
-        """What is in reference cycles must be collected: somebody may be waiting for it."""
-        give_up = self.end + SOON
-        while alive() and time.monotonic() < give_up:
-            time.sleep(0.01)
-            if time.monotonic() > self.end:
-                gc.collect()
-        return alive()
+    def table(self) -> str:
+        lines = [f"{'':30}{'timeouts':>10}{'kills':>10}"]
+        for point in POINTS:
+            lines.append(f"{point:30}" + "".join(f"{self.hits[point, kind]:10}" for kind in INTERRUPTIONS))
+        stats = self.world.pool.snapshot()
+        lines.append(f"{stats.checkouts} checkouts, {stats.opened} opened, {stats.timeouts} refused")
+        lines.append(f"{len(self.world.journal)} events, digest {self.digest}")
+        return "\n".join(lines)
 
-    def check(self) -> None:
-        gc.collect()
-        self.driver.stormy = False
-        pool = self.pool
-        stats = pool.snapshot()
-        assert not self.faults, self.faults
-        assert self.served > 100
-        assert self.driver.peak <= CAP, self.driver.peak
-        assert (stats.waiting, stats.opening, stats.in_use) == (0, 0, 0), stats
-        assert len(pool) == stats.idle == len(self.driver.open), stats
-        assert stats.opened - stats.closed == stats.idle, stats
-        pool.drain()
-        held = [pool.take_now() for _ in range(CAP)]
-        try:
-            pool.checkout(PASSED)
-        except CheckoutTimeout:
-            pass
+    # -- weather ------------------------------------------------------------------------------
+
+    def somebody_comes(self) -> None:
+        if len(self.world.actors) < self.crowd:
+            now = self.world.clock.now
+            deadline = self.luck.choice([None, None, PASSED, now + 0.01, now + 0.6])
+            gives_up = self.luck.random() < 0.05
+            self.world.start("caller", None, self.a_home(), deadline=deadline, gives_up=gives_up)
+
+    def the_crowd_changes(self) -> None:
+        self.crowd = self.luck.choice(CROWDS)
+
+    def somebody_goes_on(self) -> None:
+        actor = self.one_of([actor for actor in self.world.actors if actor.is_due])
+        if actor is not None:
+            actor.order = self.luck.choice(DEEDS)
+            self.world.step(actor)
+
+    def all_go_on(self) -> None:
+        self.world.run_until_all_sleep()
+
+    def somebody_is_interrupted(self) -> None:
+        actor = self.one_of(self.world.actors)
+        if actor is not None:
+            self.interrupt(actor, self.luck.choice(INTERRUPTIONS))
+
+    def somebody_is_interrupted_at_a_rare_point(self) -> None:
+        """Chance alone would hit those that are passed quickly too seldom."""
+        chances = [(actor, kind) for actor in self.world.actors for kind in INTERRUPTIONS]
+        if chances:
+            actor, kind = min(chances, key=lambda chance: self.hits[chance[0].where, chance[1]])
+            if self.hits[actor.where, kind] < ENOUGH:
+                self.interrupt(actor, kind)
+
+    def interrupt(self, actor: Actor, kind: type[BaseException]) -> None:
+        self.hits[actor.where, kind] += 1
+        self.world.step(actor, kind())
+
+    def the_network_fails(self) -> None:
+        actor = self.one_of([a for a in self.world.actors if a.where not in ("waiting", "served", "holding")])
+        if actor is not None:
+            self.world.step(actor, Fault())
+
+    def a_connection_dies(self) -> None:
+        connection = self.one_of(self.world.pool.connections())
+        if connection is not None:
+            connection.is_dead = self.luck.random() < 0.8
+            connection.looks = self.luck.choice([False, None]) if connection.is_dead else None
+
+    def time_passes(self) -> None:
+        self.world.pass_time(self.luck.choice([0.001, 0.01, 0.1, 0.6, 2.0]))
+
+    def the_pool_is_looked_after(self) -> None:
+        self.world.start("housekeeper", self.luck.choice(["maintain", "fill"]), self.a_home())
+
+    def the_pool_changes(self) -> None:
+        if self.luck.random() < 0.5:
+            self.world.start("operator", "recycle", self.a_home())
         else:
-            raise AssertionError("more than the cap")
-        assert len(held) == len(self.driver.open) == CAP
+            limits = Limits(max_outstanding=self.luck.randint(2, 6), **LIMITS)
+            self.world.start("operator", "resize", self.a_home(), limits=limits)
 
+    def garbage_is_collected(self) -> None:
+        self.world.collect_garbage()
 
-class GreenStorm(Storm):
-    """Greenlets are interrupted by timeouts, and killed, wherever they switch."""
+    # -- dice ---------------------------------------------------------------------------------
 
-    def __init__(self, seed: int, seconds: float) -> None:
-        from gevent import GreenletExit
+    def a_home(self) -> int:
+        return self.luck.randrange(HOMES)
 
-        super().__init__(seed, seconds)
-        self.kills = GreenletExit
-
-    def interruptions(self, luck: random.Random) -> Any:
-        import gevent
-
-        seconds = 0.004 * luck.random() if luck.random() < 0.3 else None
-        return gevent.Timeout(seconds, Misfortune)
-
-    def run(self) -> None:
-        import gevent
-
-        housekeeper = gevent.spawn(self.housekeeper)
-        numbers = iter(range(1_000_000))
-        luck = random.Random(f"{self.seed} killer")
-        greenlets = [gevent.spawn(self.caller, next(numbers)) for _ in range(CALLERS)]
-        while time.monotonic() < self.end:
-            gevent.sleep(0.005)
-            victim = luck.randrange(CALLERS)
-            greenlets[victim].kill(block=False)
-            greenlets[victim] = gevent.spawn(self.caller, next(numbers))
-        greenlets.append(housekeeper)
-        stuck = self.all_end(lambda: sum(not greenlet.dead for greenlet in greenlets))
-        assert not stuck, f"{stuck} never ended; {self.pool.snapshot()}"
-        self.check()
+    def one_of(self, things: list[Any]) -> Any:
+        return self.luck.choice(things) if things else None
 
 
 if __name__ == "__main__":
-    from gevent import monkey
-
-    monkey.patch_all()
-    logging.disable()
-    pool_module.LINGER = 0.0
-    pool_module.LOOK_AROUND = 3600.0
-    GreenStorm(int(sys.argv[1]), float(sys.argv[2])).run()
+    print(Storm(int(sys.argv[1])).run(*map(int, sys.argv[2:])).table())

@@ -1,294 +1,169 @@
-"""Anything in any order, one caller after the other; then many at once."""
+"""Anything in any order: callers in fibers, interrupted at any point, and a pool that changes meanwhile."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from django_db_pooling import pool as pool_module
 from django_db_pooling.limits import Limits
-from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.slot import Slot
-from tests.unit.fakes import PASSED, Clock, FakePool
-from tests.unit.storm import Storm
+from tests.unit.actors import ORDERS, Actor, Kill, Timeout
+from tests.unit.fakes import PASSED
+from tests.unit.fiber_driver import Connection, Fault
+from tests.unit.fibers import Fiber, GreenFiber, ThreadFiber
+from tests.unit.world import World
 
-ROOT = Path(__file__).parent.parent.parent
+HOMES = 2
+A_HOME = st.integers(0, HOMES - 1)
+SOON = 0.6
+TALKS_TO_THE_SERVER = ("connecting", "setting up", "checking", "executing", "rolling back", "closing")
 
 
-class Hand:
-    """Holds a slot, and can let go of it. Hypothesis keeps this object, and not the slot."""
-
-    def __init__(self, slot: Slot) -> None:
-        self.slot: Slot | None = slot
-
-    def __repr__(self) -> str:
-        return f"<{'nothing' if self.slot is None else self.slot.number}>"
-
-    def let_go(self) -> Slot:
-        slot, self.slot = self.slot, None
-        assert slot is not None
-        return slot
+@st.composite
+def some_limits(draw: st.DrawFn) -> dict[str, Any]:
+    size = draw(st.integers(1, 3))
+    return {
+        "size": size,
+        "max_outstanding": draw(st.sampled_from([size, size, size + 1, size + 2, None])),
+        "min_size": draw(st.integers(0, size)),
+        "max_waiting": draw(st.sampled_from([None, None, None, 0, 2])),
+        "max_age": 100.0,
+        "idle_timeout": 50.0,
+    }
 
 
 class PoolMachine(RuleBasedStateMachine):
-    bare = Bundle("bare")
-    used = Bundle("used")
-    gone = Bundle("gone")
+    """The invariants are checked by the world after each step of each rule."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.patch = mock.patch.object(pool_module, "time", self.clock)
-        self.patch.start()
-        # Slots in somebody's hands, of which we know that they count.
-        self.hands: set[Hand] = set()
-        # There may be more than max_outstanding only for as long as they were there before it shrank.
-        self.allowed = 0
+    kind: ClassVar[type[Fiber]] = GreenFiber
 
-    @initialize(size=st.integers(1, 3), more=st.integers(0, 2), least=st.integers(0, 2))
-    def begin(self, size: int, more: int, least: int) -> None:
-        self.pool = FakePool(
-            size=size,
-            max_outstanding=size + more,
-            min_size=min(size, least),
-            max_age=100.0,
-            idle_timeout=50.0,
-        )
-        self.driver = self.pool.driver
-        self.allowed = size + more
+    @initialize(limits=some_limits())
+    def begin(self, limits: dict[str, Any]) -> None:
+        self.world = World(self.kind, HOMES, **limits)
 
-    def hold(self, slot: Slot) -> Hand:
-        hand = Hand(slot)
-        self.hands.add(hand)
-        return hand
+    def actors(self, *points: str) -> list[Actor]:
+        return [actor for actor in self.world.actors if not points or actor.where.startswith(points)]
 
-    def free(self, hand: Hand) -> Slot:
-        self.hands.discard(hand)
-        return hand.let_go()
+    def due(self) -> list[Actor]:
+        return [actor for actor in self.world.actors if actor.is_due]
 
-    # -- rules ------------------------------------------------------------------------------
+    def connections(self) -> list[Connection]:
+        return [connection for connection in self.world.pool.connections() if not connection.is_dead]
 
-    def checkout(self) -> Slot | None:
-        before, cap = len(self.pool), self.pool.limits.max_outstanding
-        idle = self.pool.snapshot().idle
-        try:
-            slot = self.pool.checkout(PASSED, "machine")
-        except CheckoutTimeout:
-            assert cap is not None
-            assert before - idle >= cap or len(self.pool) >= cap, "refused while a slot was free"
-            assert self.pool.snapshot().idle == 0, "refused while a connection was idle"
-            return None
-        if slot.connection is None:
-            assert cap is None or len(self.pool) <= cap, "opened beyond the cap"
-        else:
-            assert slot.connection.looks is not False, "a dead connection was handed out"
-            assert self.clock.now < slot.expires_at, "an old connection was handed out"
-        return slot
+    # -- callers ----------------------------------------------------------------------------
 
-    @rule(target=bare)
-    def check_out_bare(self) -> Any:
-        slot = self.checkout()
-        if slot is None or slot.connection is not None:
-            if slot is not None:
-                self.pool.give(slot)
-            return multiple()
-        return self.hold(slot)
+    @rule(home=A_HOME, gives_up=st.sampled_from([False, False, False, True]))
+    def somebody_comes(self, home: int, gives_up: bool) -> None:
+        self.world.start("patient", home=home, gives_up=gives_up)
 
-    @rule(target=used)
-    def check_out_and_open(self) -> Any:
-        slot = self.checkout()
-        if slot is None:
-            return multiple()
-        if slot.connection is None:
-            self.pool.fill(slot)
-        return self.hold(slot)
+    @rule(home=A_HOME, seconds=st.sampled_from([0.0, 0.1, SOON]))
+    def somebody_comes_with_a_deadline(self, home: int, seconds: float) -> None:
+        self.world.start("hurried", home=home, deadline=self.world.clock.now + seconds)
 
-    @rule(target=used, hand=consumes(bare))
-    def open(self, hand: Hand) -> Hand:
-        assert hand.slot is not None
-        self.pool.fill(hand.slot)
-        return hand
+    @rule(home=A_HOME)
+    def somebody_comes_who_never_waits(self, home: int) -> None:
+        actor = self.world.start("impatient", home=home, deadline=PASSED)
+        assert actor.where != "waiting"
 
-    @rule(hand=consumes(bare), connected=st.booleans())
-    def fail_to_open(self, hand: Hand, connected: bool) -> None:
-        slot = self.free(hand)
-        if connected:
-            slot.connection = self.driver.connect()
-        self.pool.open_failed(slot, OSError())
-
-    @rule(hand=consumes(used))
-    def check_in(self, hand: Hand) -> None:
-        self.pool.give(self.free(hand))
-
-    @rule(hand=consumes(used))
-    def check_in_blindly(self, hand: Hand) -> None:
-        """As who looked whether it is kept before the pool changed."""
-        self.pool.checkin(self.free(hand))
-
-    @rule(hand=consumes(used))
-    def close(self, hand: Hand) -> None:
-        self.pool.close(self.free(hand))
-
-    @rule(target=gone, hand=consumes(used), broken=st.booleans())
-    def discard(self, hand: Hand, broken: bool) -> Hand:
-        self.hands.discard(hand)
-        assert hand.slot is not None
-        self.pool.discard(hand.slot, broken=broken)
-        return hand
-
-    @rule(hand=gone, end=st.sampled_from(["discard", "close", "checkin"]))
-    def end_again(self, hand: Hand, end: str) -> None:
-        assert hand.slot is not None
-        getattr(self.pool, end)(hand.slot)
-
-    @rule(hand=consumes(used))
-    def drop_the_reference(self, hand: Hand) -> None:
-        self.free(hand)
-
-    @rule(hand=consumes(bare))
-    def drop_a_bare_one(self, hand: Hand) -> None:
-        self.free(hand)
-
-    @precondition(lambda self: self.pool.idle_connections)
-    @rule(data=st.data(), looks=st.sampled_from([None, False]))
-    def die_while_idle(self, data: st.DataObject, looks: bool | None) -> None:
-        data.draw(st.sampled_from(self.pool.idle_connections)).looks = looks
-
-    @rule(hand=used)
-    def die_in_use(self, hand: Hand) -> None:
-        assert hand.slot is not None
-        hand.slot.connection.looks = False
-        self.pool.death_seen()
-
-    @rule(size=st.integers(1, 3), more=st.integers(0, 2), least=st.integers(0, 2))
-    def resize(self, size: int, more: int, least: int) -> None:
-        self.pool.resize(
-            Limits(
-                size=size,
-                max_outstanding=size + more,
-                min_size=min(size, least),
-                max_age=100.0,
-                idle_timeout=50.0,
-            )
-        )
-        self.allowed = max(self.allowed, size + more)
-        assert len(self.pool) <= size + more or not self.pool.idle_connections
+    @precondition(due)
+    @rule(data=st.data())
+    def somebody_goes_on(self, data: st.DataObject) -> None:
+        self.world.step(data.draw(st.sampled_from(self.due())))
 
     @rule()
-    def recycle(self) -> None:
-        self.pool.recycle()
-        assert not self.pool.idle_connections
+    def all_go_on_until_they_sleep_or_hold_something(self) -> None:
+        while eager := [actor for actor in self.due() if actor.where != "holding"]:
+            self.world.step(eager[0])
 
-    @rule(seconds=st.sampled_from([1, 11, 51, 101]))
-    def maintain(self, seconds: int) -> None:
-        self.clock.now += seconds
-        before = len(self.pool)
-        self.pool.maintain()
-        assert len(self.pool) <= before
-        assert all(connection.looks is not False for connection in self.pool.idle_connections)
+    @precondition(lambda self: self.actors("holding"))
+    @rule(data=st.data(), order=st.sampled_from(ORDERS))
+    def somebody_does_something_with_a_connection(self, data: st.DataObject, order: str) -> None:
+        actor = data.draw(st.sampled_from(self.actors("holding")))
+        actor.order = order
+        self.world.step(actor)
 
-    @rule(target=bare)
-    def reserve_the_minimum(self) -> Any:
-        before = len(self.pool)
-        slot = self.pool.reserve_minimum()
-        if slot is None:
-            return multiple()
-        assert before < self.pool.limits.min_size
-        return self.hold(slot)
+    @precondition(actors)
+    @rule(data=st.data(), error=st.sampled_from([Timeout, Kill]))
+    def somebody_is_interrupted(self, data: st.DataObject, error: type[BaseException]) -> None:
+        self.world.step(data.draw(st.sampled_from(self.actors())), error())
 
-    # -- invariants -------------------------------------------------------------------------
+    @precondition(lambda self: self.actors(*TALKS_TO_THE_SERVER))
+    @rule(data=st.data())
+    def a_conversation_with_the_server_fails(self, data: st.DataObject) -> None:
+        self.world.step(data.draw(st.sampled_from(self.actors(*TALKS_TO_THE_SERVER))), Fault())
 
-    @invariant()
-    def slots_are_idle_or_opening_or_in_use(self) -> None:
-        stats = self.pool.snapshot()
-        opening = [hand for hand in self.hands if hand.slot and hand.slot.connection is None]
-        assert stats.opening == len(opening)
-        assert stats.in_use == len(self.hands) - len(opening)
-        assert len(self.pool) == stats.idle + stats.opening + stats.in_use
-        assert stats.waiting == 0
+    # -- the world --------------------------------------------------------------------------
 
-    @invariant()
-    def there_are_no_more_than_allowed(self) -> None:
-        assert len(self.driver.open) <= len(self.pool) <= self.allowed
-        cap = self.pool.limits.max_outstanding
-        assert cap is not None
-        self.allowed = max(cap, len(self.pool))
+    @precondition(connections)
+    @rule(data=st.data(), looks=st.sampled_from([False, False, None]))
+    def a_connection_dies(self, data: st.DataObject, looks: bool | None) -> None:
+        connection = data.draw(st.sampled_from(self.connections()))
+        connection.is_dead, connection.looks = True, looks
 
-    @invariant()
-    def every_open_connection_has_one_place(self) -> None:
-        idle = [connection.number for connection in self.pool.idle_connections]
-        used = [hand.slot.connection.number for hand in self.hands if hand.slot and hand.slot.connection]
-        assert sorted(idle + used) == sorted(self.driver.open)
-        assert len(self.pool.connections()) == len(idle + used)
+    @precondition(connections)
+    @rule(data=st.data())
+    def a_connection_looks_odd(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.connections())).looks = None
 
-    @invariant()
-    def opened_and_closed_add_up(self) -> None:
-        stats = self.pool.snapshot()
-        assert stats.opened - stats.closed == stats.idle + stats.in_use
+    @precondition(lambda self: self.world.garbage)
+    @rule()
+    def dropped_slots_are_collected(self) -> None:
+        self.world.collect_garbage()
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.5, 11.0, 51.0, 101.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @rule(home=A_HOME)
+    def it_is_looked_after(self, home: int) -> None:
+        self.world.start("housekeeper", "maintain", home)
+
+    @rule(home=A_HOME)
+    def the_minimum_is_filled_up(self, home: int) -> None:
+        self.world.start("housekeeper", "fill", home)
+
+    @rule(home=A_HOME, limits=some_limits())
+    def it_is_resized(self, home: int, limits: dict[str, Any]) -> None:
+        self.world.start("operator", "resize", home, limits=Limits(**limits))
+
+    @rule(home=A_HOME)
+    def it_is_recycled(self, home: int) -> None:
+        self.world.start("operator", "recycle", home)
 
     def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
         try:
-            if hasattr(self, "pool"):
-                self.give_everything_back()
+            # After a failure that one is told, and not what follows from it.
+            if self.world.is_sound:
+                self.world.run_to_the_end()
+                self.world.start("operator", "resize", limits=Limits(size=1, max_outstanding=4))
+                self.world.run_to_the_end()
+                self.world.nothing_is_lost()
         finally:
-            self.patch.stop()
-
-    def give_everything_back(self) -> None:
-        for hand in list(self.hands):
-            slot = self.free(hand)
-            if slot.connection is None:
-                self.pool.discard(slot)
-            else:
-                self.pool.give(slot)
-        cap = self.pool.limits.max_outstanding
-        assert cap is not None
-        held = [self.pool.take_now() for _ in range(cap)]
-        assert len(held) == len(self.driver.open) == cap
-        with pytest.raises(CheckoutTimeout):
-            while len(held) <= self.allowed:
-                held.append(self.pool.checkout(PASSED))
+            self.world.close()
 
 
-TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, database=None)
+class ThreadedPoolMachine(PoolMachine):
+    kind = ThreadFiber
 
 
-@pytest.mark.parametrize("seed", range(1, 3))
-def test_a_storm_of_threads_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connects, looks and closes fail, slots are dropped, deadlines pass; threads switch often."""
-    monkeypatch.setattr(pool_module, "LINGER", 0.0)
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
-    monkeypatch.setattr(pool_module.logger, "disabled", True)
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        Storm(seed, 1.5).run()
-    finally:
-        sys.setswitchinterval(before)
+def case(machine: type[PoolMachine], examples: int) -> Any:
+    case = machine.TestCase
+    case.settings = settings(
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+    )
+    # Looking for the shortest failure takes up to five minutes.
+    case.pytestmark = [pytest.mark.timeout(400)]
+    return case
 
 
-@pytest.mark.parametrize("seed", range(1, 3))
-def test_a_storm_of_greenlets_loses_nothing(seed: int) -> None:
-    """As above, and greenlets are killed and timed out wherever they switch."""
-    pytest.importorskip("gevent")
-    command = [sys.executable, "-m", "tests.unit.storm", str(seed), "1.5"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+TestWithGreenlets = case(PoolMachine, 200)
+TestWithThreads = case(ThreadedPoolMachine, 40)

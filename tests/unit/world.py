@@ -10,13 +10,15 @@ from unittest import mock
 import pytest
 
 from django_db_pooling import pool as pool_module
-from django_db_pooling.pool import LOOK_AROUND, OPENING_AT_A_TIME, STALLED, CheckoutTimeout
+from django_db_pooling.pool import LOOK_AROUND, STALLED, CheckoutTimeout
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, Clock, FakePool
 from tests.unit.fiber_driver import FiberBell, FiberDriver
 from tests.unit.fibers import Fiber, never_switching
+
+OPEN_AT_A_TIME = 2
 
 
 class FiberPool(FakePool):
@@ -59,6 +61,7 @@ class World:
         self.garbage: list[Slot] = []
         # What the pool should count.
         self.counts = Counts()
+        self.death_seen_at = -math.inf
         # There may be more than max_outstanding only for as long as they were there before it shrank.
         self.allowed = 0.0
         # All that has happened; and whether the last of it was found to be right.
@@ -78,14 +81,13 @@ class World:
     # -- what can happen ------------------------------------------------------------------------
 
     def start(self, what: str, task: str | None = None, home: int = 0, **details: Any) -> Actor:
-        """Somebody comes and acts until it is first suspended. ``task``: of Actor, else of the pool."""
+        """Somebody comes and acts until it is first suspended. ``task``: a method of Actor."""
         self._numbers += 1
         details.setdefault("deadline", None)
         actor = Actor(self, f"{what} {self._numbers}", self.homes[home], details.pop("deadline"))
         actor.gives_up = details.pop("gives_up", False)
         if task is not None:
-            function = getattr(actor, task, None) or getattr(self.pool, task)
-            actor.task = lambda: function(**details)
+            actor.task = lambda: getattr(actor, task)(**details)
         self.actors.append(actor)
         self.step(actor)
         return actor
@@ -155,6 +157,9 @@ class World:
         assert connection.home is actor.home is slot.home, "handed out in another hub"
         assert connection.looks is not False, "handed out dead"
         assert self.clock.now < slot.expires_at, "handed out old"
+        assert slot.generation == self.pool._generation, "handed out though it was to be replaced"
+        is_suspect = connection.looks is None or connection.proved_at <= self.death_seen_at
+        assert self.pool.doubts(slot) is is_suspect, "asked for no reason, or not asked"
         self.is_at_rest(slot)
         connection.user = actor.name
 
@@ -162,6 +167,17 @@ class World:
         connection = slot.connection
         assert not connection.in_statement, f"{connection} would answer an earlier statement"
         assert connection.in_transaction is False or slot.dirty, f"{connection} is left in a transaction"
+
+    def keeps(self, slot: Slot) -> bool:
+        """What the pool says of one that comes back."""
+        most = self.pool.limits.max_outstanding
+        is_wanted = (
+            slot.generation == self.pool._generation
+            and self.clock.now < slot.expires_at
+            and (most is None or len(self.pool) <= most)
+        )
+        assert self.pool.keeps(slot) is is_wanted
+        return is_wanted
 
     def is_refused(self, actor: Actor, refusal: CheckoutTimeout) -> None:
         self.counts.timeouts += 1
@@ -187,8 +203,8 @@ class World:
 
     def may_open(self, sees_stalls: bool) -> bool:
         since = list(self.pool._opening.values())
-        if len(since) < OPENING_AT_A_TIME or not sees_stalls:
-            return len(since) < OPENING_AT_A_TIME
+        if len(since) < OPEN_AT_A_TIME or not sees_stalls:
+            return len(since) < OPEN_AT_A_TIME
         if any(actor.is_queued and (actor.is_due or actor.where != "waiting") for actor in self.actors):
             # Whoever is first has yet to look around.
             return False
@@ -240,7 +256,7 @@ class World:
             and not actor.impatient
             and self.clock.now - actor.opening_since <= STALLED
         ]
-        assert len(fresh) <= OPENING_AT_A_TIME, f"{fresh} open all at once"
+        assert len(fresh) <= OPEN_AT_A_TIME, f"{fresh} open all at once"
 
     def the_counts_are_exact(self) -> None:
         stats, counts = self.pool.snapshot(), self.counts
