@@ -154,7 +154,7 @@ class Pool:
         if began is None:
             began = started
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(self.driver.home(), impatient, self.driver.bell())
+        waiter = Waiter(next(self._numbers), self.driver.home(), impatient, self.driver.bell())
         try:
             self._waiters.append(waiter)
             self._match()
@@ -178,7 +178,7 @@ class Pool:
                 if slot.connection is None or self._fit(slot):
                     return slot
                 waiter.expect_again()
-                self._waiters.appendleft(waiter)
+                self._return_to_queue(waiter)
                 self.close(slot)
         except BaseException:
             self._leave(waiter)
@@ -197,6 +197,11 @@ class Pool:
             return GLIMPSE if self._match.running else 0.0
         return min(remaining, LOOK_AROUND)
 
+    def _return_to_queue(self, waiter: Waiter) -> None:
+        """To its old place: others whose connections were dead, too, may be back before it."""
+        earlier = sum(other.number < waiter.number for other in list(self._waiters))
+        self._waiters.insert(earlier, waiter)
+
     def _leave(self, waiter: Waiter) -> None:
         if not waiter.expecting:
             return
@@ -210,25 +215,36 @@ class Pool:
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
 
     def _serve_waiters(self) -> None:
-        while self._waiters:
+        while (match := self._next_match()) is not None:
+            waiter, slot = match
             try:
-                head = self._waiters[0]
-            except IndexError:
-                return
-            slot = self._idle_at(head.home) or self._bare_slot(head)
-            if slot is None:
-                return
-            try:
-                self._waiters.remove(head)
-                head.serve(slot)
+                self._waiters.remove(waiter)
+                waiter.serve(slot)
             except ValueError:
                 # It gave up this instant.
                 self._put_back(slot)
             except BaseException:
                 # A signal's exception: nobody else would think of this waiter again.
-                if head.slot is None and head not in self._waiters:
-                    self._waiters.appendleft(head)
+                if waiter.slot is None and waiter not in self._waiters:
+                    self._return_to_queue(waiter)
                 raise
+
+    def _next_match(self) -> tuple[Waiter, Slot] | None:
+        """Whoever came first of those for whom there is something, and what it is."""
+        try:
+            head = self._waiters[0]
+        except IndexError:
+            return None
+        slot = self._idle_at(head.home) or self._bare_slot(head)
+        if slot is not None:
+            return head, slot
+        if self._idle:
+            # Of other hubs, and the head must not open in their place yet.
+            for waiter in list(self._waiters):
+                slot = self._idle_at(waiter.home)
+                if slot is not None:
+                    return waiter, slot
+        return None
 
     def _idle_at(self, home: object) -> Slot | None:
         for slot in reversed(list(self._idle)):

@@ -42,9 +42,11 @@ class ThreadBell:
 class Waiter:
     """A caller in the queue, and the place where the slot for it is put."""
 
-    __slots__ = ("_bell", "expecting", "home", "impatient", "slot")
+    __slots__ = ("_bell", "expecting", "home", "impatient", "number", "slot")
 
-    def __init__(self, home: object, impatient: bool, bell: Bell) -> None:
+    def __init__(self, number: int, home: object, impatient: bool, bell: Bell) -> None:
+        # Lower for whoever came earlier.
+        self.number = number
         self.home = home
         self.impatient = impatient
         self.expecting = True
