@@ -127,6 +127,7 @@ class Actor:
         assert most is None or len(self.pool) <= most or not self.pool._idle, "more than the cap are idle"
 
     def recycle(self) -> None:
+        self.world.recycles += 1
         self.pool.recycle()
         assert not self.pool._idle, "some were not replaced"
 

@@ -24,6 +24,8 @@ class Connection(fakes.Connection):
         super().__init__(driver, number)
         self.home = driver.home()
         self.is_dead = False
+        # How often the pool had been recycled when this was begun.
+        self.recycles = 0
         # When it last answered.
         self.proved_at = 0.0
         self.in_statement = False
@@ -71,13 +73,16 @@ class FiberDriver(fakes.FakeDriver):
         self.found_dead: set[int] = set()
         self._bells = 0
 
-    def connect(self) -> fakes.Connection:
+    def connect(self) -> Any:
+        recycles = self.world.recycles
         self.connecting += 1
         try:
             suspend("connecting")
         finally:
             self.connecting -= 1
-        return super().connect()
+        connection = super().connect()
+        connection.recycles = recycles
+        return connection
 
     @property
     def sockets(self) -> int:

@@ -62,6 +62,7 @@ class World:
         # What the pool should count.
         self.counts = Counts()
         self.death_seen_at = -math.inf
+        self.recycles = 0
         # There may be more than max_outstanding only for as long as they were there before it shrank.
         self.allowed = 0.0
         # All that has happened; and whether the last of it was found to be right.
@@ -157,7 +158,7 @@ class World:
         assert connection.home is actor.home is slot.home, "handed out in another hub"
         assert connection.looks is not False, "handed out dead"
         assert self.clock.now < slot.expires_at, "handed out old"
-        assert slot.generation == self.pool._generation, "handed out though it was to be replaced"
+        assert connection.recycles == self.recycles, "handed out though it was to be replaced"
         is_suspect = connection.looks is None or connection.proved_at <= self.death_seen_at
         assert self.pool.doubts(slot) is is_suspect, "asked for no reason, or not asked"
         self.is_at_rest(slot)
