@@ -11,16 +11,19 @@ from typing import Any
 from asgiref.local import Local
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core import signals
+from django.core.handlers import exception
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, green, owner
 from django_db_pooling.registry import registry
+from django_db_pooling.scope import scope
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
 logger = logging.getLogger("django_db_pooling")
 
 _inherited_getitem = ConnectionHandler.__getitem__
+_inherited_response_for_exception = exception.response_for_exception
 _pid = os.getpid()
 _said: set[str] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
@@ -33,10 +36,19 @@ def _getitem(self: Any, alias: str) -> Any:
         return getattr(self._connections, alias)
     except AttributeError:
         pass
-    wrapper: Any = _inherited_getitem(self, alias)
+    if alias not in self.settings:
+        # An error, or an alias of which only this handler knows.
+        return _inherited_getitem(self, alias)
+    wrapper: Any = self.create_connection(alias)
     wrapper.__class__ = pooled(type(wrapper))
     registry.teach(wrapper)
+    setattr(self._connections, alias, wrapper)
     return wrapper
+
+
+# Under ASGI Django makes its pages for errors in a thread of the event loop's executor, which is in no
+# request and doesn't end: what such a page checks out would never come back.
+_scoped_response_for_exception = scope()(_inherited_response_for_exception)
 
 
 def patch() -> None:
@@ -52,6 +64,7 @@ def patch() -> None:
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
+    exception.response_for_exception = _scoped_response_for_exception
     signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
     signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
     _register_once()
@@ -63,6 +76,7 @@ def unpatch() -> None:
     """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
     if ConnectionHandler.__getitem__ is _getitem:
         del ConnectionHandler.__getitem__
+        exception.response_for_exception = _inherited_response_for_exception
 
 
 def _warn_once(problems: list[conf.Problem]) -> None:

@@ -10,10 +10,8 @@ In ``wsgi.py``, before the application is made::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ContextDecorator
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any, TypeVar, overload
+from collections.abc import Mapping
+from typing import overload
 
 from django.conf import settings
 from django.db import connections
@@ -23,6 +21,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from django_db_pooling import conf, owner
 from django_db_pooling.handler import patch, unpatch
 from django_db_pooling.registry import registry
+from django_db_pooling.scope import scope
 from django_db_pooling.stats import PoolStats
 
 __all__ = [
@@ -37,8 +36,6 @@ __all__ = [
     "stats",
     "unpatch",
 ]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 apply_patch = patch
 
@@ -62,34 +59,6 @@ def set_pool_size(
         raise ValueError(f"alias must be one of {', '.join(map(repr, connections.settings))}, not {alias!r}")
     conf.override(size, max_outstanding, timeout, alias)
     registry.apply_limits()
-
-
-class scope(ContextDecorator):
-    """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
-
-    For code outside of requests: a management command's loop, a worker's job. What was checked out
-    before, for a transaction around it for example, stays. A transaction that was begun inside and
-    is still open at the end is rolled back.
-    """
-
-    def __init__(self) -> None:
-        self._before: list[list[Any]] = []
-
-    def __call__(self, func: F) -> F:
-        if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
-            raise TypeError(f"scope() would end before {func.__qualname__}() runs; use it inside of it")
-        return super().__call__(func)
-
-    def _recreate_cm(self) -> scope:
-        return type(self)()
-
-    def __enter__(self) -> scope:
-        self._before.append(owner.current().holding())
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        before = self._before.pop()
-        owner.give_all_back([held for held in owner.current().holding() if held not in before])
 
 
 def release(alias: str | None = None) -> None:

@@ -224,8 +224,6 @@ def test_a_page_for_errors_that_queries_holds_nothing_afterwards(server: Server,
         answer = site.get("/no/such/page")
         assert answer.status == 404
         assert [int(answer.text)] == observer.numbers()
-        if site.stats()["in_use"]:
-            pytest.xfail("the thread keeps its connection, as those of asyncio.to_thread without a scope do")
         assert is_at_rest(site)
 
 
