@@ -80,23 +80,19 @@ class HubBell:
                 loop.run_callback_threadsafe(sleeper.switch, None)
 
     def wait(self, seconds: float) -> bool:
-        if seconds > 0:
-            self._sleep(seconds)
+        if seconds > 0 and not self._rung:
+            sleeper = self._sleeper = sys.modules["gevent.hub"].Waiter(self._hub)
+            timer = self._hub.loop.timer(seconds)
+            try:
+                # Somebody in another native thread may have rung before there was a sleeper.
+                if not self._rung:
+                    timer.start(sleeper.switch, None)
+                    sleeper.get()
+            finally:
+                self._sleeper = None
+                timer.stop()
+                timer.close()
         if not self._rung:
             return False
         self._rung = False
         return True
-
-    def _sleep(self, seconds: float) -> None:
-        sleeper = self._sleeper = sys.modules["gevent.hub"].Waiter(self._hub)
-        try:
-            if not self._rung:
-                timer = self._hub.loop.timer(seconds)
-                try:
-                    timer.start(sleeper.switch, None)
-                    sleeper.get()
-                finally:
-                    timer.stop()
-                    timer.close()
-        finally:
-            self._sleeper = None

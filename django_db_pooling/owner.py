@@ -120,6 +120,10 @@ class Owner:
             return
         for wrapper in self.holding():
             wrapper.abandon()
+        for ref in list(self._wrappers):
+            left = ref()
+            if left is not None and not left.is_shared:
+                left.dissolve()
 
 
 class RequestEnd:

@@ -108,12 +108,13 @@ class Pool:
         never waits. ``began``: since when the caller has been at it, if not from now. Raises
         CheckoutTimeout.
         """
-        slot = None if self._waiters else self._pop(self.driver.home())
+        home = self.driver.home()
+        slot = None if self._waiters else self._pop(home)
         if slot is not None and not self._fit(slot):
             self.close(slot)
             slot = None
         if slot is None:
-            slot = self._queue(deadline, began)
+            slot = self._queue(home, deadline, began)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self._counts.checkouts += 1
@@ -149,15 +150,17 @@ class Pool:
     def _is_stale(self, slot: Slot) -> bool:
         return slot.generation != self._generation or time.monotonic() >= slot.expires_at
 
-    def _queue(self, deadline: float | None, began: float | None) -> Slot:
+    def _queue(self, home: object, deadline: float | None, began: float | None) -> Slot:
         started = time.monotonic()
         if began is None:
             began = started
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(next(self._numbers), self.driver.home(), impatient, self.driver.bell())
+        waiter = Waiter(next(self._numbers), home, impatient, self.driver.bell())
         try:
             self._waiters.append(waiter)
-            self._match()
+            # What is free, but for idle connections, could only be the head's, who has looked for it.
+            if impatient or self._idle or self._head() is waiter:
+                self._match()
             most = self.limits.max_waiting
             admitted = most is None
             while True:
@@ -214,8 +217,17 @@ class Pool:
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
 
+    def _head(self) -> Waiter | None:
+        try:
+            return self._waiters[0]
+        except IndexError:
+            return None
+
     def _serve_waiters(self) -> None:
-        while (match := self._next_match()) is not None:
+        while self._waiters and (self._idle or self._has_room()):
+            match = self._next_match()
+            if match is None:
+                return
             waiter, slot = match
             try:
                 self._waiters.remove(waiter)
@@ -231,9 +243,8 @@ class Pool:
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
         """Whoever came first of those for whom there is something, and what it is."""
-        try:
-            head = self._waiters[0]
-        except IndexError:
+        head = self._head()
+        if head is None:
             return None
         slot = self._idle_at(head.home) or self._bare_slot(head)
         if slot is not None:
@@ -276,14 +287,17 @@ class Pool:
         now = time.monotonic()
         return len(opening) < OPENING_AT_A_TIME or all(now - since > STALLED for since in opening)
 
-    def _new_slot(self, home: object) -> Slot | None:
+    def _has_room(self) -> bool:
         most = self.limits.max_outstanding
-        if most is not None and len(self._slots) >= most:
+        return most is None or len(self._slots) < most
+
+    def _new_slot(self, home: object) -> Slot | None:
+        if not self._has_room():
             return None
         slot = Slot(self, next(self._numbers), self._generation, home)
         self._slots[slot.number] = weakref.ref(slot)
         self._opening[slot.number] = time.monotonic()
-        if most is not None and len(self._slots) > most:
+        if self._over_cap():
             # Another native thread had the same thought.
             self._forget(slot)
             return None

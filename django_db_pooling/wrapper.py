@@ -75,6 +75,22 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self.wrapper.lose_if_broken(exc_value)
 
 
+class Part:
+    """One of the objects that Django's wrapper makes for itself, and that refer back to it.
+
+    What is in the wrapper's own dictionary comes first: this makes the part again once that is gone.
+    """
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
+
+    def __get__(self, wrapper: Any, owner: type[Any]) -> Any:
+        if wrapper is None:
+            return self
+        part = wrapper.__dict__[self._name] = getattr(wrapper, f"{self._name}_class")(wrapper)
+        return part
+
+
 class PooledWrapper(Base):
     """Mixed in before a backend's DatabaseWrapper.
 
@@ -96,6 +112,8 @@ class PooledWrapper(Base):
     # During a checkout: until when (time.monotonic()), and the parameters of connecting.
     _deadline: float | None = None
     _params: dict[str, Any]
+
+    client, creation, features, introspection, ops, validation = (Part() for _ in range(6))
 
     # -- taking -----------------------------------------------------------------------------
 
@@ -410,6 +428,18 @@ class PooledWrapper(Base):
             self._pool.discard(slot)
         self._reset()
 
+    def dissolve(self) -> None:
+        """Its thread or greenlet has ended: nothing of it is left for the garbage collector.
+
+        With hundreds of requests waiting, collecting a wrapper costs more than making it. Whoever
+        still has this one can go on with it.
+        """
+        mine = self.__dict__
+        for name in PARTS:
+            if type(mine.get(name)) is getattr(self, f"{name}_class", None):
+                del mine[name]
+        mine.pop("wrap_database_errors", None)
+
     def inherit(self) -> None:
         """In a forked child: the connection is the parent's."""
         if self._slot is not None:
@@ -499,6 +529,7 @@ class PooledWrapper(Base):
         self.give_back()
 
 
+PARTS = tuple(name for name, value in vars(PooledWrapper).items() if isinstance(value, Part))
 _subclasses: dict[type[Any], type[Any]] = {}
 
 
