@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import connections
+from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 
 from django_db_pooling import conf, drivers
+
+logger = logging.getLogger("django_db_pooling")
+_said: set[str] = set()
+
+
+def say_once(problems: list[conf.Problem]) -> None:
+    """Log them as warnings, each of them once in a process."""
+    for problem in problems:
+        if problem.message not in _said:
+            _said.add(problem.message)
+            logger.warning("%s %s (%s)", problem.message, problem.hint, problem.id)
 
 
 def settings_errors() -> list[conf.Problem]:
@@ -67,7 +81,27 @@ def _database(engine: str) -> Any:
         return None
 
 
+def receiver_warnings() -> list[conf.Problem]:
+    """Receivers of connection_created that may take it for the beginning of a request's use."""
+    found = []
+    for entry in connection_created.receivers:
+        receiver = entry[1]() if isinstance(entry[1], weakref.ReferenceType) else entry[1]
+        module = getattr(receiver, "__module__", None) or "django"
+        if module.partition(".")[0] != "django":
+            name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
+            found.append(
+                conf.Problem(
+                    "django_db_pooling.W003",
+                    f"{module}.{name} receives connection_created, which is sent per physical connection.",
+                    "What it sets for the current request would be seen by the next ones: receive "
+                    "django_db_pooling.signals.connection_checked_out instead.",
+                )
+            )
+    return found
+
+
 @register
 def check_pools(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
     errors = [Error(p.message, hint=p.hint, id=p.id) for p in settings_errors()]
-    return errors + [Warning(p.message, hint=p.hint, id=p.id) for p in driver_warnings()]
+    advice = driver_warnings() + receiver_warnings()
+    return errors + [Warning(p.message, hint=p.hint, id=p.id) for p in advice]

@@ -45,12 +45,17 @@ def _seconds(value: Any) -> bool:
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
+def _one_of(*values: str) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
 def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or accepts(value)
 
 
 class _Key(NamedTuple):
-    field: str
+    # Of Limits; None for what is asked for where it is used.
+    field: str | None
     accepts: Callable[[Any], bool]
     wants: str
 
@@ -63,6 +68,7 @@ _KEYS = {
     "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_AGE": _Key("max_age", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
+    "RESET": _Key(None, _one_of("auto", "always", "never"), "'auto', 'always' or 'never'"),
 }
 
 
@@ -153,7 +159,8 @@ def _bad_value(where: str, name: str, value: Any) -> Problem:
 
 
 def _from_pool(pool: Mapping[str, Any]) -> Limits:
-    limits = Limits(**{_KEYS[name].field: value for name, value in pool.items()})
+    values = {field: value for name, value in pool.items() if (field := _KEYS[name].field) is not None}
+    limits = Limits(**values)
     if "MAX_OUTSTANDING" not in pool:
         limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, limits.size))
     return limits
@@ -178,6 +185,12 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
             least = max(limits.size, override.largest_size)
             limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, least))
     return replace(limits, min_size=min(limits.min_size, limits.size))
+
+
+def reset_mode(settings_dict: Settings) -> str:
+    """When sessions are made as new: ``"auto"``, ``"always"`` or ``"never"``."""
+    pool = settings_dict.get("POOL")
+    return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 
 
 def reject(found: list[Problem]) -> None:

@@ -25,7 +25,6 @@ logger = logging.getLogger("django_db_pooling")
 _inherited_getitem = ConnectionHandler.__getitem__
 _inherited_response_for_exception = exception.response_for_exception
 _pid = os.getpid()
-_said: set[str] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
 
@@ -59,7 +58,7 @@ def patch() -> None:
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
         conf.reject(checks.settings_errors())
-        _warn_once(checks.driver_warnings())
+        checks.say_once(checks.driver_warnings())
     _make_storage_local()
     if ConnectionHandler.__getitem__ is _getitem:
         return
@@ -77,13 +76,6 @@ def unpatch() -> None:
     if ConnectionHandler.__getitem__ is _getitem:
         del ConnectionHandler.__getitem__
         exception.response_for_exception = _inherited_response_for_exception
-
-
-def _warn_once(problems: list[conf.Problem]) -> None:
-    for problem in problems:
-        if problem.message not in _said:
-            _said.add(problem.message)
-            logger.warning("%s %s (%s)", problem.message, problem.hint, problem.id)
 
 
 def _convert_open_wrappers() -> None:

@@ -420,6 +420,14 @@ class Pool:
         """The taker has asked the server, and it answered."""
         slot.proved_at = time.monotonic()
 
+    def was_reset(self) -> None:
+        """A session was made as new."""
+        self._counts.resets += 1
+
+    def was_pinned(self) -> None:
+        """A connection is kept to the end of a request or scope."""
+        self._counts.pins += 1
+
     # -- changing and looking after -----------------------------------------------------------
 
     def resize(self, limits: Limits) -> None:

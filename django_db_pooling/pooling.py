@@ -11,10 +11,10 @@ In ``wsgi.py``, before the application is made::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import overload
+from typing import Any, overload
 
 from django.conf import settings
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -23,12 +23,14 @@ from django_db_pooling.handler import patch, unpatch
 from django_db_pooling.registry import registry
 from django_db_pooling.scope import scope
 from django_db_pooling.stats import PoolStats
+from django_db_pooling.wrapper import PooledWrapper
 
 __all__ = [
     "PoolStats",
     "apply_patch",
     "close_all",
     "patch",
+    "pin",
     "recycle",
     "release",
     "scope",
@@ -74,6 +76,20 @@ def release(alias: str | None = None) -> None:
                 f"The connection to {wrapper.alias!r} can't be released in a transaction."
             )
     owner.give_all_back(held)
+
+
+def pin(alias: str | None = None) -> None:
+    """Check this thread's or greenlet's connection out now, if it isn't, and treat its session as changed.
+
+    For what can't be seen in a statement, a function of the database that sets something for example.
+    The connection is kept to the end of the request or scope, and its session is made as new before
+    somebody else has it. ``alias``: left out, the default database. Raises ConnectionDoesNotExist for
+    an unknown alias.
+    """
+    _check(alias)
+    wrapper: Any = connections[alias or DEFAULT_DB_ALIAS]
+    if isinstance(wrapper, PooledWrapper):
+        wrapper.pin()
 
 
 def recycle(alias: str | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from django_db_pooling import conf, inherited
+from django_db_pooling import checks, conf, inherited
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.pool import Pool
@@ -59,6 +59,7 @@ class DatabasePool(Pool):
         settings_dict: Any = connections.settings.get(wrapper.alias)
         is_shared = settings_dict == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = settings_dict if is_shared else wrapper.settings_dict
+        self.reset_mode = conf.reset_mode(wrapper.settings_dict)
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
 
@@ -122,6 +123,8 @@ class Registry:
             self._pools = {**self._pools, wrapper.alias: (made, *others)}
         self._housekeeper.ensure_running()
         self.retire_outdated(wrapper.alias)
+        # Not in patch(): that may be called before the applications connect their receivers.
+        checks.say_once(checks.receiver_warnings())
         return made
 
     def teach(self, wrapper: Any) -> None:

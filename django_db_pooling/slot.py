@@ -32,6 +32,7 @@ class Slot:
         "proved_at",
         "returned_at",
         "taken_at",
+        "unsettled",
         "unusable",
     )
 
@@ -48,8 +49,10 @@ class Slot:
         self.proved_at = 0.0
         self.returned_at = 0.0
         self.taken_at = 0.0
-        # Its next taker rolls back before using it.
+        # Its session was changed: it is made as new before somebody else has it.
         self.dirty = False
+        # A transaction may be open in it: its next taker rolls back.
+        self.unsettled = False
         # Its user has seen that the server doesn't answer.
         self.unusable = False
         # Whatever str() says who has it.

@@ -16,6 +16,8 @@ class Counts:
     opened: int = 0
     closed: int = 0
     timeouts: int = 0
+    resets: int = 0
+    pins: int = 0
     reclaimed: int = 0
     broken: int = 0
     wait_seconds: float = 0.0
@@ -29,7 +31,8 @@ class PoolStats:
 
     ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
     ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
-    interrupted statement. ``reclaimed``: checkouts that their holder dropped without giving back.
+    interrupted statement. ``resets``: sessions made as new. ``pins``: connections kept to the end of
+    a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
     """
 
     alias: str
@@ -43,6 +46,8 @@ class PoolStats:
     opened: int = 0
     closed: int = 0
     timeouts: int = 0
+    resets: int = 0
+    pins: int = 0
     reclaimed: int = 0
     broken: int = 0
     wait_seconds: float = 0.0

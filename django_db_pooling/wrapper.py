@@ -6,114 +6,35 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from django.db import Error as DjangoError
 from django.db import OperationalError, connections
-from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
-from django.db.utils import DatabaseErrorWrapper
-from django.utils.functional import cached_property
+from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
+from django_db_pooling.cursor import pooled_cursor
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.lease import logger
+from django_db_pooling.losing import Losing
+from django_db_pooling.parts import Parts
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.registry import DatabasePool, registry
-
-if TYPE_CHECKING:
-    from django_db_pooling.slot import Slot
-
-    class Base(BaseDatabaseWrapper):
-        """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
-
-        Database: Any
-        _thread_sharing_count: int
-
-        def is_in_memory_db(self) -> bool: ...
-        def _set_autocommit(self, autocommit: bool) -> None: ...
-        def _close(self) -> None: ...
-
-else:
-    Base = object
-
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.sessions import Sessions
+from django_db_pooling.signals import connection_checked_out
+from django_db_pooling.slot import Slot
+from django_db_pooling.transactions import Transactions
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
 LONG_IDLE = 60.0
-# Connecting gets at least this long (seconds), also where `timeout` is 0 or nearly over.
-LEAST_CONNECT = 1.0
 
 
-class ConnectionErrors(DatabaseErrorWrapper):
-    """Django's translation of database errors, which also notices what they leave behind.
-
-    After an error that has killed the connection, or an exception from elsewhere (a timeout, a
-    kill) that struck in the middle of a statement, the next answer could be another statement's.
-    """
-
-    wrapper: PooledWrapper
-
-    def __enter__(self) -> None:
-        wrapper = self.wrapper
-        if not (wrapper.in_atomic_block or wrapper._slot is None or wrapper._pool.dialect.remembers):
-            # Before every statement: afterwards this driver can't tell whether a transaction was open.
-            connection = wrapper._slot.connection
-            if connection is not None:
-                wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
-
-    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        if exc_type is None:
-            return
-        try:
-            super().__exit__(exc_type, exc_value, traceback)
-        finally:
-            self.wrapper.lose_if_broken(exc_value)
-
-
-class Part:
-    """One of the objects that Django's wrapper makes for itself, and that refer back to it.
-
-    What is in the wrapper's own dictionary comes first: this makes the part again once that is gone.
-    """
-
-    def __set_name__(self, owner: type[Any], name: str) -> None:
-        self._name = name
-
-    def __get__(self, wrapper: Any, owner: type[Any]) -> Any:
-        if wrapper is None:
-            return self
-        part = wrapper.__dict__[self._name] = getattr(wrapper, f"{self._name}_class")(wrapper)
-        return part
-
-
-class PooledWrapper(Base):
-    """Mixed in before a backend's DatabaseWrapper.
-
-    ``_slot`` is the lease on what ``connection`` is: both are there, or neither, but for a
-    connection that was lost in a transaction: its dead object stays, so that statements fail
-    until the transaction has ended.
-    """
-
-    _slot: Slot | None = None
-    # The one that serves these settings, as far as it is known yet.
-    _pool: DatabasePool = cast(DatabasePool, None)
-    _lost = False
-    # A transaction was open before the last statement, where the driver doesn't remember that.
-    _begun = False
-    # It is one of set_autocommit(False), which has no end of its own.
-    _by_hand = False
-    # Cursors that may outlive the checkout.
-    _cursors: set[weakref.ref[Any]]
-    # During a checkout: until when (time.monotonic()), and the parameters of connecting.
-    _deadline: float | None = None
-    _params: dict[str, Any]
-
-    client, creation, features, introspection, ops, validation = (Part() for _ in range(6))
+class PooledWrapper(Parts, Transactions, Sessions, Losing):
+    """Mixed in before a backend's DatabaseWrapper."""
 
     # -- taking -----------------------------------------------------------------------------
 
@@ -135,6 +56,10 @@ class PooledWrapper(Base):
             while not self._check_out(began, mine.holder):
                 self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
+            if self._slot is not None and self._pool.reset_mode == "always":
+                self._slot.dirty = True
+            if connection_checked_out.receivers:
+                self._tell_receivers()
         except BaseException as error:
             if self._slot is not None:
                 self._pool.discard(self._let_go())
@@ -168,6 +93,11 @@ class PooledWrapper(Base):
             self._open(slot)
             return True
         self._adopt(slot)
+        if slot.dirty and not self._renew(slot):
+            if self._slot is not None:
+                pool.close(self._let_go())
+            self.connection = None
+            return False
         if self._make_usable(slot):
             return True
         pool.death_seen()
@@ -223,10 +153,6 @@ class PooledWrapper(Base):
         slot.connection = connection = super().get_new_connection(conn_params)
         return connection
 
-    def _seconds_left(self) -> float | None:
-        """For talking to the server during a checkout; None: as long as it takes."""
-        return None if self._deadline is None else max(self._deadline - time.monotonic(), LEAST_CONNECT)
-
     def _adopt(self, slot: Slot) -> None:
         """What Django's connect() does besides connecting."""
         self.connection = slot.connection
@@ -244,8 +170,8 @@ class PooledWrapper(Base):
         self.__dict__.update(self._pool.learned)
 
     def _make_usable(self, slot: Slot) -> bool:
-        if slot.dirty:
-            slot.dirty = False
+        if slot.unsettled:
+            slot.unsettled = False
             if not self._roll_back(slot):
                 return False
         must_ask = (
@@ -255,106 +181,19 @@ class PooledWrapper(Base):
         )
         return not must_ask or self.is_usable()
 
-    def is_usable(self) -> bool:
-        slot = self._slot
-        if slot is None:
-            return self.connection is not None and not self._lost and super().is_usable()
-        try:
-            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_left())
-        except BaseException:
-            self.lose()
-            raise
-        if usable:
-            self._pool.proved(slot)
-        else:
-            # Django's health check closes next, and doesn't say why.
-            slot.unusable = True
-        return usable
-
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = super().create_cursor(name)
         if self._slot is not None:
             self._cursors.add(weakref.ref(cursor, self._cursors.discard))
         return cursor
 
-    @cached_property
-    def wrap_database_errors(self) -> ConnectionErrors:
-        return ConnectionErrors(self)
+    def make_cursor(self, cursor: Any) -> Any:
+        return pooled_cursor(super().make_cursor(cursor))
 
-    # -- losing -----------------------------------------------------------------------------
-
-    def lose_if_broken(self, error: BaseException) -> None:
-        """Called with every exception that leaves the driver."""
-        slot = self._slot
-        if slot is None or slot.connection is None:
-            return
-        dialect = self._pool.dialect
-        broken = dialect.broken(slot.connection)
-        if isinstance(error, self.Database.Error):
-            if broken:
-                self._pool.death_seen()
-                self.lose()
-        elif broken or dialect.interrupted(slot.connection, error):
-            self.lose()
-
-    def lose(self) -> None:
-        """Cut this connection: its slot is free at once, and a transaction on it fails."""
-        slot, dialect = self._slot, self._pool.dialect
-        if slot is None:
-            return
-        if dialect.remembers and slot.connection is not None:
-            self._begun = dialect.in_transaction(slot.connection) is not False
-        self._pool.discard(self._let_go(), broken=True)
-        if self.in_atomic_block:
-            self.closed_in_transaction = True
-            self.needs_rollback = True
-            self._lost = True
-            return
-        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
-        if (self._begun or self._by_hand) and not ends_atomic:
-            self._lost = True
-        else:
-            # Nothing would be torn apart by going on with another connection.
-            self.connection = None
-
-    def set_autocommit(
-        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
-    ) -> None:
-        if (
-            autocommit
-            and self.connection is None
-            and self.settings_dict["AUTOCOMMIT"]
-            and not self.run_commit_hooks_on_set_autocommit_on
-        ):
-            # An atomic block whose connection was lost ends here. The next connection has autocommit on.
-            self.validate_no_atomic_block()
-            self.autocommit = True
-            return
-        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
-        self._by_hand = not autocommit and not force_begin_transaction_with_broken_autocommit
-
-    def _let_go(self) -> Slot:
-        slot = self._slot
-        assert slot is not None
-        self._slot = None
-        return slot
+    def make_debug_cursor(self, cursor: Any) -> Any:
+        return pooled_cursor(super().make_debug_cursor(cursor))
 
     # -- giving back --------------------------------------------------------------------------
-
-    @property
-    def slot(self) -> Slot | None:
-        """The lease on the connection that is checked out."""
-        return self._slot
-
-    @property
-    def holds(self) -> bool:
-        """Whether a connection is checked out, or was lost and its dead object is still here."""
-        return self._slot is not None or self._lost
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several threads use this wrapper, as LiveServerTestCase does: its end isn't theirs."""
-        return bool(self._thread_sharing_count > 0)
 
     def _close(self) -> None:
         """Called by Django's close(), which sets ``connection`` to None or notes the transaction."""
@@ -403,8 +242,10 @@ class PooledWrapper(Base):
         """Make the connection clean (I/O where a transaction is open) and check it in, or close it."""
         slot = self._let_go()
         try:
-            clean = self._worth_keeping(slot) and (
-                self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot))
+            clean = (
+                self._worth_keeping(slot)
+                and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
+                and (not slot.dirty or self._renew(slot))
             )
         except BaseException:
             self._pool.discard(slot)
@@ -422,23 +263,11 @@ class PooledWrapper(Base):
         if self._worth_keeping(slot) and (
             self._at_rest(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
         ):
-            slot.dirty = self._in_transaction(slot) is None
+            slot.unsettled = self._in_transaction(slot) is None
             self._pool.checkin(slot)
         else:
             self._pool.discard(slot)
         self._reset()
-
-    def dissolve(self) -> None:
-        """Its thread or greenlet has ended: nothing of it is left for the garbage collector.
-
-        With hundreds of requests waiting, collecting a wrapper costs more than making it. Whoever
-        still has this one can go on with it.
-        """
-        mine = self.__dict__
-        for name in PARTS:
-            if type(mine.get(name)) is getattr(self, f"{name}_class", None):
-                del mine[name]
-        mine.pop("wrap_database_errors", None)
 
     def inherit(self) -> None:
         """In a forked child: the connection is the parent's."""
@@ -469,40 +298,6 @@ class PooledWrapper(Base):
                 return False
         return True
 
-    def _at_rest(self, slot: Slot) -> bool:
-        """Whether it is certain that there is nothing to clean."""
-        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.at_rest(
-            slot.connection
-        )
-
-    def _damaged(self, slot: Slot) -> bool:
-        dialect = self._pool.dialect
-        return dialect.broken(slot.connection) or dialect.unread(slot.connection)
-
-    def _in_transaction(self, slot: Slot) -> bool | None:
-        """None where nobody can know without asking."""
-        if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
-            return True
-        return self._pool.dialect.in_transaction(slot.connection)
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is known to be open, however it was begun."""
-        if self.in_atomic_block or self._slot is None:
-            return self.in_atomic_block or self._lost
-        return self._in_transaction(self._slot) is True
-
-    def _roll_back(self, slot: Slot) -> bool:
-        """End a transaction that its user left open: never by a commit. False if that fails."""
-        try:
-            self._pool.dialect.rollback(slot.connection)
-            if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
-                self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
-        except (self.Database.Error, DjangoError, OSError) as error:
-            logger.warning("%s: a transaction can't be rolled back: %r", self.alias, error)
-            return False
-        return True
-
     # -- Django's other uses --------------------------------------------------------------------
 
     @contextmanager
@@ -529,7 +324,6 @@ class PooledWrapper(Base):
         self.give_back()
 
 
-PARTS = tuple(name for name, value in vars(PooledWrapper).items() if isinstance(value, Part))
 _subclasses: dict[type[Any], type[Any]] = {}
 
 

@@ -117,6 +117,13 @@ class Driver:
         """End a transaction however it was begun (I/O)."""
         connection.rollback()
 
+    def reset(self, connection: Any, seconds: float | None) -> bool:
+        """Make the session what it was when connecting had ended (I/O), outside of a transaction.
+
+        False if this can't be done. Raises the driver's errors.
+        """
+        return False
+
     def in_transaction(self, connection: Any) -> bool | None:
         """Whether a transaction is open; None where the driver can't know."""
         raise NotImplementedError

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg import ServerCursor
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver
+
+# What poll() can be told (seconds).
+LONGEST_WAIT = 3600.0
 
 
 class Psycopg3(Driver):
@@ -37,21 +41,17 @@ class Psycopg3(Driver):
         """A statement of our own, since psycopg's would wait for as long as the server is silent."""
         if seconds is None:
             return ask()
-        pgconn = connection.pgconn
-        deadline = time.monotonic() + seconds
         try:
-            pgconn.send_query(b"SELECT 1")
-            pgconn.flush()
-            while pgconn.is_busy() or pgconn.get_result() is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                if pgconn.is_busy():
-                    green.cooperative_wait(pgconn.socket, left)
-                    pgconn.consume_input()
+            return _answers(connection.pgconn, b"SELECT 1", seconds)
         except psycopg.Error:
             return False
-        return bool(pgconn.status == ConnStatus.OK)
+
+    def reset(self, connection: Any, seconds: float | None) -> bool:
+        """https://www.postgresql.org/docs/current/sql-discard.html"""
+        if connection.prepare_threshold is not None:
+            # psycopg would go on using statements that it has prepared.
+            return False
+        return _answers(connection.pgconn, b"DISCARD ALL", math.inf if seconds is None else seconds)
 
     def detach(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):
@@ -59,6 +59,25 @@ class Psycopg3(Driver):
             return bool(cursor.closed)
         cursor.close()
         return True
+
+
+def _answers(pgconn: Any, statement: bytes, seconds: float) -> bool:
+    """Whether the server does this, in time."""
+    deadline = time.monotonic() + seconds
+    pgconn.send_query(statement)
+    pgconn.flush()
+    done = True
+    while True:
+        while pgconn.is_busy():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            green.cooperative_wait(pgconn.socket, min(left, LONGEST_WAIT))
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return bool(done and pgconn.status == ConnStatus.OK)
+        done = done and result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
 DRIVER = Psycopg3()

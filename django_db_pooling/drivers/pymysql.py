@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pymysql
@@ -19,6 +19,7 @@ from django_db_pooling.drivers.base import Driver, passed_through
 _CONNECTIONS = pymysql.connections.__file__
 _NO_TRANSACTION = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _TRANSACTION_FLAGS = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
+_COM_RESET_CONNECTION = 0x1F
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
@@ -77,15 +78,30 @@ class PyMySQL(Driver):
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """Django's ping would make PyMySQL connect again by itself, to a session without settings."""
-        timeout = connection._read_timeout
-        if seconds is not None:
-            connection._read_timeout = seconds
         try:
-            connection.ping(reconnect=False)
+            with _answering_within(connection, seconds):
+                connection.ping(reconnect=False)
         except pymysql.Error:
             return False
-        finally:
-            connection._read_timeout = timeout
+        return True
+
+    def reset(self, connection: Any, seconds: float | None) -> bool:
+        """What the server resets, and then the rest of what PyMySQL's ``connect()`` sets.
+
+        https://dev.mysql.com/doc/refman/8.4/en/mysql-reset-connection.html. It doesn't undo a USE.
+        """
+        if not connection.db:
+            return False
+        with _answering_within(connection, seconds):
+            connection._execute_command(_COM_RESET_CONNECTION, b"")
+            connection._read_ok_packet()
+            connection.select_db(connection.db)
+            connection.set_character_set(connection.charset, connection.collation)
+            with connection.cursor(pymysql.cursors.Cursor) as cursor:
+                if connection.sql_mode is not None:
+                    cursor.execute("SET sql_mode = %s", (connection.sql_mode,))
+                if connection.init_command is not None:
+                    cursor.execute(connection.init_command)
         return True
 
     def detach(self, cursor: Any) -> bool:
@@ -106,6 +122,17 @@ class PyMySQL(Driver):
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute("SELECT @@wait_timeout")
             return float(cursor.fetchone()[0])
+
+
+@contextlib.contextmanager
+def _answering_within(connection: Any, seconds: float | None) -> Iterator[None]:
+    timeout = connection._read_timeout
+    if seconds is not None:
+        connection._read_timeout = seconds
+    try:
+        yield
+    finally:
+        connection._read_timeout = timeout
 
 
 def _file_state(path: Any) -> tuple[object, ...]:

@@ -188,8 +188,8 @@ class Actor:
         self.pool.opened(slot)
 
     def make_usable(self, slot: Slot) -> bool:
-        if slot.dirty:
-            slot.dirty = False
+        if slot.unsettled:
+            slot.unsettled = False
             if not self.roll_back(slot):
                 return False
         return not self.pool.doubts(slot) or self.is_usable(slot)
@@ -294,7 +294,7 @@ class Actor:
             return
         slot = self.let_go()
         if self.world.keeps(slot) and slot.connection.in_transaction is not True:
-            slot.dirty = slot.connection.in_transaction is None
+            slot.unsettled = slot.connection.in_transaction is None
             self.pool.checkin(slot)
         else:
             self.pool.discard(slot)

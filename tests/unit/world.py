@@ -167,7 +167,7 @@ class World:
     def is_at_rest(self, slot: Slot) -> None:
         connection = slot.connection
         assert not connection.in_statement, f"{connection} would answer an earlier statement"
-        assert connection.in_transaction is False or slot.dirty, f"{connection} is left in a transaction"
+        assert connection.in_transaction is False or slot.unsettled, f"{connection} is left in a transaction"
 
     def keeps(self, slot: Slot) -> bool:
         """What the pool says of one that comes back."""

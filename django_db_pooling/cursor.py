@@ -1,0 +1,59 @@
+"""Django's cursors, which also tell their wrapper what they execute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django.db.backends.utils import CursorWrapper
+
+    from django_db_pooling.wrapper import PooledWrapper
+
+    class Base(CursorWrapper):
+        """What the stubs don't know."""
+
+        def _execute(self, sql: Any, *arguments: Any) -> Any: ...
+        def _executemany(self, sql: Any, *arguments: Any) -> Any: ...
+else:
+    Base = object
+
+
+class PooledCursor(Base):
+    """Mixed in before the class of a backend's cursor wrapper.
+
+    Told after the fact, also when the statement has failed: it may have run in part.
+    """
+
+    db: PooledWrapper
+
+    def _execute(self, sql: Any, *arguments: Any) -> Any:
+        try:
+            return super()._execute(sql, *arguments)
+        finally:
+            self.db.executed(sql)
+
+    def _executemany(self, sql: Any, *arguments: Any) -> Any:
+        try:
+            return super()._executemany(sql, *arguments)
+        finally:
+            self.db.executed(sql)
+
+    def callproc(self, procname: str, *arguments: Any, **kwargs: Any) -> Any:
+        try:
+            return super().callproc(procname, *arguments, **kwargs)
+        finally:
+            self.db.executed("CALL")
+
+
+_subclasses: dict[type[Any], type[Any]] = {}
+
+
+def pooled_cursor(cursor: Any) -> Any:
+    """The cursor that Django has made, as one of these. Its class goes by the same name."""
+    cls = type(cursor)
+    subclass = _subclasses.get(cls)
+    if subclass is None:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        subclass = _subclasses.setdefault(cls, type(cls.__name__, (PooledCursor, cls), names))
+    cursor.__class__ = subclass
+    return cursor

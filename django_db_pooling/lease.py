@@ -1,0 +1,116 @@
+"""What all parts of the pooled wrapper share: the lease on a connection, and questions about that."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+from django.db import Error as DjangoError
+
+from django_db_pooling.slot import Slot
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from django_db_pooling.registry import DatabasePool
+
+    class Backend(BaseDatabaseWrapper):
+        """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
+
+        Database: Any
+        _thread_sharing_count: int
+
+        def is_in_memory_db(self) -> bool: ...
+        def _set_autocommit(self, autocommit: bool) -> None: ...
+        def _close(self) -> None: ...
+
+else:
+    Backend = object
+
+logger = logging.getLogger("django_db_pooling")
+
+# Talking to the server during a checkout gets at least this long (seconds), also where the timeout is 0
+# or nearly over.
+LEAST_CONNECT = 1.0
+
+
+class Leasing(Backend):
+    """``_slot`` is the lease on what ``connection`` is: both are there, or neither, but for a
+    connection that was lost in a transaction: its dead object stays, so that statements fail
+    until the transaction has ended.
+    """
+
+    _slot: Slot | None = None
+    # The one that serves these settings, as far as it is known yet.
+    _pool: DatabasePool = cast("DatabasePool", None)
+    _lost = False
+    # A transaction was open before the last statement, where the driver doesn't remember that.
+    _begun = False
+    # It is one of set_autocommit(False), which has no end of its own.
+    _by_hand = False
+    # Cursors that may outlive the checkout.
+    _cursors: set[weakref.ref[Any]]
+    # During a checkout: until when (time.monotonic()), and the parameters of connecting.
+    _deadline: float | None = None
+    _params: dict[str, Any]
+
+    @property
+    def slot(self) -> Slot | None:
+        """The lease on the connection that is checked out."""
+        return self._slot
+
+    @property
+    def holds(self) -> bool:
+        """Whether a connection is checked out, or was lost and its dead object is still here."""
+        return self._slot is not None or self._lost
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several threads use this wrapper, as LiveServerTestCase does: its end isn't theirs."""
+        return bool(self._thread_sharing_count > 0)
+
+    def _let_go(self) -> Slot:
+        slot = self._slot
+        assert slot is not None
+        self._slot = None
+        return slot
+
+    def _seconds_left(self) -> float | None:
+        """For talking to the server during a checkout; None: as long as it takes."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), LEAST_CONNECT)
+
+    def _at_rest(self, slot: Slot) -> bool:
+        """Whether it is certain that there is nothing to clean."""
+        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.at_rest(
+            slot.connection
+        )
+
+    def _damaged(self, slot: Slot) -> bool:
+        dialect = self._pool.dialect
+        return dialect.broken(slot.connection) or dialect.unread(slot.connection)
+
+    def _in_transaction(self, slot: Slot) -> bool | None:
+        """None where nobody can know without asking."""
+        if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+            return True
+        return self._pool.dialect.in_transaction(slot.connection)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is known to be open, however it was begun."""
+        if self.in_atomic_block or self._slot is None:
+            return self.in_atomic_block or self._lost
+        return self._in_transaction(self._slot) is True
+
+    def _roll_back(self, slot: Slot) -> bool:
+        """End a transaction that its user left open: never by a commit. False if that fails."""
+        try:
+            self._pool.dialect.rollback(slot.connection)
+            if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
+                self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
+        except (self.Database.Error, DjangoError, OSError) as error:
+            logger.warning("%s: a transaction can't be rolled back: %r", self.alias, error)
+            return False
+        return True

@@ -1,0 +1,94 @@
+"""Connections that can't be used any more, and what becomes of the transaction on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.functional import cached_property
+
+from django_db_pooling.lease import Leasing
+
+
+class ConnectionErrors(DatabaseErrorWrapper):
+    """Django's translation of database errors, which also notices what they leave behind.
+
+    After an error that has killed the connection, or an exception from elsewhere (a timeout, a
+    kill) that struck in the middle of a statement, the next answer could be another statement's.
+    """
+
+    wrapper: Losing
+
+    def __enter__(self) -> None:
+        wrapper = self.wrapper
+        if not (wrapper.in_atomic_block or wrapper._slot is None or wrapper._pool.dialect.remembers):
+            # Before every statement: afterwards this driver can't tell whether a transaction was open.
+            connection = wrapper._slot.connection
+            if connection is not None:
+                wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if exc_type is None:
+            return
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        finally:
+            self.wrapper.lose_if_broken(exc_value)
+
+
+class Losing(Leasing):
+    """Loses what is broken."""
+
+    @cached_property
+    def wrap_database_errors(self) -> ConnectionErrors:
+        return ConnectionErrors(self)
+
+    def is_usable(self) -> bool:
+        slot = self._slot
+        if slot is None:
+            return self.connection is not None and not self._lost and super().is_usable()
+        try:
+            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_left())
+        except BaseException:
+            self.lose()
+            raise
+        if usable:
+            self._pool.proved(slot)
+        else:
+            # Django's health check closes next, and doesn't say why.
+            slot.unusable = True
+        return usable
+
+    def lose_if_broken(self, error: BaseException) -> None:
+        """Called with every exception that leaves the driver."""
+        slot = self._slot
+        if slot is None or slot.connection is None:
+            return
+        dialect = self._pool.dialect
+        broken = dialect.broken(slot.connection)
+        if isinstance(error, self.Database.Error):
+            if broken:
+                self._pool.death_seen()
+                self.lose()
+        elif broken or dialect.interrupted(slot.connection, error):
+            self.lose()
+
+    def lose(self) -> None:
+        """Cut this connection: its slot is free at once, and a transaction on it fails."""
+        slot, dialect = self._slot, self._pool.dialect
+        if slot is None:
+            return
+        if dialect.remembers and slot.connection is not None:
+            self._begun = dialect.in_transaction(slot.connection) is not False
+        self._pool.discard(self._let_go(), broken=True)
+        if self.in_atomic_block:
+            self.closed_in_transaction = True
+            self.needs_rollback = True
+            self._lost = True
+            return
+        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
+        if (self._begun or self._by_hand) and not ends_atomic:
+            self._lost = True
+        else:
+            # Nothing would be torn apart by going on with another connection.
+            self.connection = None

@@ -1,0 +1,61 @@
+"""The state of a session: noticed when a statement changes it, undone before somebody else has it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from django.db import Error as DjangoError
+from django.db.backends.signals import connection_created
+
+from django_db_pooling.lease import Leasing, logger
+from django_db_pooling.session_state import changes_session
+from django_db_pooling.signals import connection_checked_out
+from django_db_pooling.slot import Slot
+
+
+class Sessions(Leasing):
+    """Hands sessions on as they were when their connection was opened."""
+
+    def executed(self, sql: Any) -> None:
+        """Called by cursors after each statement: notes whether it has changed the session."""
+        slot = self._slot
+        if slot is None or slot.dirty or not slot.opened_at or self._pool.reset_mode == "never":
+            return
+        slot.dirty = changes_session(self.vendor, sql)
+
+    def pin(self) -> None:
+        """Keep this connection, and make its session as new before somebody else has it."""
+        self.ensure_connection()
+        if self._slot is not None:
+            self._slot.dirty = True
+            self._pool.was_pinned()
+
+    def _tell_receivers(self) -> None:
+        slot = self._slot
+        assert slot is not None
+        dirty = slot.dirty
+        connection_checked_out.send(sender=self.__class__, connection=self)
+        # The next checkout overwrites what they have set.
+        slot.dirty = dirty
+
+    def _renew(self, slot: Slot) -> bool:
+        """Make the session as new (I/O), outside of a transaction. False if that can't be done."""
+        self.in_atomic_block = self.needs_rollback = False
+        # Nobody's query count and nobody's wrappers of execute() are concerned.
+        theirs = self.queries_log, self.execute_wrappers
+        self.queries_log, self.execute_wrappers = deque(maxlen=1), []
+        try:
+            if not self._pool.dialect.reset(slot.connection, self._seconds_left()):
+                return False
+            self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
+            self.init_connection_state()
+            connection_created.send(sender=self.__class__, connection=self)
+        except (self.Database.Error, DjangoError, OSError) as error:
+            logger.warning("%s: a session can't be made as new: %r", self.alias, error)
+            return False
+        finally:
+            self.queries_log, self.execute_wrappers = theirs
+        slot.dirty = False
+        self._pool.was_reset()
+        return not self._pool.dialect.broken(slot.connection)

@@ -1,0 +1,185 @@
+"""Which statements change a session: by vendor, hidden or only quoted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_db_pooling import session_state
+from django_db_pooling.session_state import changes_session
+
+CHANGES = {
+    "mysql": [
+        "SET x = 1",
+        "  set  names utf8",
+        "(SET a = 1",
+        "/* a comment */ SET a = 1",
+        "-- a comment\nSET a = 1",
+        "# a comment\nSET a = 1",
+        "/*!40101 SET NAMES utf8 */",
+        "/*M!100100 SET x = 1 */",
+        "SELECT 1; SET a = 2",
+        "SELECT '\\\\'; SET a = 2",
+        "USE other",
+        "CALL procedure()",
+        "BEGIN NOT ATOMIC SET @a = 1; END",
+        "SELECT GET_LOCK('a', 1)",
+        "DO get_lock ('a', 1)",
+        "SELECT @a := 1",
+        "SELECT @`a` := 1",
+        "SELECT 1 INTO @x",
+        "CREATE TEMPORARY TABLE t (a INT)",
+        "CREATE OR REPLACE TEMPORARY TABLE t (a INT)",
+        "LOCK TABLES t READ",
+        "LOCK TABLE t WRITE",
+        "FLUSH TABLES WITH READ LOCK",
+        "FLUSH TABLES t FOR EXPORT",
+        "HANDLER t OPEN",
+        "PREPARE a FROM 'SELECT 1'",
+        "EXECUTE IMMEDIATE 'SET @a = 1'",
+        "SELECT SQL_CALC_FOUND_ROWS * FROM t",
+        "UPDATE t SET a = LAST_INSERT_ID(a + 1)",
+    ],
+    "postgresql": [
+        "SET x = 1",
+        "SET SESSION x = 1",
+        "set search_path to tenant",
+        "SET ROLE x",
+        "SET SESSION AUTHORIZATION x",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        "RESET ALL",
+        "DISCARD TEMP",
+        "LISTEN a",
+        "LOAD 'auto_explain'",
+        "SELECT set_config('a', 'b', false)",
+        "SELECT set_config ( %s, %s, %s )",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT pg_try_advisory_lock_shared(1)",
+        "CREATE TEMP TABLE a (b INT)",
+        "CREATE LOCAL TEMPORARY TABLE a (b INT)",
+        "CREATE TABLE pg_temp.a (b INT)",
+        "SELECT 1 INTO TEMP a",
+        "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT 1",
+        "PREPARE a AS SELECT 1",
+        "DO $$ BEGIN PERFORM set_config('a', 'b', false); END $$",
+        "CALL procedure()",
+        "SELECT 1; /* a comment */ SET a = 1",
+        "SELECT E'\\\\'; SET a = 1",
+        "SELECT 'a\\'; SET a = 1",
+    ],
+    "sqlite": [
+        "PRAGMA foreign_keys = OFF",
+        "PRAGMA foreign_keys=ON",
+        "pragma cache_size(100)",
+        "PRAGMA main.journal_mode = wal",
+        "ATTACH 'x' AS y",
+        "DETACH y",
+        "CREATE TEMP TABLE x (a)",
+        "CREATE TABLE temp.x (a)",
+        "CREATE TABLE IF NOT EXISTS temp.x (a)",
+        "SELECT load_extension('x')",
+    ],
+}
+NO_CHANGES = {
+    "mysql": [
+        "SELECT 1",
+        "SELECT 'SET x'",
+        'SELECT "; SET x = 1"',
+        "SELECT ';SET a = 1'",
+        "SELECT 'it''s; SET a = 1'",
+        "SELECT 'a\\'; SET b = 1'",
+        "SELECT 5--1",
+        "-- SET x = 1\nSELECT 1",
+        "# SET a\nSELECT 1",
+        "SELECT 1 /* ; SET a = 1 */",
+        "SELECT 1 /* ; SET a = 1",
+        "SELECT `SET`, `GET_LOCK(`",
+        "UPDATE t SET a = 1",
+        "INSERT INTO t VALUES ('GET_LOCK(')",
+        "INSERT INTO t (a) VALUES (%s) ON DUPLICATE KEY UPDATE a = VALUES(a)",
+        "SET STATEMENT max_statement_time = 1 FOR SELECT 1",
+        "SELECT LAST_INSERT_ID()",
+        "SELECT LAST_INSERT_ID( )",
+        "SELECT @a",
+        "START TRANSACTION",
+        "SAVEPOINT s1",
+        "SELECT a FROM useful",
+        "SETTLE",
+    ],
+    "postgresql": [
+        "SET LOCAL x = 1",
+        "SET TRANSACTION READ ONLY",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        "SELECT set_config('a', 'b', true)",
+        "SELECT pg_advisory_xact_lock(1)",
+        "SELECT pg_advisory_unlock(1)",
+        "SELECT 'SET a'",
+        "SELECT $$;SET a = 1$$",
+        "SELECT $x$;SET a = 1$$; SET b = 1$x$",
+        'SELECT "set_config("',
+        "SELECT E'\\';SET a = 1'",
+        "PREPARE TRANSACTION 'x'",
+        "DECLARE c NO SCROLL CURSOR FOR SELECT 1",
+        "UPDATE t SET a = 1",
+        "DELETE FROM do",
+        "SELECT 1 -- ; SET a = 1",
+    ],
+    "sqlite": [
+        "PRAGMA foreign_keys",
+        "PRAGMA foreign_keys;",
+        "PRAGMA table_info(x)",
+        "PRAGMA table_xinfo('x')",
+        "PRAGMA index_list(x)",
+        "PRAGMA main.index_info(x)",
+        "PRAGMA foreign_key_check",
+        "PRAGMA foreign_key_list(x)",
+        "PRAGMA integrity_check",
+        "PRAGMA quick_check(1)",
+        "SELECT 'ATTACH'",
+        "BEGIN IMMEDIATE",
+    ],
+}
+ALL = [(vendor, sql, answer) for table, answer in ((CHANGES, True), (NO_CHANGES, False)) for vendor in table
+       for sql in table[vendor]]  # fmt: skip
+
+
+@pytest.mark.parametrize(("vendor", "sql", "answer"), ALL)
+def test_by_text(vendor: str, sql: str, answer: bool) -> None:
+    assert changes_session(vendor, sql) is answer
+    assert changes_session(vendor, sql) is answer
+    assert changes_session(vendor, sql.encode()) is answer
+    assert changes_session(vendor, f"\n {sql.swapcase()} ") is answer
+
+
+@given(st.sampled_from(ALL), st.text(alphabet=" \n\t"), st.text(alphabet="abc;*SET=1 "))
+def test_white_space_and_comments_hide_nothing(case: tuple[str, str, bool], space: str, words: str) -> None:
+    vendor, sql, answer = case
+    comment = f"/*{words.replace('*', '').lstrip('!')}*/"
+    if not sql.startswith("("):
+        sql = f"{space}{comment}{space}{sql}"
+    assert changes_session(vendor, sql) is answer
+
+
+@pytest.mark.parametrize("vendor", CHANGES)
+@given(st.text(alphabet="a;= SETx1\n()@:*/-#"))
+def test_a_literal_triggers_nothing(vendor: str, words: str) -> None:
+    assert not changes_session(vendor, f"SELECT '{words}' AS a")
+
+
+def test_objects_of_psycopg() -> None:
+    sql = pytest.importorskip("psycopg.sql")
+    assert changes_session("postgresql", sql.SQL("SET {} = 1").format(sql.Identifier("x")))
+    assert not changes_session("postgresql", sql.SQL("SELECT {}").format(sql.Literal("; SET x = 1")))
+
+
+def test_a_vendor_that_nobody_knows_changes_nothing() -> None:
+    assert not changes_session("oracle", "ALTER SESSION SET x = 1")
+
+
+def test_what_is_kept_has_an_end() -> None:
+    for number in range(session_state.MOST_KEPT + 10):
+        assert not changes_session("mysql", f"SELECT {number}")
+    assert not changes_session("mysql", "SELECT '" + "a" * session_state.LONGEST_KEPT + "'")
+    assert len(session_state._known) <= session_state.MOST_KEPT
+    assert all(len(sql) <= session_state.LONGEST_KEPT for _, sql in session_state._known)
