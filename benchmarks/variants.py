@@ -57,6 +57,18 @@ VARIANTS = [
         start=_patch,
     ),
     Variant(
+        "... in transaction scope",
+        requires=(TREE,),
+        settings=lambda database, size: {"POOL": {"SCOPE": "transaction"}},
+        start=_patch,
+    ),
+    Variant(
+        "... with a quarter of the connections",
+        requires=(TREE,),
+        settings=lambda database, size: {"POOL": {"SCOPE": "transaction"}},
+        start=lambda size: _patch(max(1, size // 4)),
+    ),
+    Variant(
         "django_db_pooling 0.0.4",
         requires=("django_db_pooling==0.0.4",),
         settings=lambda database, size: {"CONN_MAX_AGE": 60},

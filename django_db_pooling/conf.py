@@ -17,6 +17,10 @@ from django_db_pooling.limits import Limits
 Settings = Mapping[str, Any]
 
 
+# How long a connection is held: to the end of the request, or only as long as a transaction needs it.
+REQUEST, TRANSACTION = "request", "transaction"
+
+
 class Unchanged:
     """The default of an argument that leaves a value as it is."""
 
@@ -68,6 +72,7 @@ _KEYS = {
     "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_AGE": _Key("max_age", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
+    "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "RESET": _Key(None, _one_of("auto", "always", "never"), "'auto', 'always' or 'never'"),
 }
 
@@ -191,6 +196,12 @@ def reset_mode(settings_dict: Settings) -> str:
     """When sessions are made as new: ``"auto"``, ``"always"`` or ``"never"``."""
     pool = settings_dict.get("POOL")
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
+
+
+def scope(settings_dict: Settings) -> str:
+    """The scope of requests."""
+    pool = settings_dict.get("POOL")
+    return str(pool.get("SCOPE", REQUEST)) if isinstance(pool, Mapping) else REQUEST
 
 
 def reject(found: list[Problem]) -> None:

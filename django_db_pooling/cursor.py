@@ -1,4 +1,4 @@
-"""Django's cursors, which also tell their wrapper what they execute."""
+"""Django's cursors, which also tell their wrapper what they execute and when they are closed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
+    from django_db_pooling.transactions import OpenCursor
     from django_db_pooling.wrapper import PooledWrapper
 
     class Base(CursorWrapper):
@@ -21,16 +22,21 @@ else:
 class PooledCursor(Base):
     """Mixed in before the class of a backend's cursor wrapper.
 
-    Told after the fact, also when the statement has failed: it may have run in part.
+    A statement is told after the fact, also when it has failed: it may have run in part.
     """
 
     db: PooledWrapper
+    # Where transaction scope applies, and until it is closed.
+    opened: OpenCursor | None = None
 
     def _execute(self, sql: Any, *arguments: Any) -> Any:
+        db = self.db
+        if db._brief and not db._used:
+            db.refuse_to_ask(sql)
         try:
             return super()._execute(sql, *arguments)
         finally:
-            self.db.executed(sql)
+            db.executed(sql)
 
     def _executemany(self, sql: Any, *arguments: Any) -> Any:
         try:
@@ -43,6 +49,14 @@ class PooledCursor(Base):
             return super().callproc(procname, *arguments, **kwargs)
         finally:
             self.db.executed("CALL")
+
+    def close(self) -> None:
+        try:
+            self.cursor.close()
+        finally:
+            opened, self.opened = self.opened, None
+            if opened is not None:
+                self.db.cursor_closed(opened)
 
 
 _subclasses: dict[type[Any], type[Any]] = {}

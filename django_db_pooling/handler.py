@@ -11,19 +11,16 @@ from typing import Any
 from asgiref.local import Local
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core import signals
-from django.core.handlers import exception
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, green, owner
 from django_db_pooling.registry import registry
-from django_db_pooling.scope import scope
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
 logger = logging.getLogger("django_db_pooling")
 
 _inherited_getitem = ConnectionHandler.__getitem__
-_inherited_response_for_exception = exception.response_for_exception
 _pid = os.getpid()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
@@ -45,11 +42,6 @@ def _getitem(self: Any, alias: str) -> Any:
     return wrapper
 
 
-# Under ASGI Django makes its pages for errors in a thread of the event loop's executor, which is in no
-# request and doesn't end: what such a page checks out would never come back.
-_scoped_response_for_exception = scope()(_inherited_response_for_exception)
-
-
 def patch() -> None:
     """Pool the connections of every alias in DATABASES, from now on, in this process and its forks.
 
@@ -63,7 +55,6 @@ def patch() -> None:
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
-    exception.response_for_exception = _scoped_response_for_exception
     signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
     signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
     _register_once()
@@ -75,7 +66,6 @@ def unpatch() -> None:
     """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
     if ConnectionHandler.__getitem__ is _getitem:
         del ConnectionHandler.__getitem__
-        exception.response_for_exception = _inherited_response_for_exception
 
 
 def _convert_open_wrappers() -> None:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
 
         Database: Any
+        _thread_ident: int
         _thread_sharing_count: int
 
         def is_in_memory_db(self) -> bool: ...
         def _set_autocommit(self, autocommit: bool) -> None: ...
         def _close(self) -> None: ...
+        def _cursor(self, name: str | None = None) -> Any: ...
 
 else:
     Backend = object
@@ -52,9 +54,22 @@ class Leasing(Backend):
     _by_hand = False
     # Cursors that may outlive the checkout.
     _cursors: set[weakref.ref[Any]]
+    # It is kept to the end of the request or scope.
+    _pinned = False
+    # A statement has been executed since the checkout, and one that begins a transaction by its text.
+    _used = False
+    _may_have_begun = False
     # During a checkout: until when (time.monotonic()), and the parameters of connecting.
     _deadline: float | None = None
     _params: dict[str, Any]
+
+    def _find_pool(self) -> bool:
+        """Whether there is one for what the settings say this instant: not all of them are pooled."""
+        raise NotImplementedError
+
+    def _give_back(self) -> None:
+        """Make the connection clean (I/O where it isn't) and check it in, or close it."""
+        raise NotImplementedError
 
     @property
     def slot(self) -> Slot | None:
@@ -70,6 +85,12 @@ class Leasing(Backend):
     def is_shared(self) -> bool:
         """Whether several threads use this wrapper, as LiveServerTestCase does: its end isn't theirs."""
         return bool(self._thread_sharing_count > 0)
+
+    def keep(self) -> None:
+        """To the end of the request or scope."""
+        if not self._pinned:
+            self._pinned = True
+            self._pool.was_pinned()
 
     def _let_go(self) -> Slot:
         slot = self._slot

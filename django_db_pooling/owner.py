@@ -11,10 +11,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from django_db_pooling import inherited
+from django_db_pooling import conf, inherited
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
 MOST_NESTED = 16
+
+# The scope outside of requests: in threads that never end nobody would say when to give back.
+ELSEWHERE = conf.TRANSACTION
 
 _local = threading.local()
 
@@ -53,13 +56,15 @@ class Owner:
     garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "pid")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "pid", "scopes")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.holder = Holder()
         # Wrappers that have checked out here. Weak: one that its user drops is not kept by this.
         self._wrappers: set[weakref.ref[Any]] = set()
+        # Names that pooling.scope() was given. Innermost last.
+        self.scopes: list[str] = []
         # Innermost last. One whose end nobody told stays until its environ or this owner goes.
         self._requests: deque[Request] = deque(maxlen=MOST_NESTED)
 
@@ -75,6 +80,12 @@ class Owner:
             if wrapper is not None and wrapper.holds and not wrapper.is_shared:
                 held.append(wrapper)
         return held
+
+    def scope(self, of_requests: str) -> str:
+        """The scope that applies here at this moment; ``of_requests``: what the settings say of requests."""
+        if self.scopes:
+            return self.scopes[-1]
+        return of_requests if self._requests else ELSEWHERE
 
     def begin_request(self, label: str | None) -> Request:
         request = Request(label, self.holding() if self._wrappers else [])

@@ -59,6 +59,7 @@ class DatabasePool(Pool):
         settings_dict: Any = connections.settings.get(wrapper.alias)
         is_shared = settings_dict == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = settings_dict if is_shared else wrapper.settings_dict
+        self.scope = conf.scope(wrapper.settings_dict)
         self.reset_mode = conf.reset_mode(wrapper.settings_dict)
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}

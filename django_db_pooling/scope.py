@@ -1,4 +1,4 @@
-"""How long what is checked out is kept, for code that is in no request."""
+"""How long connections are held, said by code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ContextDecorator
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, TypeVar
 
-from django_db_pooling import owner
+from django_db_pooling import conf, owner
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,12 +15,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 class scope(ContextDecorator):
     """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
 
-    For code outside of requests: a management command's loop, a worker's job. What was checked out
+    ``name``: how long a connection is held inside, ``"request"`` (to the end of this scope) or
+    ``"transaction"`` (as long as a transaction needs it); left out, as outside. What was checked out
     before, for a transaction around it for example, stays. A transaction that was begun inside and
-    is still open at the end is rolled back.
+    is still open at the end is rolled back. Raises ValueError for another name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        if name not in (None, conf.REQUEST, conf.TRANSACTION):
+            raise ValueError(f"name must be {conf.REQUEST!r}, {conf.TRANSACTION!r} or None, not {name!r}")
+        self._name = name
         self._before: list[list[Any]] = []
 
     def __call__(self, func: F) -> F:
@@ -29,12 +33,18 @@ class scope(ContextDecorator):
         return super().__call__(func)
 
     def _recreate_cm(self) -> scope:
-        return type(self)()
+        return type(self)(self._name)
 
     def __enter__(self) -> scope:
-        self._before.append(owner.current().holding())
+        mine = owner.current()
+        self._before.append(mine.holding())
+        if self._name is not None:
+            mine.scopes.append(self._name)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        mine = owner.current()
+        if self._name is not None:
+            mine.scopes.pop()
         before = self._before.pop()
-        owner.give_all_back([held for held in owner.current().holding() if held not in before])
+        owner.give_all_back([held for held in mine.holding() if held not in before])

@@ -1,8 +1,8 @@
-"""Which statements change the session that they run in, so that its next user would notice.
+"""What a statement does with the state of its session, by its text.
 
-Looks at the text: a statement's first words, and calls of functions that are known for it. What
-comments say and what string literals contain doesn't count. In doubt the answer is yes: that costs
-a reset, while a wrong no costs somebody their data.
+Some change the session, so that its next user would notice: in doubt the answer is yes, since that
+costs a reset, while a wrong no costs somebody their data. Some ask what the session's last
+statement has left. What comments say and what string literals contain doesn't count.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ LONGEST_KEPT = 2000
 
 
 class _Rules(NamedTuple):
-    """``skipped``: what is taken out first. ``starts``: how a statement begins. ``contains``: anywhere."""
+    """``skipped``: what is taken out first. What changes a session: how it ``starts``, or what it
+    ``contains`` anywhere. ``asks``: what asks for the traces of the last statement.
+    """
 
     skipped: re.Pattern[str]
     starts: re.Pattern[str]
     contains: re.Pattern[str]
+    asks: re.Pattern[str]
 
 
-def _rules(skipped: str, starts: str, contains: str) -> _Rules:
+def _rules(skipped: str, starts: str, contains: str, asks: str) -> _Rules:
     flags = re.IGNORECASE | re.DOTALL
     # Spaces in the patterns stand for any white space.
-    starts, contains = (pattern.replace(" ", r"\s+") for pattern in (starts, contains))
+    starts, contains, asks = (pattern.replace(" ", r"\s+") for pattern in (starts, contains, asks))
     return _Rules(
         re.compile(skipped, flags),
         re.compile(rf"[\s(]*(?:{starts})\b", flags),
         re.compile(contains, flags),
+        re.compile(asks, flags),
     )
 
 
@@ -51,6 +55,11 @@ _MYSQL = _rules(
         r"\bGET_LOCK\s*\(|@[\w$.']*\s*:=|\bINTO @"
         r"|\bSQL_CALC_FOUND_ROWS\b|\bLAST_INSERT_ID\s*\(\s*[^\s)]"
     ),
+    asks=(
+        r"\b(?:LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT)\s*\(\s*\)"
+        r"|\bSHOW (?:COUNT\s*\(\s*\*\s*\) )?(?:WARNINGS|ERRORS)\b"
+        r"|\bGET (?:CURRENT )?DIAGNOSTICS\b|@@(?:identity|last_insert_id|warning_count|error_count)\b"
+    ),
 )
 
 # https://www.postgresql.org/docs/current/sql-discard.html lists what a session consists of.
@@ -68,6 +77,7 @@ _POSTGRESQL = _rules(
         r"\bset_config\s*\((?![^()]*,\s*(?:true|'t(?:rue)?'|'on')\s*\))|\bpg_(?:try_)?advisory_lock"
         r"|\bpg_temp\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b|\bsetseed\s*\(|\bdblink_connect"
     ),
+    asks=r"\b(?:currval|lastval)\s*\(",
 )
 
 # https://www.sqlite.org/pragma.html: those that only tell something.
@@ -79,11 +89,21 @@ _SQLITE = _rules(
         r"|ATTACH|DETACH|CREATE TEMP(?:ORARY)?"
     ),
     contains=r"\bload_extension\s*\(|\bCREATE \w+ (?:IF NOT EXISTS )?temp\s*\.",
+    asks=r"\b(?:last_insert_rowid|(?:total_)?changes)\s*\(",
 )
 
 _BY_VENDOR = {"mysql": _MYSQL, "postgresql": _POSTGRESQL, "sqlite": _SQLITE}
 
-_known: dict[tuple[str, str], bool] = {}
+_BEGINS = re.compile(r"[\s(]*(?:BEGIN|START\s+TRANSACTION|XA\s+(?:START|BEGIN))\b", re.IGNORECASE)
+
+
+class _Traits(NamedTuple):
+    changes: bool
+    asks: bool
+    begins: bool
+
+
+_known: dict[tuple[str, str], _Traits] = {}
 
 
 def changes_session(vendor: str, sql: Any) -> bool:
@@ -91,18 +111,31 @@ def changes_session(vendor: str, sql: Any) -> bool:
 
     ``vendor``: of Django's wrapper. ``sql``: what cursors execute, also bytes or psycopg's objects.
     """
+    return _traits(vendor, sql).changes
+
+
+def asks_session(vendor: str, sql: Any) -> bool:
+    """Whether a statement asks for what the session's last one has left: a new row's id, warnings."""
+    return _traits(vendor, sql).asks
+
+
+def begins_transaction(vendor: str, sql: Any) -> bool:
+    """Whether a statement begins a transaction, in plain words."""
+    return _traits(vendor, sql).begins
+
+
+def _traits(vendor: str, sql: Any) -> _Traits:
     try:
         return _known[vendor, sql]
     except (KeyError, TypeError):
         pass
     rules = _BY_VENDOR.get(vendor)
-    text = _text(sql)
-    answer = rules is not None and _changes(rules, text)
+    traits = _Traits(False, False, False) if rules is None else _look(rules, _text(sql))
     if isinstance(sql, str) and len(sql) <= LONGEST_KEPT:
         if len(_known) >= MOST_KEPT:
             _known.clear()
-        _known[vendor, sql] = answer
-    return answer
+        _known[vendor, sql] = traits
+    return traits
 
 
 def _text(sql: Any) -> str:
@@ -114,8 +147,11 @@ def _text(sql: Any) -> str:
     return str(sql) if as_string is None else str(as_string(None))
 
 
-def _changes(rules: _Rules, text: str) -> bool:
+def _look(rules: _Rules, text: str) -> _Traits:
     code = rules.skipped.sub(lambda found: "''" if found[0][0] not in "/*-#" else " ", text)
-    if rules.contains.search(code):
-        return True
-    return any(rules.starts.match(statement) for statement in code.split(";"))
+    statements = code.split(";")
+    return _Traits(
+        changes=bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),
+        asks=bool(rules.asks.search(code)),
+        begins=any(map(_BEGINS.match, statements)),
+    )

@@ -9,7 +9,7 @@ from django.db import Error as DjangoError
 from django.db.backends.signals import connection_created
 
 from django_db_pooling.lease import Leasing, logger
-from django_db_pooling.session_state import changes_session
+from django_db_pooling.session_state import begins_transaction, changes_session
 from django_db_pooling.signals import connection_checked_out
 from django_db_pooling.slot import Slot
 
@@ -19,8 +19,13 @@ class Sessions(Leasing):
 
     def executed(self, sql: Any) -> None:
         """Called by cursors after each statement: notes whether it has changed the session."""
+        self._used = True
         slot = self._slot
-        if slot is None or slot.dirty or not slot.opened_at or self._pool.reset_mode == "never":
+        if slot is None or slot.dirty or not slot.opened_at:
+            return
+        if not self._pool.dialect.tells_transactions and begins_transaction(self.vendor, sql):
+            self._may_have_begun = True
+        if self._pool.reset_mode == "never":
             return
         slot.dirty = changes_session(self.vendor, sql)
 
@@ -29,7 +34,7 @@ class Sessions(Leasing):
         self.ensure_connection()
         if self._slot is not None:
             self._slot.dirty = True
-            self._pool.was_pinned()
+            self.keep()
 
     def _tell_receivers(self) -> None:
         slot = self._slot

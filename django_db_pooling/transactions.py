@@ -1,25 +1,240 @@
-"""When transactions begin and end."""
+"""Transaction scope: a connection is held only while a transaction, a cursor or a pin needs it.
+
+Then ``atomic()`` begins with its first statement. In request scope nothing of this has an effect.
+"""
 
 from __future__ import annotations
 
+import _thread
+import weakref
+from typing import Any
+
+from django.db import Error
+from django.db.transaction import TransactionManagementError
+
+from django_db_pooling import conf, owner
 from django_db_pooling.lease import Leasing
+from django_db_pooling.session_state import asks_session
+from django_db_pooling.slot import Slot
+
+# What Django's connect() resets and an atomic block has had since before its connection.
+_OF_A_BLOCK = (
+    "in_atomic_block",
+    "savepoint_ids",
+    "atomic_blocks",
+    "needs_rollback",
+    "run_on_commit",
+    "commit_on_exit",
+)
+
+
+class OpenCursor(weakref.ref[Any]):
+    """A cursor that is neither closed nor collected."""
+
+    __slots__ = ("named", "wrapper")
+
+    wrapper: weakref.ref[Transactions]
+    # It is one of the server's.
+    named: bool
+
+
+def _collected(cursor: Any) -> None:
+    """Called wherever the garbage collector strikes."""
+    wrapper = cursor.wrapper()
+    if wrapper is not None:
+        wrapper.cursor_collected(cursor)
 
 
 class Transactions(Leasing):
-    """Begins and ends transactions as Django's atomic() says."""
+    """Begins with the first statement, and gives back after the last."""
+
+    # What is checked out goes back as soon as nothing needs it: decided at each checkout.
+    _brief = False
+    # An atomic block was entered without a connection.
+    _deferred = False
+    # It is kept to the end of the request or scope.
+    _pinned = False
+    # How many of this wrapper's own methods are on the stack: they need the connection to the end.
+    _inside = 0
+    _open_cursors: set[OpenCursor]
+
+    def connect(self) -> None:
+        """Begins a block that was entered without a connection.
+
+        Where none of our own methods asks for it, it is ``ensure_connection()`` in code of the user's,
+        which may go on to ``connection.connection``: then it is kept.
+        """
+        is_for_user = not self._inside
+        self._inside += 1
+        try:
+            if self._deferred and self.in_atomic_block:
+                self._connect_in_a_block()
+            else:
+                self._deferred = False
+                super().connect()
+            if is_for_user and self._brief and self._slot is not None:
+                self.keep()
+        finally:
+            self._inside -= 1
+
+    def _connect_in_a_block(self) -> None:
+        block = {name: getattr(self, name) for name in _OF_A_BLOCK}
+        try:
+            super().connect()
+            super().set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
+            self._deferred = False
+        except BaseException:
+            if self._slot is not None:
+                self._pool.discard(self._let_go())
+            self.connection = None
+            raise
+        finally:
+            self.__dict__.update(block)
+
+    def checked_out(self, scope: str) -> None:
+        """A connection is there. ``scope``: the one that applies at this moment."""
+        self._brief = scope == conf.TRANSACTION
+        self._pinned = self._used = self._may_have_begun = False
+        self._open_cursors = set()
+
+    def get_autocommit(self) -> bool:
+        """Django's, without taking a connection only to answer this."""
+        if self.connection is None and self.settings_dict["AUTOCOMMIT"] and self._applies():
+            return not (self._deferred and self.in_atomic_block)
+        self._inside += 1
+        try:
+            return super().get_autocommit()
+        finally:
+            self._inside -= 1
 
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
-        if (
-            autocommit
-            and self.connection is None
-            and self.settings_dict["AUTOCOMMIT"]
-            and not self.run_commit_hooks_on_set_autocommit_on
-        ):
-            # An atomic block whose connection was lost ends here. The next connection has autocommit on.
-            self.validate_no_atomic_block()
-            self.autocommit = True
+        """Django's: where ``atomic()`` begins and ends."""
+        begins_atomic = not autocommit and force_begin_transaction_with_broken_autocommit
+        if self.connection is None and self.settings_dict["AUTOCOMMIT"]:
+            if autocommit:
+                # The end of a block that has executed nothing, or whose connection was lost.
+                self.validate_no_atomic_block()
+                self._deferred = False
+                self.autocommit = True
+                self._run_hooks()
+                return
+            if begins_atomic and self._begins_lazily() and self._applies():
+                self.validate_no_atomic_block()
+                self._deferred = True
+                self.autocommit = False
+                return
+        # The hooks come after the release: they may take their time, or a connection of their own.
+        has_hooks, self.run_commit_hooks_on_set_autocommit_on = (
+            self.run_commit_hooks_on_set_autocommit_on,
+            False,
+        )
+        self._inside += 1
+        try:
+            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        finally:
+            self._inside -= 1
+            self.run_commit_hooks_on_set_autocommit_on = has_hooks
+        self._by_hand = not autocommit and not begins_atomic
+        if autocommit:
+            self.release_if_free()
+            self._run_hooks()
+
+    def _run_hooks(self) -> None:
+        if self.run_commit_hooks_on_set_autocommit_on:
+            self.run_and_clear_commit_hooks()
+            self.run_commit_hooks_on_set_autocommit_on = False
+
+    def _begins_lazily(self) -> bool:
+        """Not where BEGIN itself takes a lock, as SQLite's can be told to."""
+        mode = (self.settings_dict.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
+        return str(mode).upper() == "DEFERRED"
+
+    def _applies(self) -> bool:
+        """Whether what this would check out at this moment had transaction scope."""
+        return self._find_pool() and owner.current().scope(self._pool.scope) == conf.TRANSACTION
+
+    def is_usable(self) -> bool:
+        """Django's. Where nothing is held between statements, of a connection that is taken to be asked."""
+        if self.connection is not None or not self._applies():
+            return super().is_usable()
+        try:
+            with self.cursor():
+                return super().is_usable()
+        except Error:
+            return False
+
+    def close(self) -> None:
+        """Django's: in an atomic block, the end of that."""
+        super().close()
+        if self._deferred and self.in_atomic_block:
+            self.closed_in_transaction = self.needs_rollback = True
+
+    # -- cursors ------------------------------------------------------------------------------
+
+    def _cursor(self, name: str | None = None) -> Any:
+        self._inside += 1
+        try:
+            cursor = super()._cursor(name)
+        except BaseException:
+            self._inside -= 1
+            self.release_if_free()
+            raise
+        self._inside -= 1
+        if self._brief and self._slot is not None:
+            opened = cursor.opened = OpenCursor(cursor, _collected)
+            opened.wrapper, opened.named = weakref.ref(self), name is not None
+            self._open_cursors.add(opened)
+        return cursor
+
+    def cursor_closed(self, cursor: OpenCursor) -> None:
+        self._open_cursors.discard(cursor)
+        self.release_if_free()
+
+    def cursor_collected(self, cursor: OpenCursor) -> None:
+        """A finalizer: in any thread or greenlet, in the middle of anything."""
+        slot = self._slot
+        if slot is None or cursor not in self._open_cursors:
             return
-        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
-        self._by_hand = not autocommit and not force_begin_transaction_with_broken_autocommit
+        self._open_cursors.discard(cursor)
+        if cursor.named:
+            # What the server keeps for it was never closed.
+            slot.dirty = True
+        if self._thread_ident == _thread.get_ident() and self._pool.keeps(slot):
+            self.release_if_free()
+
+    def refuse_to_ask(self, sql: Any) -> None:
+        """Before the first statement of a checkout. What the last one has left is somebody else's."""
+        if self.in_atomic_block or len(self._open_cursors) > 1 or self._pinned:
+            return
+        if asks_session(self.vendor, sql):
+            raise TransactionManagementError(
+                "This asks for what the session's last statement has left, and in transaction scope each "
+                "statement may have another session. Wrap both in atomic(), or use one cursor."
+            )
+
+    def release_if_free(self) -> None:
+        """Give the connection back, unless something needs it. No I/O where the pool keeps it."""
+        slot = self._slot
+        if (
+            slot is None
+            or not self._brief
+            or self._inside
+            or self._open_cursors
+            or self._pinned
+            or slot.dirty
+            or self.in_atomic_block
+            or not self.autocommit
+            or self.is_shared
+            or not (self._at_rest(slot) or self._seems_at_rest(slot))
+        ):
+            return
+        try:
+            self._give_back()
+        finally:
+            self.connection = None
+
+    def _seems_at_rest(self, slot: Slot) -> bool:
+        """Where the driver can't tell: no statement has said that it begins a transaction."""
+        return not self._may_have_begun and not self._damaged(slot) and self._in_transaction(slot) is None

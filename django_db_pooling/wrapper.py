@@ -33,8 +33,8 @@ from django_db_pooling.transactions import Transactions
 LONG_IDLE = 60.0
 
 
-class PooledWrapper(Parts, Transactions, Sessions, Losing):
-    """Mixed in before a backend's DatabaseWrapper."""
+class Pooling(Parts, Sessions, Losing):
+    """Takes connections out of a pool and gives them back."""
 
     # -- taking -----------------------------------------------------------------------------
 
@@ -56,6 +56,7 @@ class PooledWrapper(Parts, Transactions, Sessions, Losing):
             while not self._check_out(began, mine.holder):
                 self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
+            self.checked_out(mine.scope(self._pool.scope))
             if self._slot is not None and self._pool.reset_mode == "always":
                 self._slot.dirty = True
             if connection_checked_out.receivers:
@@ -70,8 +71,11 @@ class PooledWrapper(Parts, Transactions, Sessions, Losing):
         finally:
             self._deadline = None
 
+    def checked_out(self, scope: str) -> None:
+        """A connection is there. ``scope``: the one that applies at this moment."""
+        raise NotImplementedError
+
     def _find_pool(self) -> bool:
-        """Whether there is one for what the settings say this instant: not all of them are pooled."""
         pool = self._pool
         if pool is None or pool.closing or not pool.serves(self):
             driver = self._pooling_driver()
@@ -105,7 +109,7 @@ class PooledWrapper(Parts, Transactions, Sessions, Losing):
         self.connection = None
         return False
 
-    def __copy__(self) -> PooledWrapper:
+    def __copy__(self) -> Pooling:
         """A shallow copy, as Django's own tests make, has no part in the lease."""
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
@@ -239,7 +243,6 @@ class PooledWrapper(Parts, Transactions, Sessions, Losing):
         self.run_on_commit = []
 
     def _give_back(self) -> None:
-        """Make the connection clean (I/O where a transaction is open) and check it in, or close it."""
         slot = self._let_go()
         try:
             clean = (
@@ -322,6 +325,10 @@ class PooledWrapper(Parts, Transactions, Sessions, Losing):
         finally:
             del connections[self.alias]
         self.give_back()
+
+
+class PooledWrapper(Transactions, Pooling):
+    """Mixed in before a backend's DatabaseWrapper."""
 
 
 _subclasses: dict[type[Any], type[Any]] = {}

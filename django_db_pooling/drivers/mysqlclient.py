@@ -17,6 +17,7 @@ _DESCRIPTOR = "descriptor_for_pool"
 
 class MySQLClient(Driver):
     learned = ("isolation_level", "mysql_server_data")
+    tells_transactions = False
 
     def home(self) -> object:
         return None

@@ -23,7 +23,7 @@ from django.core import signals  # noqa: E402
 from django.db import connection, connections  # noqa: E402
 from django.db.utils import load_backend  # noqa: E402
 
-from django_db_pooling import conf, pooling  # noqa: E402
+from django_db_pooling import conf, owner, pooling  # noqa: E402
 from tests.behaviour.models import Note  # noqa: E402
 from tests.behaviour.observer import DRIVER, Observer  # noqa: E402
 
@@ -52,7 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(*where): drivers, or gevent or threads: any of them")
+    config.addinivalue_line("markers", "transaction_scope: outside of requests, as it is by default")
     config.addinivalue_line("markers", "never(*where): not where all of these come together")
+
+
+@pytest.fixture(autouse=True)
+def scope_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of request scope do without requests, for brevity, where only the end of a thread matters."""
+    if request.node.get_closest_marker("transaction_scope") is None:
+        monkeypatch.setattr(owner, "ELSEWHERE", conf.REQUEST)
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +216,7 @@ def held(count: int, using: str = "default") -> Iterator[Callable[[], None]]:
     letting_go = threading.Event()
     holding = threading.Semaphore(0)
 
+    @pooling.scope("request")
     def hold() -> None:
         one(using)
         holding.release()

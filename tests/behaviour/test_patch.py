@@ -109,9 +109,9 @@ with connection.cursor() as cursor: cursor.execute("SELECT 1")
 plain = connection.connection is not None
 from django_db_pooling import pooling
 pooling.patch()
-with connection.cursor() as cursor: cursor.execute("SELECT 1")
-used = pooling.stats("default").in_use
-connection.close()
+with connection.cursor() as cursor:
+    cursor.execute("SELECT 1")
+    used = pooling.stats("default").in_use
 stats = pooling.stats("default")
 print(json.dumps([plain, used, stats.in_use, stats.idle]))
 """)
@@ -477,6 +477,7 @@ from django.db import connection
 from django_db_pooling import pooling
 pooling.patch()
 def work():
+    connection.ensure_connection()
     with connection.cursor() as cursor: cursor.execute("SELECT 1")
 threads = [threading.Thread(target=work) for _ in range(3)]
 for thread in threads: thread.start()

@@ -100,17 +100,12 @@ async def background(request: HttpRequest) -> HttpResponse:
 async def to_thread(request: HttpRequest) -> HttpResponse:
     """A query in ``n`` threads at once of the event loop's executor: they never end.
 
-    The answer is the server's numbers of the connections, in ascending order. ``scope=no``: without a scope.
+    The answer is the server's numbers of the connections, in ascending order.
     """
-    work = connection_number if request.GET.get("scope") == "no" else pooling.scope()(connection_number)
+    scope = request.GET["scope"]
+    work = connection_number if scope == "none" else pooling.scope(scope)(connection_number)
     numbers = await in_threads(int(request.GET["n"]), work)
     return HttpResponse(" ".join(map(str, sorted(numbers))))
-
-
-async def release_threads(request: HttpRequest) -> HttpResponse:
-    """What ``n`` threads of the event loop's executor hold goes back."""
-    await in_threads(int(request.GET["n"]), pooling.release)
-    return HttpResponse("released")
 
 
 async def in_threads(count: int, work: Callable[[], T]) -> list[T]:

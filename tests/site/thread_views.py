@@ -8,7 +8,6 @@ from threading import Barrier
 
 from django.http import HttpRequest, HttpResponse
 
-from django_db_pooling import pooling
 from tests.site.views import tokens
 
 AT_ONCE = 3
@@ -30,7 +29,7 @@ def of_view(request: HttpRequest) -> HttpResponse:
 
 def that_stay(request: HttpRequest) -> HttpResponse:
     """They are shared by all requests and never end."""
-    return _answer(_threads_that_stay, pooling.scope()(tokens), request.GET["t"])
+    return _answer(_threads_that_stay, tokens, request.GET["t"])
 
 
 def _answer(executor: Executor, query: Callable[[str], set[str]], token: str) -> HttpResponse:

@@ -28,7 +28,6 @@ urlpatterns = [
     path("async/sleep", async_views.sleep),
     path("async/background", async_views.background),
     path("async/to_thread", async_views.to_thread),
-    path("async/release_threads", async_views.release_threads),
     path("threads/of_view", thread_views.of_view),
     path("threads/that_stay", thread_views.that_stay),
 ]
