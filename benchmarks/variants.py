@@ -57,13 +57,13 @@ VARIANTS = [
         start=_patch,
     ),
     Variant(
-        "... in transaction scope",
+        "django_db_pooling, transactions",
         requires=(TREE,),
         settings=lambda database, size: {"POOL": {"SCOPE": "transaction"}},
         start=_patch,
     ),
     Variant(
-        "... with a quarter of the connections",
+        "django_db_pooling, transactions, size / 4",
         requires=(TREE,),
         settings=lambda database, size: {"POOL": {"SCOPE": "transaction"}},
         start=lambda size: _patch(max(1, size // 4)),

@@ -90,7 +90,7 @@ class Leasing(Backend):
         """To the end of the request or scope."""
         if not self._pinned:
             self._pinned = True
-            self._pool.was_pinned()
+            self._pool.counts.pins += 1
 
     def _let_go(self) -> Slot:
         slot = self._slot

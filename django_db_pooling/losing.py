@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from django.db.utils import DatabaseErrorWrapper
@@ -18,16 +19,27 @@ class ConnectionErrors(DatabaseErrorWrapper):
     """
 
     wrapper: Losing
+    # Since when (time.monotonic()) its user has been inside of the driver; 0 while there is no connection.
+    _began = 0.0
 
     def __enter__(self) -> None:
         wrapper = self.wrapper
-        if not (wrapper.in_atomic_block or wrapper._slot is None or wrapper._pool.dialect.remembers):
+        if wrapper._slot is None:
+            self._began = 0.0
+            return
+        self._began = time.monotonic()
+        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers):
             # Before every statement: afterwards this driver can't tell whether a transaction was open.
             connection = wrapper._slot.connection
             if connection is not None:
                 wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        began = self._began
+        if began:
+            # These can be nested: no second counts twice.
+            self._began = now = time.monotonic()
+            self.wrapper._pool.counts.busy_seconds += now - began
         if exc_type is None:
             return
         try:

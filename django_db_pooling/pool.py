@@ -95,7 +95,7 @@ class Pool:
         self._match = Coalesced(self._serve_waiters)
         self._death_seen_at = -math.inf
         self._last_open_error: tuple[float, str] | None = None
-        self._counts = Counts()
+        self.counts = Counts()
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Pool:
             slot = self._queue(home, deadline, began)
         slot.holder = holder
         slot.taken_at = time.monotonic()
-        self._counts.checkouts += 1
+        self.counts.checkouts += 1
         return slot
 
     def _pop(self, home: object) -> Slot | None:
@@ -140,7 +140,7 @@ class Pool:
             return False
         alive = self.driver.alive(slot.connection)
         if alive is False:
-            self._counts.broken += 1
+            self.counts.broken += 1
             self.death_seen()
             return False
         if alive is None:
@@ -188,9 +188,9 @@ class Pool:
             raise
         finally:
             waited = time.monotonic() - started
-            self._counts.wait_seconds += waited
-            if waited > self._counts.longest_wait_seconds:
-                self._counts.longest_wait_seconds = waited
+            self.counts.wait_seconds += waited
+            if waited > self.counts.longest_wait_seconds:
+                self.counts.longest_wait_seconds = waited
 
     def _patience(self, deadline: float | None) -> float:
         if deadline is None:
@@ -317,7 +317,7 @@ class Pool:
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
         self._opening.pop(slot.number, None)
-        self._counts.opened += 1
+        self.counts.opened += 1
         self._last_open_error = None
         self._match()
 
@@ -348,7 +348,7 @@ class Pool:
 
     def _count_held(self, slot: Slot, now: float) -> None:
         if slot.taken_at:
-            self._counts.held_seconds += now - slot.taken_at
+            self.counts.held_seconds += now - slot.taken_at
         slot.taken_at = 0.0
         slot.holder = None
 
@@ -386,10 +386,10 @@ class Pool:
                 logger.exception("%s: dropping a connection failed", self.name)
         if self._forget(slot):
             self._count_held(slot, time.monotonic())
-            self._counts.broken += broken
+            self.counts.broken += broken
             if slot.opened_at:
                 # One that failed while it was set up never counted as opened.
-                self._counts.closed += 1
+                self.counts.closed += 1
             self._match()
 
     def reclaim(self, slot: Slot) -> None:
@@ -399,7 +399,7 @@ class Pool:
         if os.getpid() != self._pid:
             inherited.keep(slot.connection)
             return
-        self._counts.reclaimed += 1
+        self.counts.reclaimed += 1
         self.discard(slot)
 
     # -- doubt -----------------------------------------------------------------------------
@@ -419,14 +419,6 @@ class Pool:
     def proved(self, slot: Slot) -> None:
         """The taker has asked the server, and it answered."""
         slot.proved_at = time.monotonic()
-
-    def was_reset(self) -> None:
-        """A session was made as new."""
-        self._counts.resets += 1
-
-    def was_pinned(self) -> None:
-        """A connection is kept to the end of a request or scope."""
-        self._counts.pins += 1
 
     # -- changing and looking after -----------------------------------------------------------
 
@@ -538,11 +530,11 @@ class Pool:
             idle=idle,
             opening=opening,
             waiting=len(self._waiters),
-            **vars(self._counts),
+            **vars(self.counts),
         )
 
     def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
-        self._counts.timeouts += 1
+        self.counts.timeouts += 1
         now = time.monotonic()
         stats = self.snapshot()
         message = (

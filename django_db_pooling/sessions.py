@@ -62,5 +62,5 @@ class Sessions(Leasing):
         finally:
             self.queries_log, self.execute_wrappers = theirs
         slot.dirty = False
-        self._pool.was_reset()
+        self._pool.counts.resets += 1
         return not self._pool.dialect.broken(slot.connection)

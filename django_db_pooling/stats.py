@@ -23,6 +23,7 @@ class Counts:
     wait_seconds: float = 0.0
     longest_wait_seconds: float = 0.0
     held_seconds: float = 0.0
+    busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class PoolStats:
 
     ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
     ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
-    interrupted statement. ``resets``: sessions made as new. ``pins``: connections kept to the end of
+    interrupted statement. ``held_seconds``: connections checked out;
+    ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
+    ``resets``: sessions made as new. ``pins``: connections kept to the end of
     a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
     """
 
@@ -53,6 +56,7 @@ class PoolStats:
     wait_seconds: float = 0.0
     longest_wait_seconds: float = 0.0
     held_seconds: float = 0.0
+    busy_seconds: float = 0.0
 
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""

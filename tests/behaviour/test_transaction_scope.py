@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -741,3 +742,30 @@ def test_interrupted_anywhere_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -
         assert committed() == []
         one()
     assert_whole()
+
+
+@pytest.mark.never("sqlite3")
+def test_busy_seconds_are_those_inside_of_the_driver() -> None:
+    sleep = "SELECT SLEEP(0.2)" if MYSQL else "SELECT pg_sleep(0.2)"
+    before = pooling.stats("default")
+    with pooling.scope("request"):
+        sql(sleep)
+        time.sleep(0.2)
+    after = pooling.stats("default")
+    busy, held = after.busy_seconds - before.busy_seconds, after.held_seconds - before.held_seconds
+    assert 0.2 <= busy <= held - 0.2 + 0.001
+    before = after
+    sql(sleep)
+    time.sleep(0.2)
+    after = pooling.stats("default")
+    busy, held = after.busy_seconds - before.busy_seconds, after.held_seconds - before.held_seconds
+    assert 0.2 <= busy <= held
+
+
+def test_waiting_for_a_connection_is_not_busy() -> None:
+    pooling.set_pool_size(1, max_outstanding=1, timeout=0.3)
+    one()
+    before = pooling.stats("default").busy_seconds
+    with in_other_hands(1), pytest.raises(OperationalError):
+        one()
+    assert pooling.stats("default").busy_seconds - before < 0.2
