@@ -54,6 +54,8 @@ class Leasing(Backend):
     _by_hand = False
     # Cursors that may outlive the checkout.
     _cursors: set[weakref.ref[Any]]
+    # An atomic block was entered without a connection.
+    _deferred = False
     # It is kept to the end of the request or scope.
     _pinned = False
     # A statement has been executed since the checkout, and one that begins a transaction by its text.
@@ -78,8 +80,22 @@ class Leasing(Backend):
 
     @property
     def holds(self) -> bool:
-        """Whether a connection is checked out, or was lost and its dead object is still here."""
-        return self._slot is not None or self._lost
+        """Whether a connection is checked out, or was lost and its dead object is still here, or is to come
+        for a block that was entered.
+        """
+        return self._slot is not None or self._lost or self.is_deferred
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether an atomic block was entered that begins with its first statement."""
+        return self._deferred and self.in_atomic_block
+
+    @property
+    def claim(self) -> object:
+        """What it holds for: the same as long as it is the same block, or else the same checkout."""
+        if self.in_atomic_block and self.atomic_blocks:
+            return self.atomic_blocks[0]
+        return self._slot and (self._slot, self._slot.taken_at)
 
     @property
     def is_shared(self) -> bool:

@@ -22,6 +22,10 @@ ELSEWHERE = conf.TRANSACTION
 _local = threading.local()
 
 
+# Wrappers, and what they held then.
+Claims = list[tuple[Any, object]]
+
+
 class Holder:
     """Says who holds a connection, when somebody asks."""
 
@@ -41,7 +45,7 @@ class Request:
 
     __slots__ = ("held_before", "label", "over")
 
-    def __init__(self, label: str | None, held_before: list[Any]) -> None:
+    def __init__(self, label: str | None, held_before: Claims) -> None:
         self.label = label
         self.over = False
         # Wrappers that somebody further out holds, a TestCase's transaction for example.
@@ -81,6 +85,10 @@ class Owner:
                 held.append(wrapper)
         return held
 
+    def claims(self) -> Claims:
+        """What is held at this moment, and for what."""
+        return [(wrapper, wrapper.claim) for wrapper in self.holding()]
+
     def scope(self, of_requests: str) -> str:
         """The scope that applies here at this moment; ``of_requests``: what the settings say of requests."""
         if self.scopes:
@@ -88,7 +96,7 @@ class Owner:
         return of_requests if self._requests else ELSEWHERE
 
     def begin_request(self, label: str | None) -> Request:
-        request = Request(label, self.holding() if self._wrappers else [])
+        request = Request(label, self.claims() if self._wrappers else [])
         self._requests.append(request)
         self.holder.request = label
         return request
@@ -118,9 +126,7 @@ class Owner:
             if left is request:
                 break
         self.holder.request = self._requests[-1].label if self._requests else None
-        if request.held_before:
-            return [wrapper for wrapper in held if wrapper not in request.held_before]
-        return held
+        return others(held, request.held_before)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
@@ -154,6 +160,11 @@ class RequestEnd:
         owner = None if self._request.over or is_finalizing() else self._owner()
         if owner is not None and owner.pid == os.getpid():
             owner.abandon_request(self._request)
+
+
+def others(held: list[Any], before: Claims) -> list[Any]:
+    """Those that hold for something else than they did before."""
+    return [wrapper for wrapper in held if (wrapper, wrapper.claim) not in before] if before else held
 
 
 def give_all_back(wrappers: list[Any]) -> None:

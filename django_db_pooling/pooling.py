@@ -69,7 +69,11 @@ def release(alias: str | None = None) -> None:
     Raises TransactionManagementError in a transaction, and ConnectionDoesNotExist for an unknown alias.
     """
     _check(alias)
-    held = [wrapper for wrapper in owner.current().holding() if alias in (None, wrapper.alias)]
+    held = [
+        wrapper
+        for wrapper in owner.current().holding()
+        if alias in (None, wrapper.alias) and not wrapper.is_deferred
+    ]
     for wrapper in held:
         if wrapper.in_transaction:
             raise TransactionManagementError(

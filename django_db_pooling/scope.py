@@ -25,7 +25,7 @@ class scope(ContextDecorator):
         if name not in (None, conf.REQUEST, conf.TRANSACTION):
             raise ValueError(f"name must be {conf.REQUEST!r}, {conf.TRANSACTION!r} or None, not {name!r}")
         self._name = name
-        self._before: list[list[Any]] = []
+        self._before: list[owner.Claims] = []
 
     def __call__(self, func: F) -> F:
         if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
@@ -37,7 +37,7 @@ class scope(ContextDecorator):
 
     def __enter__(self) -> scope:
         mine = owner.current()
-        self._before.append(mine.holding())
+        self._before.append(mine.claims())
         if self._name is not None:
             mine.scopes.append(self._name)
         return self
@@ -46,5 +46,4 @@ class scope(ContextDecorator):
         mine = owner.current()
         if self._name is not None:
             mine.scopes.pop()
-        before = self._before.pop()
-        owner.give_all_back([held for held in mine.holding() if held not in before])
+        owner.give_all_back(owner.others(mine.holding(), self._before.pop()))

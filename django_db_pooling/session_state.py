@@ -24,17 +24,31 @@ class _Rules(NamedTuple):
     starts: re.Pattern[str]
     contains: re.Pattern[str]
     asks: re.Pattern[str]
+    # Opening quotes of identifiers.
+    quotes: str
+
+    def replacement(self, found: re.Match[str]) -> str:
+        text = found[0]
+        if text[0] in self.quotes:
+            # A quoted name is a name.
+            return re.sub(r"\W", "_", text[1:-1])
+        return " " if text[0] in "/*-#" else "''"
 
 
-def _rules(skipped: str, starts: str, contains: str, asks: str) -> _Rules:
+# What stands before a statement that may be executed all the same.
+_EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
+
+
+def _rules(skipped: str, starts: str, contains: str, asks: str, quotes: str) -> _Rules:
     flags = re.IGNORECASE | re.DOTALL
     # Spaces in the patterns stand for any white space.
     starts, contains, asks = (pattern.replace(" ", r"\s+") for pattern in (starts, contains, asks))
     return _Rules(
         re.compile(skipped, flags),
-        re.compile(rf"[\s(]*(?:{starts})\b", flags),
+        re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s+)*(?:{starts})\b", flags),
         re.compile(contains, flags),
         re.compile(asks, flags),
+        quotes,
     )
 
 
@@ -49,6 +63,7 @@ _MYSQL = _rules(
     ),
     starts=(
         r"SET(?! STATEMENT\b)|USE|CALL|PREPARE|EXECUTE|DEALLOCATE|DROP PREPARE|HANDLER|BEGIN NOT ATOMIC"
+        r"|IF|CASE|FOR|WHILE|REPEAT|LOOP|BACKUP"
         r"|CREATE(?: OR REPLACE)? TEMPORARY|(?:UN)?LOCK (?:INSTANCE|TABLES?)|FLUSH .*(?:READ LOCK|FOR EXPORT)"
     ),
     contains=(
@@ -60,24 +75,28 @@ _MYSQL = _rules(
         r"|\bSHOW (?:COUNT\s*\(\s*\*\s*\) )?(?:WARNINGS|ERRORS)\b"
         r"|\bGET (?:CURRENT )?DIAGNOSTICS\b|@@(?:identity|last_insert_id|warning_count|error_count)\b"
     ),
+    quotes="`",
 )
 
 # https://www.postgresql.org/docs/current/sql-discard.html lists what a session consists of.
 _POSTGRESQL = _rules(
     skipped=(
-        r"\bE'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$"
-        r"|--[^\n]*|" + _BLOCK_COMMENT
+        r"\bE'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|(?<![\w$])\$(\w*)\$.*?\$\1\$"
+        r"|\"[^\"]*\"|--[^\n]*|" + _BLOCK_COMMENT
     ),
     starts=(
-        r"SET(?! (?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET|DISCARD|LISTEN|LOAD|CALL|DO"
+        r"SET(?! (?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET|DISCARD|LISTEN|LOAD|CALL|DO|UPDATE pg_settings"
         r"|PREPARE(?! TRANSACTION\b)|DECLARE .* WITH HOLD"
         r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?"
     ),
     contains=(
         r"\bset_config\s*\((?![^()]*,\s*(?:true|'t(?:rue)?'|'on')\s*\))|\bpg_(?:try_)?advisory_lock"
+        # Of comments inside of comments something is left. U&"..." is a name in hexadecimal.
+        r"|/\*|\*/|\bU&\w"
         r"|\bpg_temp\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b|\bsetseed\s*\(|\bdblink_connect"
     ),
     asks=r"\b(?:currval|lastval)\s*\(",
+    quotes='"',
 )
 
 # https://www.sqlite.org/pragma.html: those that only tell something.
@@ -88,8 +107,9 @@ _SQLITE = _rules(
         r"(?:\w+\s*(?:;|\Z)|(?:table|index)_x?(?:info|list)|foreign_key_|\w+_check|optimize))"
         r"|ATTACH|DETACH|CREATE TEMP(?:ORARY)?"
     ),
-    contains=r"\bload_extension\s*\(|\bCREATE \w+ (?:IF NOT EXISTS )?temp\s*\.",
+    contains=r"\bload_extension\s*\(|\bCREATE (?:\w+ ){1,2}(?:IF NOT EXISTS )?temp\s*\.",
     asks=r"\b(?:last_insert_rowid|(?:total_)?changes)\s*\(",
+    quotes='"`[',
 )
 
 _BY_VENDOR = {"mysql": _MYSQL, "postgresql": _POSTGRESQL, "sqlite": _SQLITE}
@@ -148,7 +168,7 @@ def _text(sql: Any) -> str:
 
 
 def _look(rules: _Rules, text: str) -> _Traits:
-    code = rules.skipped.sub(lambda found: "''" if found[0][0] not in "/*-#" else " ", text)
+    code = rules.skipped.sub(rules.replacement, text)
     statements = code.split(";")
     return _Traits(
         changes=bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),

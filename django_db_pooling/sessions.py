@@ -43,6 +43,10 @@ class Sessions(Leasing):
         connection_checked_out.send(sender=self.__class__, connection=self)
         # The next checkout overwrites what they have set.
         slot.dirty = dirty
+        self._used = False
+
+    def _must_renew(self, slot: Slot) -> bool:
+        return slot.dirty or self._pool.reset_mode == "always"
 
     def _renew(self, slot: Slot) -> bool:
         """Make the session as new (I/O), outside of a transaction. False if that can't be done."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import _thread
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import Error
@@ -50,8 +52,6 @@ class Transactions(Leasing):
 
     # What is checked out goes back as soon as nothing needs it: decided at each checkout.
     _brief = False
-    # An atomic block was entered without a connection.
-    _deferred = False
     # It is kept to the end of the request or scope.
     _pinned = False
     # How many of this wrapper's own methods are on the stack: they need the connection to the end.
@@ -67,7 +67,7 @@ class Transactions(Leasing):
         is_for_user = not self._inside
         self._inside += 1
         try:
-            if self._deferred and self.in_atomic_block:
+            if self.is_deferred:
                 self._connect_in_a_block()
             else:
                 self._deferred = False
@@ -79,6 +79,8 @@ class Transactions(Leasing):
 
     def _connect_in_a_block(self) -> None:
         block = {name: getattr(self, name) for name in _OF_A_BLOCK}
+        # Receivers of connection_created may have blocks of their own.
+        self.run_on_commit = []
         try:
             super().connect()
             super().set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
@@ -93,14 +95,15 @@ class Transactions(Leasing):
 
     def checked_out(self, scope: str) -> None:
         """A connection is there. ``scope``: the one that applies at this moment."""
-        self._brief = scope == conf.TRANSACTION
+        # A block's scope is the one in which it was entered.
+        self._brief = self._deferred or scope == conf.TRANSACTION
         self._pinned = self._used = self._may_have_begun = False
         self._open_cursors = set()
 
     def get_autocommit(self) -> bool:
         """Django's, without taking a connection only to answer this."""
         if self.connection is None and self.settings_dict["AUTOCOMMIT"] and self._applies():
-            return not (self._deferred and self.in_atomic_block)
+            return not self.is_deferred
         self._inside += 1
         try:
             return super().get_autocommit()
@@ -122,8 +125,7 @@ class Transactions(Leasing):
                 return
             if begins_atomic and self._begins_lazily() and self._applies():
                 self.validate_no_atomic_block()
-                self._deferred = True
-                self.autocommit = False
+                self._defer()
                 return
         # The hooks come after the release: they may take their time, or a connection of their own.
         has_hooks, self.run_commit_hooks_on_set_autocommit_on = (
@@ -140,6 +142,18 @@ class Transactions(Leasing):
         if autocommit:
             self.release_if_free()
             self._run_hooks()
+
+    def _defer(self) -> None:
+        """Begin with the first statement."""
+        self._deferred = True
+        self.autocommit = False
+        # What a block that was closed or lost may have left. Django's connect() does it, and it comes later.
+        self.closed_in_transaction = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.run_on_commit = []
+        # It is whoever is at it now whose block this is, not a request or scope further in.
+        owner.current().add(self)
 
     def _run_hooks(self) -> None:
         if self.run_commit_hooks_on_set_autocommit_on:
@@ -165,10 +179,16 @@ class Transactions(Leasing):
         except Error:
             return False
 
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        """Django's, which closes at the end what was not open before: in a block that would break it."""
+        with self.cursor() if self.is_deferred else super().temporary_connection() as cursor:
+            yield cursor
+
     def close(self) -> None:
         """Django's: in an atomic block, the end of that."""
         super().close()
-        if self._deferred and self.in_atomic_block:
+        if self.is_deferred:
             self.closed_in_transaction = self.needs_rollback = True
 
     # -- cursors ------------------------------------------------------------------------------
@@ -177,15 +197,15 @@ class Transactions(Leasing):
         self._inside += 1
         try:
             cursor = super()._cursor(name)
+            if self._brief and self._slot is not None:
+                opened = cursor.opened = OpenCursor(cursor, _collected)
+                opened.wrapper, opened.named = weakref.ref(self), name is not None
+                self._open_cursors.add(opened)
         except BaseException:
             self._inside -= 1
             self.release_if_free()
             raise
         self._inside -= 1
-        if self._brief and self._slot is not None:
-            opened = cursor.opened = OpenCursor(cursor, _collected)
-            opened.wrapper, opened.named = weakref.ref(self), name is not None
-            self._open_cursors.add(opened)
         return cursor
 
     def cursor_closed(self, cursor: OpenCursor) -> None:
@@ -201,7 +221,9 @@ class Transactions(Leasing):
         if cursor.named:
             # What the server keeps for it was never closed.
             slot.dirty = True
-        if self._thread_ident == _thread.get_ident() and self._pool.keeps(slot):
+        pool = self._pool
+        is_safe = self._thread_ident == _thread.get_ident() and pool.reset_mode != "always"
+        if is_safe and pool.keeps(slot):
             self.release_if_free()
 
     def refuse_to_ask(self, sql: Any) -> None:

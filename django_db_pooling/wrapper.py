@@ -57,8 +57,6 @@ class Pooling(Parts, Sessions, Losing):
                 self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
             self.checked_out(mine.scope(self._pool.scope))
-            if self._slot is not None and self._pool.reset_mode == "always":
-                self._slot.dirty = True
             if connection_checked_out.receivers:
                 self._tell_receivers()
         except BaseException as error:
@@ -248,7 +246,7 @@ class Pooling(Parts, Sessions, Losing):
             clean = (
                 self._worth_keeping(slot)
                 and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
-                and (not slot.dirty or self._renew(slot))
+                and (not self._must_renew(slot) or self._renew(slot))
             )
         except BaseException:
             self._pool.discard(slot)
@@ -267,6 +265,7 @@ class Pooling(Parts, Sessions, Losing):
             self._at_rest(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
         ):
             slot.unsettled = self._in_transaction(slot) is None
+            slot.dirty = self._must_renew(slot)
             self._pool.checkin(slot)
         else:
             self._pool.discard(slot)

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import django
@@ -21,10 +21,12 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
-from django_db_pooling import pooling
+from django_db_pooling import pooling, transactions
+from django_db_pooling.signals import connection_checked_out
 from tests.behaviour.conftest import (
     BEGIN,
     DRIVER,
@@ -45,6 +47,7 @@ from tests.behaviour.conftest import (
 )
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
+from tests.behaviour.test_session import receiving
 from tests.behaviour.test_transactions import without_close_old_connections
 
 pytestmark = pytest.mark.transaction_scope
@@ -769,3 +772,164 @@ def test_waiting_for_a_connection_is_not_busy() -> None:
     with in_other_hands(1), pytest.raises(OperationalError):
         one()
     assert pooling.stats("default").busy_seconds - before < 0.2
+
+
+# -- blocks that have not begun, and what can happen around them -----------------------------------------
+
+
+def test_after_a_block_that_was_closed_the_next_one_begins_anew() -> None:
+    called: list[str] = []
+    with suppress(Error), transaction.atomic():
+        transaction.on_commit(lambda: called.append("lost"))
+        add("a")
+        connection.close()
+    with transaction.atomic():
+        add("b")
+    assert (committed(), called) == (["b"], [])
+
+
+@pytest.mark.never("sqlite3")
+def test_after_a_block_whose_connection_died_the_next_one_begins_anew(observer: Observer) -> None:
+    called: list[str] = []
+    for _ in range(2):
+        with suppress(Error), transaction.atomic():
+            transaction.on_commit(lambda: called.append("lost"))
+            add("a")
+            observer.kill()
+            add("b")
+    with transaction.atomic():
+        add("c")
+    assert (committed(), called) == (["c"], [])
+    assert_whole()
+
+
+@pytest.mark.parametrize("name", [None, "request", "transaction"])
+def test_a_scope_inside_of_a_block_that_has_not_begun_leaves_the_block_alone(name: str | None) -> None:
+    for fails in (True, False):
+        with suppress(ZeroDivisionError), transaction.atomic():
+            with pooling.scope(name):
+                add("a")
+            add("b")
+            assert committed() == []
+            if fails:
+                raise ZeroDivisionError
+    assert committed() == ["a", "b"]
+    assert in_use() == 0
+
+
+def test_a_request_inside_of_a_block_that_has_not_begun_may_begin_it() -> None:
+    for fails in (True, False):
+        with without_close_old_connections(), suppress(ZeroDivisionError), transaction.atomic():
+            request_started()
+            add("a")
+            request_finished()
+            add("b")
+            assert committed() == []
+            if fails:
+                raise ZeroDivisionError
+    assert committed() == ["a", "b"]
+
+
+def test_a_block_that_a_request_never_leaves_ends_with_the_request() -> None:
+    with request_in("transaction") as alias:
+        block = transaction.atomic(using=alias)
+        block.__enter__()
+        request_finished()
+        assert not connections[alias].in_atomic_block
+        request_started()
+        add("next request", alias)
+        request_finished()
+    assert committed() == ["next request"]
+
+
+def test_a_temporary_connection_in_a_block_is_the_blocks() -> None:
+    with transaction.atomic():
+        with connection.temporary_connection() as cursor:
+            cursor.execute("SELECT 1")
+        add("a")
+    assert committed() == ["a"]
+    with connection.temporary_connection() as cursor:
+        cursor.execute("SELECT 1")
+    assert in_use() == 0
+
+
+def test_a_receiver_with_a_block_of_its_own_runs_no_hooks_of_ours() -> None:
+    called: list[str] = []
+
+    def receiver(connection: Any, **kwargs: Any) -> None:
+        with transaction.atomic(using=connection.alias):
+            sql("SELECT 1", using=connection.alias)
+
+    with receiving(connection_created, receiver), receiving(connection_checked_out, receiver):
+        with suppress(ZeroDivisionError), transaction.atomic():
+            transaction.on_commit(lambda: called.append("no"))
+            add("a")
+            raise ZeroDivisionError
+        assert called == []
+        with transaction.atomic():
+            transaction.on_commit(lambda: called.append("yes"))
+            add("b")
+    assert (committed(), called) == (["b"], ["yes"])
+
+
+def test_release_in_a_block_that_has_not_begun_has_nothing_to_release() -> None:
+    with transaction.atomic():
+        pooling.release()
+        add("a")
+    assert committed() == ["a"]
+
+
+@pytest.mark.only("pymysql", "psycopg")
+def test_reset_always_is_for_transaction_scope_too() -> None:
+    with another_alias(POOL={"RESET": "always"}) as alias:
+        for number in (1, 2):
+            one(alias)
+            assert in_use(alias) == 0
+            assert pooling.stats(alias).resets == number
+
+
+def test_a_receiver_of_connection_checked_out_does_not_answer_for_the_last_statement() -> None:
+    def receiver(**kwargs: Any) -> None:
+        sql("SELECT 1")
+
+    with receiving(connection_checked_out, receiver), pytest.raises(TransactionManagementError):
+        sql(ASKS[0])
+
+
+def test_what_is_given_back_and_taken_again_in_a_scope_goes_back_at_its_end() -> None:
+    cursor = connection.cursor()
+    with pooling.scope("request"):
+        cursor.close()
+        one()
+        assert in_use() == 1
+    assert in_use() == 0
+    cursor = connection.cursor()
+    with without_close_old_connections():
+        request_started()
+        cursor.close()
+        one()
+        assert in_use() == 1
+        request_finished()
+    assert in_use() == 0
+
+
+def test_garbage_collected_while_a_cursor_is_made_does_not_take_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = transactions.OpenCursor
+
+    class Collecting(made):
+        def __new__(cls, *arguments: Any) -> Any:
+            gc.collect()
+            return made(*arguments)
+
+    cycle: list[Any] = [connection.cursor()]
+    cycle.append(cycle)
+    del cycle
+    monkeypatch.setattr(transactions, "OpenCursor", Collecting)
+    cursor = connection.cursor()
+    monkeypatch.undo()
+    cursor.execute("SELECT 1")
+    assert cursor.fetchall()
+    cursor.close()
+    assert in_use() == 0

@@ -40,6 +40,10 @@ CHANGES = {
         "EXECUTE IMMEDIATE 'SET @a = 1'",
         "SELECT SQL_CALC_FOUND_ROWS * FROM t",
         "UPDATE t SET a = LAST_INSERT_ID(a + 1)",
+        "IF 1 = 1 THEN SET @a = 1; END IF",
+        "CASE 1 WHEN 1 THEN SET @a = 1; END CASE",
+        "FOR i IN 1..1 DO SET @a = i; END FOR",
+        "BACKUP LOCK t",
     ],
     "postgresql": [
         "SET x = 1",
@@ -67,6 +71,14 @@ CHANGES = {
         "SELECT 1; /* a comment */ SET a = 1",
         "SELECT E'\\\\'; SET a = 1",
         "SELECT 'a\\'; SET a = 1",
+        "/* a /* b */ c */ SET a = 1",
+        "EXPLAIN ANALYZE CREATE TEMP TABLE a AS SELECT 1",
+        "EXPLAIN (ANALYZE, VERBOSE) CREATE TEMP TABLE a AS SELECT 1",
+        "SELECT \"set_config\"('a', 'b', false)",
+        'CREATE TABLE "pg_temp".a (b INT)',
+        'SELECT U&"pg_advisory\\005flock"(1)',
+        "UPDATE pg_settings SET setting = 'a' WHERE name = 'b'",
+        "SELECT 1 AS a$b$; SET a = 1; SELECT 1 AS c$b$",
     ],
     "sqlite": [
         "PRAGMA foreign_keys = OFF",
@@ -79,6 +91,10 @@ CHANGES = {
         "CREATE TABLE temp.x (a)",
         "CREATE TABLE IF NOT EXISTS temp.x (a)",
         "SELECT load_extension('x')",
+        'CREATE TABLE "temp".x (a)',
+        "CREATE TABLE [temp].x (a)",
+        "CREATE VIRTUAL TABLE temp.x USING fts5(a)",
+        "EXPLAIN PRAGMA cache_size = 1",
     ],
 }
 NO_CHANGES = {
