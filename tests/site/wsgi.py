@@ -19,8 +19,13 @@ django_application = get_wsgi_application()
 
 if os.environ.get("SITE_QUERY_AT_START"):
     # As a project does that reads its configuration from the database. With --preload: in the master.
+    from django.db import connection
+
     from tests.site.models import Row
 
+    if os.environ["SITE_QUERY_AT_START"] == "in two threads":
+        # It stays in use.
+        connection.ensure_connection()
     assert Row.objects.count()
     if os.environ["SITE_QUERY_AT_START"] == "in two threads":
         # Beside the main thread's connection, which stays in use: one that is idle.
