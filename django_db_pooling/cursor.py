@@ -57,17 +57,3 @@ class PooledCursor(Base):
             opened, self.opened = self.opened, None
             if opened is not None:
                 self.db.cursor_closed(opened)
-
-
-_subclasses: dict[type[Any], type[Any]] = {}
-
-
-def pooled_cursor(cursor: Any) -> Any:
-    """The cursor that Django has made, as one of these. Its class goes by the same name."""
-    cls = type(cursor)
-    subclass = _subclasses.get(cls)
-    if subclass is None:
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-        subclass = _subclasses.setdefault(cls, type(cls.__name__, (PooledCursor, cls), names))
-    cursor.__class__ = subclass
-    return cursor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from typing import Any
@@ -17,8 +16,6 @@ from django.db.utils import ConnectionHandler
 from django_db_pooling import checks, conf, green, owner
 from django_db_pooling.registry import registry
 from django_db_pooling.wrapper import PooledWrapper, pooled
-
-logger = logging.getLogger("django_db_pooling")
 
 _inherited_getitem = ConnectionHandler.__getitem__
 _pid = os.getpid()

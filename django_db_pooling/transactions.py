@@ -52,8 +52,6 @@ class Transactions(Leasing):
 
     # What is checked out goes back as soon as nothing needs it: decided at each checkout.
     _brief = False
-    # It is kept to the end of the request or scope.
-    _pinned = False
     # How many of this wrapper's own methods are on the stack: they need the connection to the end.
     _inside = 0
     _open_cursors: set[OpenCursor]

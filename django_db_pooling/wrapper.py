@@ -16,11 +16,12 @@ from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
-from django_db_pooling.cursor import pooled_cursor
+from django_db_pooling.cursor import PooledCursor
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.lease import logger
 from django_db_pooling.losing import Losing
+from django_db_pooling.mixing import mixed
 from django_db_pooling.parts import Parts
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.registry import DatabasePool, registry
@@ -190,10 +191,14 @@ class Pooling(Parts, Sessions, Losing):
         return cursor
 
     def make_cursor(self, cursor: Any) -> Any:
-        return pooled_cursor(super().make_cursor(cursor))
+        made = super().make_cursor(cursor)
+        made.__class__ = mixed(PooledCursor, type(made))
+        return made
 
     def make_debug_cursor(self, cursor: Any) -> Any:
-        return pooled_cursor(super().make_debug_cursor(cursor))
+        made = super().make_debug_cursor(cursor)
+        made.__class__ = mixed(PooledCursor, type(made))
+        return made
 
     # -- giving back --------------------------------------------------------------------------
 
@@ -330,15 +335,6 @@ class PooledWrapper(Transactions, Pooling):
     """Mixed in before a backend's DatabaseWrapper."""
 
 
-_subclasses: dict[type[Any], type[Any]] = {}
-
-
 def pooled(cls: type[Any]) -> type[Any]:
     """The pooled subclass of a backend's DatabaseWrapper. It goes by the same name."""
-    if issubclass(cls, PooledWrapper):
-        return cls
-    subclass = _subclasses.get(cls)
-    if subclass is None:
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-        subclass = _subclasses.setdefault(cls, type(cls.__name__, (PooledWrapper, cls), names))
-    return subclass
+    return cls if issubclass(cls, PooledWrapper) else mixed(PooledWrapper, cls)
