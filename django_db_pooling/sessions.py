@@ -23,11 +23,14 @@ class Sessions(Leasing):
         slot = self._slot
         if slot is None or slot.dirty or not slot.opened_at:
             return
-        if not self._pool.dialect.tells_transactions and begins_transaction(self.vendor, sql):
+        dialect = self._pool.dialect
+        if not dialect.tells_transactions and begins_transaction(self.vendor, sql):
             self._may_have_begun = True
-        if self._pool.reset_mode == "never":
-            return
-        slot.dirty = changes_session(self.vendor, sql)
+        if self._pool.reset_mode != "never":
+            # The text comes first. The server sees more, but no locks.
+            slot.dirty = changes_session(self.vendor, sql) or (
+                dialect.tells_changes and dialect.session_changed(slot.connection)
+            )
 
     def pin(self) -> None:
         """Keep this connection, and make its session as new before somebody else has it."""

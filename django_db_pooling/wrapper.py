@@ -149,11 +149,9 @@ class Pooling(Parts, Sessions, Losing):
         if slot is None or slot.connection is not None:
             return super().get_new_connection(conn_params)
         self._params = conn_params
-        seconds = self._seconds_left()
-        if seconds is not None:
-            conn_params = conn_params.copy()
-            self._pool.dialect.limit_connect(conn_params, seconds)
-        slot.connection = connection = super().get_new_connection(conn_params)
+        adapted = conn_params.copy()
+        self._pool.dialect.adapt(adapted, self._seconds_left())
+        slot.connection = connection = super().get_new_connection(adapted)
         return connection
 
     def _adopt(self, slot: Slot) -> None:

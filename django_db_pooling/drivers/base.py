@@ -37,6 +37,8 @@ class Driver:
     tells_transactions = True
     # Whether in_transaction() still says, when a connection has died, how things were before.
     remembers = False
+    # Whether session_changed() knows more than the text of a statement says.
+    tells_changes = False
 
     # -- for the pool ------------------------------------------------------------------------
 
@@ -147,13 +149,18 @@ class Driver:
         cursor.close()
         return True
 
-    def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
+    def session_changed(self, connection: Any) -> bool:
+        """Whether the server says that the last statement has changed its session."""
+        return False
+
+    def adapt(self, params: dict[str, Any], seconds: float | None) -> None:
         """Change connection parameters so that connecting takes no longer than this."""
-        most = max(1, math.ceil(seconds))
-        params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
+        if seconds is not None:
+            most = max(1, math.ceil(seconds))
+            params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        """A connection is open and initialised; ``params`` are those before limit_connect."""
+        """A connection is open and initialised (I/O); ``params`` are those before adapt()."""
 
     def server_timeout(self, connection: Any) -> float:
         """After how many idle seconds the server closes a connection (I/O)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pymysql
-from pymysql.constants import SERVER_STATUS
+from pymysql.constants import ER, SERVER_STATUS
 
 from django_db_pooling import green
 from django_db_pooling.drivers.base import Driver, passed_through
@@ -20,12 +20,17 @@ _CONNECTIONS = pymysql.connections.__file__
 _NO_TRANSACTION = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _TRANSACTION_FLAGS = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_IN_TRANS
 _COM_RESET_CONNECTION = 0x1F
+# https://dev.mysql.com/doc/dev/mysql-server/latest/group__group__cs__capabilities__flags.html and
+# mysql__com_8h.html beside it. PyMySQL doesn't know them.
+_CLIENT_SESSION_TRACK = 1 << 23
+_SERVER_SESSION_STATE_CHANGED = 1 << 14
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
     learned = ("isolation_level", "mysql_server_data")
     remembers = True
+    tells_changes = True
 
     def fileno(self, connection: Any) -> int | None:
         sock = connection._sock
@@ -102,6 +107,7 @@ class PyMySQL(Driver):
                     cursor.execute("SET sql_mode = %s", (connection.sql_mode,))
                 if connection.init_command is not None:
                     cursor.execute(connection.init_command)
+            _track_session(connection)
         return True
 
     def detach(self, cursor: Any) -> bool:
@@ -109,19 +115,44 @@ class PyMySQL(Driver):
         getattr(cursor, "cursor", cursor).connection = None
         return True
 
-    def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
+    def adapt(self, params: dict[str, Any], seconds: float | None) -> None:
+        params["client_flag"] = params.get("client_flag", 0) | _CLIENT_SESSION_TRACK
+        if seconds is None:
+            return
         # connect_timeout ends with the TCP handshake; a server that accepts and is silent needs more.
         for name in ("connect_timeout", "read_timeout", "write_timeout"):
             params[name] = min(params.get(name) or (10 if name == "connect_timeout" else math.inf), seconds)
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        _track_session(connection)
         connection._read_timeout = params.get("read_timeout")
         connection._write_timeout = params.get("write_timeout")
+
+    def session_changed(self, connection: Any) -> bool:
+        # It comes with OK packets: where there are columns, what is seen is from the statement before.
+        if not connection.server_status & _SERVER_SESSION_STATE_CHANGED:
+            return False
+        result = connection._result
+        return result is not None and result.description is None
 
     def server_timeout(self, connection: Any) -> float:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute("SELECT @@wait_timeout")
             return float(cursor.fetchone()[0])
+
+
+def _track_session(connection: Any) -> None:
+    """Have the server say when a statement changes the session: in a trigger or a function, for example.
+
+    https://dev.mysql.com/doc/refman/8.4/en/session-state-tracking.html
+    """
+    if connection.server_capabilities & _CLIENT_SESSION_TRACK:
+        try:
+            connection.query("SET SESSION session_track_state_change = ON")
+        except pymysql.MySQLError as error:
+            # What poses as a server may not know it.
+            if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE:
+                raise
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class SQLite(Driver):
         except sqlite3.ProgrammingError:
             return False
 
-    def limit_connect(self, params: dict[str, Any], seconds: float) -> None:
+    def adapt(self, params: dict[str, Any], seconds: float | None) -> None:
         """Opening a file doesn't wait; ``timeout`` there is how long statements wait for locks."""
 
 

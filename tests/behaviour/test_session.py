@@ -159,6 +159,65 @@ def test_what_changes_nothing_costs_nothing(statement: str, resets: Callable[[],
     assert resets() == 0
 
 
+@pytest.fixture
+def routines() -> Iterator[None]:
+    """A trigger and a function that set something."""
+    pooling.release()
+    with plain() as wrapper, wrapper.cursor() as cursor:
+        cursor.execute("CREATE TABLE watched (a INT PRIMARY KEY)")
+        cursor.execute("CREATE TRIGGER watcher BEFORE INSERT ON watched FOR EACH ROW SET @mine = NEW.a")
+        cursor.execute("CREATE FUNCTION setting() RETURNS INT NO SQL BEGIN SET @mine = 1; RETURN 1; END")
+    yield
+    with plain() as wrapper, wrapper.cursor() as cursor:
+        cursor.execute("DROP TABLE watched")
+        cursor.execute("DROP FUNCTION setting")
+
+
+@pytest.mark.only("pymysql")
+@pytest.mark.usefixtures("routines")
+@pytest.mark.parametrize("statement", ["INSERT INTO watched VALUES (1)", "DO setting()"])
+def test_the_server_tells_what_no_statement_shows(statement: str, resets: Callable[[], int]) -> None:
+    for tag in range(2):
+        # Also by a session that was made as new.
+        request(lambda tag=tag: sql(statement.replace("1)", f"{tag})")))
+        assert resets() == tag + 1
+        assert request(lambda: sql("SELECT @mine")) == [(None,)]
+
+
+@pytest.mark.only("pymysql")
+def test_what_the_server_has_told_of_a_statement_is_not_taken_for_the_next_ones(
+    resets: Callable[[], int],
+) -> None:
+    def work() -> None:
+        # Django's own SET AUTOCOMMIT, which the server tells, too.
+        with transaction.atomic():
+            sql("SELECT 1")
+
+    request(change)
+    assert resets() == 1
+    request(work)
+    request(lambda: sql("SELECT 1"))
+    assert resets() == 1
+
+
+@pytest.mark.only("pymysql")
+def test_a_server_that_tells_nothing_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, resets: Callable[[], int]
+) -> None:
+    import pymysql
+
+    query = pymysql.connections.Connection.query
+
+    def without_tracking(self: Any, text: str, unbuffered: bool = False) -> Any:
+        return query(self, text.replace("session_track_state_change", "no_such_variable"), unbuffered)
+
+    monkeypatch.setattr(pymysql.connections.Connection, "query", without_tracking)
+    pooling.close_all()
+    request(change)
+    assert request(lambda: sql("SELECT @mine")) == [(None,)]
+    assert resets() == 1
+
+
 def change() -> None:
     sql("SET @mine = 1" if MYSQL else "SET application_name TO 'mine'" if POSTGRESQL else CHANGES[0])
 
