@@ -117,45 +117,34 @@ _BY_VENDOR = {"mysql": _MYSQL, "postgresql": _POSTGRESQL, "sqlite": _SQLITE}
 _BEGINS = re.compile(r"[\s(]*(?:BEGIN|START\s+TRANSACTION|XA\s+(?:START|BEGIN))\b", re.IGNORECASE)
 
 
-class _Traits(NamedTuple):
+class Traits(NamedTuple):
+    """What a statement, or any of several in one text, does as far as its text tells.
+
+    ``changes``: the session. ``asks``: for what the session's last statement has left, a new row's id or
+    warnings. ``begins``: a transaction, in plain words.
+    """
+
     changes: bool
     asks: bool
     begins: bool
 
 
-_known: dict[tuple[str, str], _Traits] = {}
+_known: dict[tuple[str, str], Traits] = {}
 
 
-def changes_session(vendor: str, sql: Any) -> bool:
-    """Whether a statement, or one of several in a text, changes its session as far as its text tells.
-
-    ``vendor``: of Django's wrapper. ``sql``: what cursors execute, also bytes or psycopg's objects.
-    """
-    return _traits(vendor, sql).changes
-
-
-def asks_session(vendor: str, sql: Any) -> bool:
-    """Whether a statement asks for what the session's last one has left: a new row's id, warnings."""
-    return _traits(vendor, sql).asks
-
-
-def begins_transaction(vendor: str, sql: Any) -> bool:
-    """Whether a statement begins a transaction, in plain words."""
-    return _traits(vendor, sql).begins
-
-
-def _traits(vendor: str, sql: Any) -> _Traits:
+def traits(vendor: str, sql: Any) -> Traits:
+    """``vendor``: of Django's wrapper. ``sql``: what cursors execute, also bytes or psycopg's objects."""
     try:
         return _known[vendor, sql]
     except (KeyError, TypeError):
         pass
     rules = _BY_VENDOR.get(vendor)
-    traits = _Traits(False, False, False) if rules is None else _look(rules, _text(sql))
+    seen = Traits(False, False, False) if rules is None else _look(rules, _text(sql))
     if isinstance(sql, str) and len(sql) <= LONGEST_KEPT:
         if len(_known) >= MOST_KEPT:
             _known.clear()
-        _known[vendor, sql] = traits
-    return traits
+        _known[vendor, sql] = seen
+    return seen
 
 
 def _text(sql: Any) -> str:
@@ -167,10 +156,10 @@ def _text(sql: Any) -> str:
     return str(sql) if as_string is None else str(as_string(None))
 
 
-def _look(rules: _Rules, text: str) -> _Traits:
+def _look(rules: _Rules, text: str) -> Traits:
     code = rules.skipped.sub(rules.replacement, text)
     statements = code.split(";")
-    return _Traits(
+    return Traits(
         changes=bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),
         asks=bool(rules.asks.search(code)),
         begins=any(map(_BEGINS.match, statements)),

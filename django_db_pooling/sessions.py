@@ -9,7 +9,7 @@ from django.db import Error as DjangoError
 from django.db.backends.signals import connection_created
 
 from django_db_pooling.lease import Leasing, logger
-from django_db_pooling.session_state import begins_transaction, changes_session
+from django_db_pooling.session_state import traits
 from django_db_pooling.signals import connection_checked_out
 from django_db_pooling.slot import Slot
 
@@ -23,14 +23,12 @@ class Sessions(Leasing):
         slot = self._slot
         if slot is None or slot.dirty or not slot.opened_at:
             return
-        dialect = self._pool.dialect
-        if not dialect.tells_transactions and begins_transaction(self.vendor, sql):
+        seen, dialect = traits(self.vendor, sql), self._pool.dialect
+        if seen.begins:
             self._may_have_begun = True
         if self._pool.reset_mode != "never":
-            # The text comes first. The server sees more, but no locks.
-            slot.dirty = changes_session(self.vendor, sql) or (
-                dialect.tells_changes and dialect.session_changed(slot.connection)
-            )
+            # The server sees more, but no locks.
+            slot.dirty = seen.changes or (dialect.tells_changes and dialect.session_changed(slot.connection))
 
     def pin(self) -> None:
         """Keep this connection, and make its session as new before somebody else has it."""

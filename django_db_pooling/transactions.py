@@ -16,7 +16,7 @@ from django.db.transaction import TransactionManagementError
 
 from django_db_pooling import conf, owner
 from django_db_pooling.lease import Leasing
-from django_db_pooling.session_state import asks_session
+from django_db_pooling.session_state import traits
 from django_db_pooling.slot import Slot
 
 # What Django's connect() resets and an atomic block has had since before its connection.
@@ -228,7 +228,7 @@ class Transactions(Leasing):
         """Before the first statement of a checkout. What the last one has left is somebody else's."""
         if self.in_atomic_block or len(self._open_cursors) > 1 or self._pinned:
             return
-        if asks_session(self.vendor, sql):
+        if traits(self.vendor, sql).asks:
             raise TransactionManagementError(
                 "This asks for what the session's last statement has left, and in transaction scope each "
                 "statement may have another session. Wrap both in atomic(), or use one cursor."

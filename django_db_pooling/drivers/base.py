@@ -33,8 +33,6 @@ class Driver:
 
     # Attributes that Django's wrapper finds out when it opens a connection.
     learned: tuple[str, ...] = ()
-    # Whether in_transaction() can tell at all.
-    tells_transactions = True
     # Whether in_transaction() still says, when a connection has died, how things were before.
     remembers = False
     # Whether session_changed() knows more than the text of a statement says.

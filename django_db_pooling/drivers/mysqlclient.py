@@ -17,7 +17,6 @@ _DESCRIPTOR = "descriptor_for_pool"
 
 class MySQLClient(Driver):
     learned = ("isolation_level", "mysql_server_data")
-    tells_transactions = False
 
     def home(self) -> object:
         return None

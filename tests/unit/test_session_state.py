@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_db_pooling import session_state
-from django_db_pooling.session_state import changes_session
+from django_db_pooling.session_state import traits
 
 CHANGES = {
     "mysql": [
@@ -162,10 +162,10 @@ ALL = [(vendor, sql, answer) for table, answer in ((CHANGES, True), (NO_CHANGES,
 
 @pytest.mark.parametrize(("vendor", "sql", "answer"), ALL)
 def test_by_text(vendor: str, sql: str, answer: bool) -> None:
-    assert changes_session(vendor, sql) is answer
-    assert changes_session(vendor, sql) is answer
-    assert changes_session(vendor, sql.encode()) is answer
-    assert changes_session(vendor, f"\n {sql.swapcase()} ") is answer
+    assert traits(vendor, sql).changes is answer
+    assert traits(vendor, sql).changes is answer
+    assert traits(vendor, sql.encode()).changes is answer
+    assert traits(vendor, f"\n {sql.swapcase()} ").changes is answer
 
 
 @given(st.sampled_from(ALL), st.text(alphabet=" \n\t"), st.text(alphabet="abc;*SET=1 "))
@@ -174,28 +174,28 @@ def test_white_space_and_comments_hide_nothing(case: tuple[str, str, bool], spac
     comment = f"/*{words.replace('*', '').lstrip('!')}*/"
     if not sql.startswith("("):
         sql = f"{space}{comment}{space}{sql}"
-    assert changes_session(vendor, sql) is answer
+    assert traits(vendor, sql).changes is answer
 
 
 @pytest.mark.parametrize("vendor", CHANGES)
 @given(st.text(alphabet="a;= SETx1\n()@:*/-#"))
 def test_a_literal_triggers_nothing(vendor: str, words: str) -> None:
-    assert not changes_session(vendor, f"SELECT '{words}' AS a")
+    assert not traits(vendor, f"SELECT '{words}' AS a").changes
 
 
 def test_objects_of_psycopg() -> None:
     sql = pytest.importorskip("psycopg.sql")
-    assert changes_session("postgresql", sql.SQL("SET {} = 1").format(sql.Identifier("x")))
-    assert not changes_session("postgresql", sql.SQL("SELECT {}").format(sql.Literal("; SET x = 1")))
+    assert traits("postgresql", sql.SQL("SET {} = 1").format(sql.Identifier("x"))).changes
+    assert not traits("postgresql", sql.SQL("SELECT {}").format(sql.Literal("; SET x = 1"))).changes
 
 
 def test_a_vendor_that_nobody_knows_changes_nothing() -> None:
-    assert not changes_session("oracle", "ALTER SESSION SET x = 1")
+    assert not traits("oracle", "ALTER SESSION SET x = 1").changes
 
 
 def test_what_is_kept_has_an_end() -> None:
     for number in range(session_state.MOST_KEPT + 10):
-        assert not changes_session("mysql", f"SELECT {number}")
-    assert not changes_session("mysql", "SELECT '" + "a" * session_state.LONGEST_KEPT + "'")
+        assert not traits("mysql", f"SELECT {number}").changes
+    assert not traits("mysql", "SELECT '" + "a" * session_state.LONGEST_KEPT + "'").changes
     assert len(session_state._known) <= session_state.MOST_KEPT
     assert all(len(sql) <= session_state.LONGEST_KEPT for _, sql in session_state._known)
