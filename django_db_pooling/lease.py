@@ -73,6 +73,10 @@ class Leasing(Backend):
         """Make the connection clean (I/O where it isn't) and check it in, or close it."""
         raise NotImplementedError
 
+    def give_back(self) -> None:
+        """End of the scope: nothing is left of it, whatever state the wrapper is in."""
+        raise NotImplementedError
+
     @property
     def slot(self) -> Slot | None:
         """The lease on the connection that is checked out."""

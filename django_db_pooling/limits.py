@@ -16,3 +16,5 @@ class Limits:
     idle_timeout: float | None = 300.0
     max_age: float | None = 3600.0
     max_waiting: int | None = None
+    connect_retry: float = 5.0
+    keepalive: float | None = 60.0

@@ -74,7 +74,8 @@ class Losing(Leasing):
     def lose_if_broken(self, error: BaseException) -> None:
         """Called with every exception that leaves the driver."""
         slot = self._slot
-        if slot is None or slot.connection is None:
+        if slot is None or not slot.opened_at:
+            # While it is opened, whoever opens it sees to that.
             return
         dialect = self._pool.dialect
         broken = dialect.broken(slot.connection)
@@ -82,6 +83,9 @@ class Losing(Leasing):
             if broken:
                 self._pool.death_seen()
                 self.lose()
+            elif dialect.unfit(error):
+                # This request may go on with it.
+                slot.unusable = True
         elif broken or dialect.interrupted(slot.connection, error):
             self.lose()
 

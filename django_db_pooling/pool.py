@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from django_db_pooling import inherited
 from django_db_pooling.coalesce import Coalesced
+from django_db_pooling.growth import Growth
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts, PoolStats
@@ -27,9 +28,6 @@ from django_db_pooling.waiter import Bell, Waiter
 
 logger = logging.getLogger("django_db_pooling")
 
-OPENING_AT_A_TIME = 2
-# One more may start to open when all that are opening have taken this many seconds.
-STALLED = 0.5
 # Waiters look for themselves this often (seconds): at openings that stall, and as a net.
 LOOK_AROUND = 0.5
 # While another native thread is just handing out: seconds between looks.
@@ -69,6 +67,14 @@ class CheckoutTimeout(Exception):
         self.waited = waited
 
 
+class ServerAway(Exception):
+    """Opening has failed for too long to wait for it. ``error``: what the last attempt ended with."""
+
+    def __init__(self, message: str, error: Exception) -> None:
+        super().__init__(message)
+        self.error = error
+
+
 class Pool:
     """Connections to one database, for all threads and greenlets of one process."""
 
@@ -88,13 +94,11 @@ class Pool:
         self._slots: dict[int, weakref.ref[Slot]] = {}
         # A stack. Whoever pops a slot, or removes it, has it.
         self._idle: deque[Slot] = deque()
-        # Being opened by their takers: slot number -> since when.
-        self._opening: dict[int, float] = {}
+        self.growth = Growth()
         # First come, first served. Membership is the claim: whoever removes a waiter must serve it.
         self._waiters: deque[Waiter] = deque()
         self._match = Coalesced(self._serve_waiters)
         self._death_seen_at = -math.inf
-        self._last_open_error: tuple[float, str] | None = None
         self.counts = Counts()
 
     # -- taking -------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ class Pool:
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
         never waits. ``began``: since when the caller has been at it, if not from now. Raises
-        CheckoutTimeout.
+        CheckoutTimeout and ServerAway.
         """
         home = self.driver.home()
         slot = None if self._waiters else self._pop(home)
@@ -212,7 +216,7 @@ class Pool:
             self._waiters.remove(waiter)
         except ValueError:
             # Claimed: a slot is on its way, from another native thread, or here already.
-            if waiter.wait(1.0):
+            if waiter.wait(1.0) and waiter.slot is not None:
                 self._put_back(waiter.take())
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
@@ -227,7 +231,7 @@ class Pool:
         while self._waiters and (self._idle or self._has_room()):
             match = self._next_match()
             if match is None:
-                return
+                break
             waiter, slot = match
             try:
                 self._waiters.remove(waiter)
@@ -240,6 +244,25 @@ class Pool:
                 if waiter.slot is None and waiter not in self._waiters:
                     self._return_to_queue(waiter)
                 raise
+        if self.growth.outage and self._waiters:
+            # Somebody is trying again for all.
+            self._turn_waiters_away()
+
+    def _turn_waiters_away(self) -> None:
+        """While the server is away: unless somebody has a connection that may come back."""
+        if self._others_may_come_back() or self.growth.last_error is None:
+            return
+        at, error = self.growth.last_error
+        while self._waiters:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                return
+            ago = time.monotonic() - at
+            waiter.turn_away(ServerAway(f"pool {self.name!r}: {ago:.1f} s ago, not tried again", error))
+
+    def _others_may_come_back(self) -> bool:
+        return any(slot.connection is not None and not self.doubts(slot) for slot in self._living())
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
         """Whoever came first of those for whom there is something, and what it is."""
@@ -283,9 +306,8 @@ class Pool:
         return slot
 
     def _may_open(self) -> bool:
-        opening = list(self._opening.values())
-        now = time.monotonic()
-        return len(opening) < OPENING_AT_A_TIME or all(now - since > STALLED for since in opening)
+        others = self.growth.away and self._others_may_come_back()
+        return self.growth.may_begin(time.monotonic(), others)
 
     def _has_room(self) -> bool:
         most = self.limits.max_outstanding
@@ -296,7 +318,7 @@ class Pool:
             return None
         slot = Slot(self, next(self._numbers), self._generation, home)
         self._slots[slot.number] = weakref.ref(slot)
-        self._opening[slot.number] = time.monotonic()
+        self.growth.begin(slot.number, time.monotonic())
         if self._over_cap():
             # Another native thread had the same thought.
             self._forget(slot)
@@ -305,7 +327,7 @@ class Pool:
 
     def _forget(self, slot: Slot) -> bool:
         """Take a slot out of the count: True for whoever comes first, so none is freed twice."""
-        self._opening.pop(slot.number, None)
+        self.growth.end(slot.number)
         return self._slots.pop(slot.number, None) is not None
 
     # -- opening ----------------------------------------------------------------------------
@@ -316,16 +338,33 @@ class Pool:
         age = self.limits.max_age
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
-        self._opening.pop(slot.number, None)
+        self.growth.end(slot.number)
+        self.growth.succeeded()
         self.counts.opened += 1
-        self._last_open_error = None
         self._match()
 
     def open_failed(self, slot: Slot, error: BaseException) -> None:
         """The taker of a bare slot could not open a connection; the slot is free again."""
         if isinstance(error, Exception):
-            self._last_open_error = (time.monotonic(), f"{type(error).__name__}: {error}")
+            self.growth.failed(error, time.monotonic())
+        if self.growth.outage:
+            self._turn_waiters_away()
         self.discard(slot)
+
+    def retry_in(self, error: Exception, began: float, deadline: float | None) -> float | None:
+        """The taker of a bare slot has found no server, with an attempt that began then.
+
+        Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
+        since others have connections that may come back; None: give up with this error.
+        """
+        patience, now = self.limits.connect_retry, time.monotonic()
+        if patience <= 0:
+            return None
+        pause = self.growth.found_nobody(began, now, patience)
+        self.growth.failed(error, now)
+        if deadline is not None and now + (pause or 0.0) >= deadline:
+            return None
+        return 0.0 if self._others_may_come_back() else pause
 
     # -- giving back ------------------------------------------------------------------------
 
@@ -521,7 +560,7 @@ class Pool:
 
     def snapshot(self) -> PoolStats:
         """Counts of this moment, read without stopping anybody."""
-        idle, opening = len(self._idle), len(self._opening)
+        idle, opening = len(self._idle), len(self.growth)
         return PoolStats(
             alias=self.name,
             size=self.limits.size,
@@ -545,7 +584,7 @@ class Pool:
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."
-        if self._last_open_error is not None:
-            at, error = self._last_open_error
-            message += f" Last connect error, {now - at:.1f} s ago: {error}."
+        if self.growth.last_error is not None:
+            at, error = self.growth.last_error
+            message += f" Last connect error, {now - at:.1f} s ago: {type(error).__name__}: {error}."
         return CheckoutTimeout(message, waited)

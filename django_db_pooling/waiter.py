@@ -42,7 +42,7 @@ class ThreadBell:
 class Waiter:
     """A caller in the queue, and the place where the slot for it is put."""
 
-    __slots__ = ("_bell", "expecting", "home", "impatient", "number", "slot")
+    __slots__ = ("_bell", "_refusal", "expecting", "home", "impatient", "number", "slot")
 
     def __init__(self, number: int, home: object, impatient: bool, bell: Bell) -> None:
         # Lower for whoever came earlier.
@@ -51,22 +51,30 @@ class Waiter:
         self.impatient = impatient
         self.expecting = True
         self.slot: Slot | None = None
+        self._refusal: Exception | None = None
         self._bell = bell
 
     def serve(self, slot: Slot) -> None:
         self.slot = slot
         self._bell.ring()
 
+    def turn_away(self, error: Exception) -> None:
+        """There will be no slot: take() raises this."""
+        self._refusal = error
+        self._bell.ring()
+
     def wait(self, seconds: float) -> bool:
-        """Whether there is a slot, after so many seconds at most."""
+        """Whether there is a slot, or an error, after so many seconds at most."""
         # The ring is only a hint: who serves may be interrupted between the two.
-        if self.slot is None:
+        if self.slot is None and self._refusal is None:
             self._bell.wait(seconds)
-        return self.slot is not None
+        return self.slot is not None or self._refusal is not None
 
     def take(self) -> Slot:
-        slot, self.slot = self.slot, None
         self.expecting = False
+        if self._refusal is not None:
+            raise self._refusal
+        slot, self.slot = self.slot, None
         assert slot is not None
         return slot
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
@@ -22,9 +21,10 @@ from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.lease import logger
 from django_db_pooling.losing import Losing
 from django_db_pooling.mixing import mixed
+from django_db_pooling.opening import Opening, twin
 from django_db_pooling.parts import Parts
-from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.registry import DatabasePool, registry
+from django_db_pooling.pool import CheckoutTimeout, ServerAway
+from django_db_pooling.registry import registry
 from django_db_pooling.sessions import Sessions
 from django_db_pooling.signals import connection_checked_out
 from django_db_pooling.slot import Slot
@@ -34,7 +34,7 @@ from django_db_pooling.transactions import Transactions
 LONG_IDLE = 60.0
 
 
-class Pooling(Parts, Sessions, Losing):
+class Pooling(Parts, Opening, Sessions, Losing):
     """Takes connections out of a pool and gives them back."""
 
     # -- taking -----------------------------------------------------------------------------
@@ -66,6 +66,8 @@ class Pooling(Parts, Sessions, Losing):
             self.connection = None
             if isinstance(error, CheckoutTimeout):
                 raise PoolTimeout(str(error), error.waited) from None
+            if isinstance(error, ServerAway):
+                raise twin(error.error, str(error)) from None
             raise
         finally:
             self._deadline = None
@@ -93,8 +95,7 @@ class Pooling(Parts, Sessions, Losing):
             pool.checkin(self._let_go())
             return False
         if slot.connection is None:
-            self._open(slot)
-            return True
+            return self._open_patiently(slot)
         self._adopt(slot)
         if slot.dirty and not self._renew(slot):
             if self._slot is not None:
@@ -125,34 +126,6 @@ class Pooling(Parts, Sessions, Losing):
         if self.vendor == "sqlite" and self.is_in_memory_db():
             return None
         return drivers.find(self.Database)
-
-    def _open(self, slot: Slot) -> None:
-        pool = self._pool
-        self.__dict__.update(pool.learned)
-        try:
-            super().connect()
-            if self._slot is not slot:
-                raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_created")
-            pool.dialect.connected(slot.connection, self._params)
-            pool.learn(self)
-            # The settings may have changed while this connected.
-            slot.unusable = not pool.serves(self)
-        except BaseException as error:
-            self._slot = None
-            pool.open_failed(slot, error)
-            raise
-        pool.opened(slot)
-        registry.ensure_looked_after()
-
-    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        slot = self._slot
-        if slot is None or slot.connection is not None:
-            return super().get_new_connection(conn_params)
-        self._params = conn_params
-        adapted = conn_params.copy()
-        self._pool.dialect.adapt(adapted, self._seconds_left())
-        slot.connection = connection = super().get_new_connection(adapted)
-        return connection
 
     def _adopt(self, slot: Slot) -> None:
         """What Django's connect() does besides connecting."""
@@ -312,21 +285,6 @@ class Pooling(Parts, Sessions, Losing):
             pool.drain()
         with super()._nodb_cursor() as cursor:
             yield cursor
-
-    def fill(self, pool: DatabasePool, slot: Slot) -> None:
-        """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE."""
-        self._pool = pool
-        self._cursors = set()
-        self._slot = slot
-        timeout = pool.limits.timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        # Receivers of connection_created ask for connections[alias] and mean this one.
-        connections[self.alias] = self
-        try:
-            self._open(slot)
-        finally:
-            del connections[self.alias]
-        self.give_back()
 
 
 class PooledWrapper(Transactions, Pooling):

@@ -107,6 +107,14 @@ class Driver:
         """Whether the driver has given the connection up."""
         return self.fileno(connection) is None
 
+    def server_away(self, error: BaseException) -> bool:
+        """Whether connecting has failed since no server is there, or takes nobody in: in a moment it may."""
+        return False
+
+    def unfit(self, error: Any) -> bool:
+        """Whether an error of the database's says that this connection is of no use to the next request."""
+        return False
+
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         """Whether an error that is none of the database's may have cut a conversation short."""
         return self.unread(connection)

@@ -7,6 +7,7 @@ from typing import Any
 from MySQLdb import MySQLError, ProgrammingError, cursors
 
 from django_db_pooling import green
+from django_db_pooling.drivers import mysql_errors
 from django_db_pooling.drivers.base import Driver, passed_through
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
@@ -53,6 +54,12 @@ class MySQLClient(Driver):
             return bool(connection.next_result() != -1)
         except MySQLError:
             return True
+
+    def server_away(self, error: BaseException) -> bool:
+        return isinstance(error, MySQLError) and mysql_errors.server_away(error)
+
+    def unfit(self, error: Any) -> bool:
+        return mysql_errors.unfit(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.

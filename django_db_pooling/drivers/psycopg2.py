@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg2 import extensions
+from psycopg2 import OperationalError, extensions
 
 from django_db_pooling import green
+from django_db_pooling.drivers import postgresql_errors
 from django_db_pooling.drivers.base import Driver
 
 
@@ -24,6 +25,12 @@ class Psycopg2(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
+
+    def server_away(self, error: BaseException) -> bool:
+        return isinstance(error, OperationalError) and postgresql_errors.server_away(error)
+
+    def unfit(self, error: Any) -> bool:
+        return postgresql_errors.unfit(error.pgcode)
 
     def rollback(self, connection: Any) -> None:
         # In autocommit mode psycopg2's own does nothing, even after a BEGIN of the user's.

@@ -12,6 +12,7 @@ from psycopg import ServerCursor
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from django_db_pooling import green
+from django_db_pooling.drivers import postgresql_errors
 from django_db_pooling.drivers.base import Driver
 
 # What poll() can be told (seconds).
@@ -36,6 +37,12 @@ class Psycopg3(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
+
+    def server_away(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.OperationalError) and postgresql_errors.server_away(error)
+
+    def unfit(self, error: Any) -> bool:
+        return postgresql_errors.unfit(error.sqlstate)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """A statement of our own, since psycopg's would wait for as long as the server is silent."""

@@ -14,6 +14,7 @@ import pymysql
 from pymysql.constants import ER, SERVER_STATUS
 
 from django_db_pooling import green
+from django_db_pooling.drivers import mysql_errors
 from django_db_pooling.drivers.base import Driver, passed_through
 
 _CONNECTIONS = pymysql.connections.__file__
@@ -70,6 +71,12 @@ class PyMySQL(Driver):
     def unread(self, connection: Any) -> bool:
         result = connection._result
         return result is not None and bool(result.unbuffered_active or result.has_next)
+
+    def server_away(self, error: BaseException) -> bool:
+        return isinstance(error, pymysql.MySQLError) and mysql_errors.server_away(error)
+
+    def unfit(self, error: Any) -> bool:
+        return mysql_errors.unfit(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # A read that is cut short closes the socket, a write doesn't. What fails before anything

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from tests.unit.fakes import Clock
 
@@ -14,7 +15,7 @@ from tests.unit.fakes import Clock
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that gets lost stays lost: waiters don't look for themselves."""
     monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
-    monkeypatch.setattr(pool_module, "STALLED", 3600.0)
+    monkeypatch.setattr(growth_module, "STALLED", 3600.0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from django_db_pooling.pool import CheckoutTimeout
 from tests.unit.fakes import PASSED, Clock, FakePool, queue_up
@@ -247,12 +248,12 @@ def test_a_connection_that_dies_is_counted_once_though_two_find_it() -> None:
 
 def test_maintain_serves_who_waits(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two opened and stalled, and the third doesn't look for itself: the housekeeper does."""
-    monkeypatch.setattr(pool_module, "STALLED", 0.5)
+    monkeypatch.setattr(growth_module, "STALLED", 0.5)
     pool = FakePool(size=5, max_outstanding=5)
     held = [pool.checkout(), pool.checkout()]
-    monkeypatch.setattr(pool_module, "STALLED", 3600.0)
+    monkeypatch.setattr(growth_module, "STALLED", 3600.0)
     (waiter,) = queue_up(pool, 1)
-    monkeypatch.setattr(pool_module, "STALLED", 0.5)
+    monkeypatch.setattr(growth_module, "STALLED", 0.5)
     clock.now += 1
     pool.maintain()
     assert waiter.result().connection is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from django_db_pooling import waiter as waiter_module
 from django_db_pooling.pool import CheckoutTimeout
@@ -138,7 +139,7 @@ def test_a_third_takes_a_returned_connection_while_two_are_opening() -> None:
 
 
 def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "STALLED", 0.02)
+    monkeypatch.setattr(growth_module, "STALLED", 0.02)
     monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
     pool = FakePool(size=5, max_outstanding=5)
     stalled = [pool.checkout(), pool.checkout()]
@@ -148,7 +149,7 @@ def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_one_more_opens_when_both_have_stalled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "STALLED", 0.5)
+    monkeypatch.setattr(growth_module, "STALLED", 0.5)
     monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
     pool = FakePool(size=9, max_outstanding=9)
     first, second = pool.checkout(), pool.checkout()
@@ -166,7 +167,7 @@ def test_a_waiter_that_came_before_anybody_opened_sees_them_stall(monkeypatch: p
     """Three wait at the cap, where nobody is opening. Then the server dies with all connections:
     two of them open and stall. The third, which went to sleep before, has to notice.
     """
-    monkeypatch.setattr(pool_module, "STALLED", 0.02)
+    monkeypatch.setattr(growth_module, "STALLED", 0.02)
     monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
     pool = FakePool(size=3, max_outstanding=3)
     held = [pool.take_now() for _ in range(3)]
@@ -227,10 +228,10 @@ def test_the_error_tells_the_pool_the_counts_the_longest_holder_and_the_last_con
     pool.open_failed(pool.checkout(PASSED), ConnectionRefusedError("nobody is there"))
     clock.now += 1
     early = pool.take_now("the early one")
-    pool._last_open_error = (clock.now, "ConnectionRefusedError: nobody is there")
+    pool.growth.failed(ConnectionRefusedError("nobody is there"), clock.now)
     clock.now += 2
     late = pool.take(PASSED, "the late one")
-    pool._last_open_error = (clock.now, "ConnectionRefusedError: nobody is there")
+    pool.growth.failed(ConnectionRefusedError("nobody is there"), clock.now)
     opening = pool.checkout(PASSED, "the opening one")
     clock.now += 10.25
     with pytest.raises(CheckoutTimeout) as caught:

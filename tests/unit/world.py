@@ -10,7 +10,8 @@ from unittest import mock
 import pytest
 
 from django_db_pooling import pool as pool_module
-from django_db_pooling.pool import LOOK_AROUND, STALLED, CheckoutTimeout
+from django_db_pooling.growth import STALLED
+from django_db_pooling.pool import LOOK_AROUND, CheckoutTimeout
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts
 from tests.unit.actors import Actor, Kill
@@ -203,7 +204,7 @@ class World:
         return most is None or len(self.pool) < most or bool(self.pool._idle)
 
     def may_open(self, sees_stalls: bool) -> bool:
-        since = list(self.pool._opening.values())
+        since = list(self.pool.growth._opening.values())
         if len(since) < OPEN_AT_A_TIME or not sees_stalls:
             return len(since) < OPEN_AT_A_TIME
         if any(actor.is_queued and (actor.is_due or actor.where != "waiting") for actor in self.actors):

@@ -1,0 +1,76 @@
+"""How a pool grows: who may open a connection, and what becomes of that while the server is not there."""
+
+from __future__ import annotations
+
+import random
+
+AT_A_TIME = 2
+# One more may start to open when all that are opening have taken this many seconds.
+STALLED = 0.5
+# Between one caller's attempts while the server is not there (seconds): they grow with the time it is away.
+LEAST_PAUSE = 0.05
+MOST_PAUSE = 0.5
+
+
+class Growth:
+    """The slots that are being opened by their takers, and how it went lately.
+
+    Times are those of ``time.monotonic()``, which the caller tells.
+    """
+
+    def __init__(self) -> None:
+        # Slot number -> since when.
+        self._opening: dict[int, float] = {}
+        # When the last attempt failed, and with what: none since the last that succeeded.
+        self.last_error: tuple[float, Exception] | None = None
+        # When attempts began to find no server.
+        self._away_since: float | None = None
+        # Attempts have failed for as long as callers are asked to put up with.
+        self.outage = False
+
+    def __len__(self) -> int:
+        return len(self._opening)
+
+    @property
+    def away(self) -> bool:
+        """Whether the last attempts have found no server."""
+        return self._away_since is not None
+
+    def begin(self, number: int, now: float) -> None:
+        self._opening[number] = now
+
+    def end(self, number: int) -> None:
+        self._opening.pop(number, None)
+
+    def may_begin(self, now: float, others: bool) -> bool:
+        """Whether one more may open. ``others``: somebody has a connection that may come back soon."""
+        opening = list(self._opening.values())
+        if self.away:
+            # One probes; and where there is something to wait for, not all the time.
+            return not opening and not (others and now - self._last_failure() < MOST_PAUSE)
+        return len(opening) < AT_A_TIME or all(now - since > STALLED for since in opening)
+
+    def _last_failure(self) -> float:
+        return 0.0 if self.last_error is None else self.last_error[0]
+
+    def succeeded(self) -> None:
+        self.last_error = self._away_since = None
+        self.outage = False
+
+    def failed(self, error: Exception, now: float) -> None:
+        self.last_error = (now, error)
+
+    def found_nobody(self, began: float, now: float, patience: float) -> float | None:
+        """An attempt that began then found no server.
+
+        Seconds to wait before the next one, or None: it has been away for longer than ``patience``.
+        """
+        last = self._last_failure()
+        if self._away_since is None or (not self.outage and began - last > max(patience, MOST_PAUSE)):
+            # For the first time, or the last time is long ago.
+            self._away_since = began
+        away = now - self._away_since
+        if away >= patience:
+            self.outage = True
+            return None
+        return min(max(away, LEAST_PAUSE), MOST_PAUSE) * random.uniform(0.5, 1.0)

@@ -1,0 +1,225 @@
+"""The server is away: who tries again, who waits, who is turned away at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from django_db_pooling.growth import LEAST_PAUSE, MOST_PAUSE, Growth
+from django_db_pooling.pool import CheckoutTimeout, ServerAway
+from django_db_pooling.slot import Slot
+from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
+
+REFUSED = ConnectionRefusedError("nobody is there")
+RETRY = 5.0
+
+
+def fail(pool: FakePool, slot: Slot, clock: Clock) -> float | None:
+    """An attempt without a server; where it is the last one, the slot is given up."""
+    pause = pool.retry_in(REFUSED, clock.now, None)
+    if pause is None:
+        pool.open_failed(slot, REFUSED)
+    elif not pause:
+        pool.discard(slot)
+    return pause
+
+
+def away(pool: FakePool, clock: Clock) -> None:
+    """Bring an outage about, with one caller."""
+    slot = pool.checkout(None)
+    while (pause := fail(pool, slot, clock)) is not None:
+        clock.now += pause
+    assert pool.growth.outage
+
+
+# -- trying again --------------------------------------------------------------------------------------
+
+
+def test_pauses_grow_and_end() -> None:
+    growth, now, pauses = Growth(), 100.0, []
+    while (pause := growth.found_nobody(now, now, RETRY)) is not None:
+        growth.failed(REFUSED, now)
+        assert not growth.outage
+        assert 0 < pause <= MOST_PAUSE
+        pauses.append(pause)
+        now += pause
+    assert growth.outage
+    assert RETRY <= now - 100.0 <= RETRY + MOST_PAUSE
+    assert pauses[0] <= LEAST_PAUSE
+    assert sum(pauses[:3]) < sum(pauses[-3:])
+    assert len(pauses) < 40
+
+
+def test_a_failure_of_long_ago_takes_no_patience_away() -> None:
+    growth = Growth()
+    assert growth.found_nobody(100.0, 100.0, RETRY)
+    growth.failed(REFUSED, 100.0)
+    assert growth.found_nobody(200.0, 200.0, RETRY)
+    assert not growth.outage
+
+
+def test_an_attempt_that_takes_long_counts_from_its_beginning() -> None:
+    growth = Growth()
+    assert growth.found_nobody(100.0, 100.0 + RETRY, RETRY) is None
+    assert growth.outage
+
+
+def test_while_nobody_is_there_one_at_a_time_tries() -> None:
+    growth = Growth()
+    growth.begin(1, 100.0)
+    assert growth.may_begin(100.0, others=False)
+    growth.found_nobody(100.0, 100.0, RETRY)
+    assert not growth.may_begin(100.0, others=False)
+    growth.end(1)
+    assert growth.may_begin(100.0, others=False)
+    growth.succeeded()
+    growth.begin(2, 100.0)
+    assert growth.may_begin(100.0, others=False)
+
+
+def test_nobody_tries_again_beyond_the_deadline(clock: Clock) -> None:
+    pool = FakePool(size=2, max_outstanding=2)
+    slot = pool.checkout(None)
+    assert pool.retry_in(REFUSED, clock.now, clock.now) is None
+    pool.open_failed(slot, REFUSED)
+    assert not pool.growth.outage
+
+
+def test_without_retries_each_caller_gets_its_own_error(clock: Clock) -> None:
+    pool = FakePool(size=4, max_outstanding=4, connect_retry=0.0)
+    first, second = pool.checkout(None), pool.checkout(None)
+    [waiting] = queue_up(pool, 1)
+    for slot in (first, second):
+        assert fail(pool, slot, clock) is None
+    assert waiting.result().connection is None
+    assert not pool.growth.away
+
+
+# -- failing fast --------------------------------------------------------------------------------------
+
+
+def test_when_patience_ends_all_who_wait_fail_at_once(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    first, second = pool.checkout(None), pool.checkout(None)
+    callers = queue_up(pool, 5)
+    assert fail(pool, first, clock)
+    clock.now += RETRY
+    assert fail(pool, second, clock) is None
+    for caller in callers:
+        with pytest.raises(ServerAway) as caught:
+            caller.result()
+        assert caught.value.error is REFUSED
+    assert pool.waiting == 0
+    assert len(pool) == 1
+
+
+def test_afterwards_one_probes_and_the_others_fail_at_once(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    away(pool, clock)
+    probe = pool.checkout(None)
+    assert probe.connection is None
+    for _ in range(3):
+        with pytest.raises(ServerAway):
+            Caller(pool.checkout, None).result()
+    assert fail(pool, probe, clock) is None
+    assert len(pool) == 0
+    probe = pool.checkout(None)
+    pool.fill(probe)
+    assert not pool.growth.away
+    assert pool.take(None).connection is not None
+
+
+def test_a_probe_at_the_cap_holds_nobody_up(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=1, max_outstanding=1)
+    away(pool, clock)
+    probe = pool.checkout(None)
+    with pytest.raises(ServerAway):
+        Caller(pool.checkout, None).result()
+    pool.fill(probe)
+
+
+def test_who_may_not_wait_tries_for_itself(clock: Clock) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    away(pool, clock)
+    probe = pool.checkout(None)
+    assert pool.checkout(PASSED).connection is None
+    pool.discard(probe)
+
+
+def test_an_idle_connection_is_handed_out_all_the_same(clock: Clock) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    slot = pool.take_now()
+    away_slot = pool.checkout(PASSED)
+    pool.give(slot)
+    pool.discard(away_slot)
+    pool.growth.found_nobody(clock.now - RETRY, clock.now, RETRY)
+    assert pool.checkout(None) is slot
+
+
+# -- a server that takes nobody in, while what we have works -------------------------------------------
+
+
+def test_who_has_a_connection_is_waited_for(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    working = pool.take_now()
+    clock.now += 1
+    slots = [pool.checkout(None), pool.checkout(None)]
+    [waiting] = queue_up(pool, 1, lambda *_: pool.checkout(None))
+    clock.now += RETRY
+    for slot in slots:
+        assert pool.retry_in(REFUSED, clock.now - RETRY, None) == 0
+        pool.discard(slot)
+    assert pool.growth.outage
+    assert waiting.is_alive()
+    pool.give(working)
+    assert waiting.result() is working
+
+
+def test_meanwhile_probes_are_few(clock: Clock) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    working = pool.take_now()
+    clock.now += 1
+    assert fail(pool, pool.checkout(None), clock) == 0
+    with pytest.raises(CheckoutTimeout):
+        checkout_within(pool, clock, 0.1)
+    clock.now += MOST_PAUSE
+    assert pool.checkout(None).connection is None
+    pool.give(working)
+
+
+def checkout_within(pool: FakePool, clock: Clock, seconds: float) -> None:
+    caller = Caller(pool.checkout, clock.now + seconds)
+    until(lambda: pool.waiting == 1)
+    clock.now += seconds
+    caller.result()
+
+
+def test_connections_from_before_a_death_are_not_waited_for(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    suspect = pool.take_now()
+    clock.now += 1
+    pool.death_seen()
+    away(pool, clock)
+    probe = pool.checkout(None)
+    with pytest.raises(ServerAway):
+        Caller(pool.checkout, None).result()
+    pool.fill(probe)
+    pool.close(suspect)
+
+
+# -- no wake-up is lost, no slot either ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [lambda pool, slot: pool.fill(slot), lambda pool, slot: pool.discard(slot)])
+def test_when_the_server_is_back_who_waits_is_served(
+    end: Callable[[FakePool, Slot], object], clock: Clock, no_second_look: None
+) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    first, second = pool.checkout(None), pool.checkout(None)
+    assert fail(pool, first, clock)
+    callers = queue_up(pool, 3, lambda *_: pool.take(None))
+    end(pool, second)
+    pool.fill(first)
+    for caller in callers:
+        assert caller.result().connection is not None
