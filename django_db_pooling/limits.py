@@ -18,3 +18,4 @@ class Limits:
     max_waiting: int | None = None
     connect_retry: float = 5.0
     keepalive: float | None = 60.0
+    leak_threshold: float | None = None

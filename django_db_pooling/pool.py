@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from django_db_pooling import inherited
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.growth import Growth
+from django_db_pooling.leaks import Leaks
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts, PoolStats
@@ -99,6 +100,7 @@ class Pool:
         self._waiters: deque[Waiter] = deque()
         self._match = Coalesced(self._serve_waiters)
         self._death_seen_at = -math.inf
+        self.leaks = Leaks(name)
         self.counts = Counts()
 
     # -- taking -------------------------------------------------------------------------------
@@ -387,7 +389,10 @@ class Pool:
 
     def _count_held(self, slot: Slot, now: float) -> None:
         if slot.taken_at:
-            self.counts.held_seconds += now - slot.taken_at
+            held = now - slot.taken_at
+            self.counts.held_seconds += held
+            if slot.overdue is not None:
+                self.leaks.came_back(slot, held)
         slot.taken_at = 0.0
         slot.holder = None
 
@@ -520,6 +525,7 @@ class Pool:
                     self._idle.append(slot)
                 else:
                     self._dismiss(slot)
+        self.leaks.look(self._living(), limits.leak_threshold, now)
         if self._waiters:
             self._match()
 

@@ -28,6 +28,7 @@ class Slot:
         "home",
         "number",
         "opened_at",
+        "overdue",
         "pool",
         "proved_at",
         "returned_at",
@@ -57,6 +58,8 @@ class Slot:
         self.unusable = False
         # Whatever str() says who has it.
         self.holder: object = None
+        # That, once it was told that it is held for too long.
+        self.overdue: str | None = None
         self.pool = pool
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from django_db_pooling import conf, drivers, owner
 from django_db_pooling.cursor import PooledCursor
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.leaks import Holding
 from django_db_pooling.lease import logger
 from django_db_pooling.losing import Losing
 from django_db_pooling.mixing import mixed
@@ -52,9 +54,12 @@ class Pooling(Parts, Opening, Sessions, Losing):
         began = time.monotonic()
         self._deadline = None if timeout is None else began + timeout
         mine = owner.current()
+        holder: object = mine.holder
+        if self._pool.limits.leak_threshold is not None:
+            holder = Holding(holder, sys._getframe())
         try:
             self._cursors = set()
-            while not self._check_out(began, mine.holder):
+            while not self._check_out(began, holder):
                 self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
             self.checked_out(mine.scope(self._pool.scope))

@@ -305,6 +305,7 @@ class MariaDB(Server):
                 _need("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={self.directory / 'data'}",
+                f"--tmpdir={self.directory}",
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
                 "--skip-name-resolve",

@@ -1,0 +1,65 @@
+"""Connections that are held suspiciously long: who has them, since which line of code."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from types import FrameType
+
+from django_db_pooling.slot import Slot
+
+logger = logging.getLogger("django_db_pooling")
+
+
+class Holding:
+    """Who holds a connection, and where it was taken: the innermost line that is not Django's or ours."""
+
+    __slots__ = ("_file", "_holder", "_line")
+
+    def __init__(self, holder: object, frame: FrameType) -> None:
+        self._holder = holder
+        taker: FrameType | None = frame
+        while taker is not None and _is_between(taker):
+            taker = taker.f_back
+        taker = taker or frame
+        # No reference to the frame, whose variables would live on.
+        self._file, self._line = taker.f_code.co_filename, taker.f_lineno
+
+    def __str__(self) -> str:
+        return f"{self._holder}, taken at {self._file}:{self._line}"
+
+
+def _is_between(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    # contextlib: django.db.transaction.atomic as a decorator.
+    return package in ("django", "django_db_pooling", "contextlib")
+
+
+class Leaks:
+    """Tells of connections that have been held for longer than a threshold, and when they come back."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._returned: deque[str] = deque(maxlen=100)
+
+    def look(self, slots: Iterable[Slot], threshold: float | None, now: float) -> None:
+        """The housekeeper's: each is told of once."""
+        while self._returned:
+            logger.warning("%s", self._returned.popleft())
+        if threshold is None:
+            return
+        for slot in slots:
+            taken_at = slot.taken_at
+            if taken_at and now - taken_at > threshold and slot.overdue is None:
+                slot.overdue = str(slot.holder)
+                if slot.taken_at != taken_at:
+                    # It came back this instant.
+                    slot.overdue = None
+                    continue
+                logger.warning("%s: held for %.1f s by %s", self._name, now - taken_at, slot.overdue)
+
+    def came_back(self, slot: Slot, seconds: float) -> None:
+        """Only noted: this is called where nothing may be written."""
+        self._returned.append(f"{self._name}: came back after {seconds:.1f} s from {slot.overdue}")
+        slot.overdue = None
