@@ -39,10 +39,13 @@ class PooledCursor(Base):
             db.executed(sql)
 
     def _executemany(self, sql: Any, *arguments: Any) -> Any:
+        db = self.db
+        if db._brief and not db._used:
+            db.refuse_to_ask(sql)
         try:
             return super()._executemany(sql, *arguments)
         finally:
-            self.db.executed(sql)
+            db.executed(sql)
 
     def callproc(self, procname: str, *arguments: Any, **kwargs: Any) -> Any:
         try:
@@ -53,6 +56,10 @@ class PooledCursor(Base):
     def close(self) -> None:
         try:
             self.cursor.close()
+        except self.db.Database.Error:
+            # Of one whose connection was given up nothing is left to close.
+            if self.db.slot is not None:
+                raise
         finally:
             opened, self.opened = self.opened, None
             if opened is not None:

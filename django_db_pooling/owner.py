@@ -113,10 +113,21 @@ class Owner:
             give_all_back(held)
 
     def abandon_request(self, request: Request) -> None:
-        """The request is over, and nobody said so. No I/O."""
-        if request in self._requests:
-            for wrapper in self._leave(request, self.holding()):
-                wrapper.abandon()
+        """The request is over, and nobody said so. No I/O. What has begun after it goes on."""
+        requests = list(self._requests)
+        if request not in requests:
+            return
+        later = requests[requests.index(request) + 1 :]
+        if later:
+            self._requests.remove(request)
+            request.over = True
+            # What was this one's and is still held was there when the next one began.
+            mine = [claim for claim in later[0].held_before if claim not in request.held_before]
+            held = [wrapper for wrapper in self.holding() if (wrapper, wrapper.claim) in mine]
+        else:
+            held = self._leave(request, self.holding())
+        for wrapper in held:
+            wrapper.abandon()
 
     def _leave(self, request: Request, held: list[Any]) -> list[Any]:
         """Those of the wrappers that hold something for this request, or for one inside of it."""

@@ -70,7 +70,7 @@ class Transactions(Leasing):
             else:
                 self._deferred = False
                 super().connect()
-            if is_for_user and self._brief and self._slot is not None:
+            if is_for_user and self._brief and self._slot is not None and not self.in_atomic_block:
                 self.keep()
         finally:
             self._inside -= 1
@@ -140,6 +140,19 @@ class Transactions(Leasing):
         if autocommit:
             self.release_if_free()
             self._run_hooks()
+
+    def commit(self) -> None:
+        super().commit()
+        self._ended()
+
+    def rollback(self) -> None:
+        super().rollback()
+        self._ended()
+
+    def _ended(self) -> None:
+        """Where autocommit is off by the settings, each statement may begin a transaction anywhere."""
+        if not self.settings_dict["AUTOCOMMIT"]:
+            self.release_if_free(is_over=True)
 
     def _defer(self) -> None:
         """Begin with the first statement."""
@@ -234,8 +247,11 @@ class Transactions(Leasing):
                 "statement may have another session. Wrap both in atomic(), or use one cursor."
             )
 
-    def release_if_free(self) -> None:
-        """Give the connection back, unless something needs it. No I/O where the pool keeps it."""
+    def release_if_free(self, is_over: bool = False) -> None:
+        """Give the connection back, unless something needs it. No I/O where the pool keeps it.
+
+        ``is_over``: it is certain that no transaction is open.
+        """
         slot = self._slot
         if (
             slot is None
@@ -245,9 +261,8 @@ class Transactions(Leasing):
             or self._pinned
             or slot.dirty
             or self.in_atomic_block
-            or not self.autocommit
             or self.is_shared
-            or not (self._at_rest(slot) or self._seems_at_rest(slot))
+            or not (is_over or (self.autocommit and (self._at_rest(slot) or self._seems_at_rest(slot))))
         ):
             return
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.core import signals
 from django.db import connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
@@ -151,6 +153,32 @@ def test_a_request_that_never_finishes_is_ended_by_its_thread(no_garbage_collect
         in_thread(request)
     eventually(lambda: in_use() == 0)
     assert_whole()
+
+
+def test_a_request_whose_end_is_noticed_late_takes_nothing_from_the_next_one(
+    no_garbage_collection: None,
+) -> None:
+    """As after a kill, on a connection that the server keeps alive: the traceback keeps the environ."""
+
+    def killed() -> None:
+        environ: dict[str, object] = {}
+        environ["a cycle"] = environ
+        signals.request_started.send(sender=None, environ=environ)
+        one()
+
+    def requests() -> None:
+        killed()
+        request_started()
+        with contextlib.suppress(KeyError), transaction.atomic():
+            add("before")
+            gc.collect()
+            add("after")
+            raise KeyError
+        request_finished()
+        add("the next one")
+
+    in_thread(requests)
+    assert committed() == ["the next one"]
 
 
 def test_a_thread_started_in_a_request_has_a_connection_of_its_own() -> None:
