@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from django.db import Error as DjangoError
+from django.db import OperationalError
 from django.db.backends.signals import connection_created
 
 from django_db_pooling.lease import Leasing, logger
@@ -42,6 +43,8 @@ class Sessions(Leasing):
         assert slot is not None
         dirty = slot.dirty
         connection_checked_out.send(sender=self.__class__, connection=self)
+        if self._slot is not slot:
+            raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_checked_out")
         # The next checkout overwrites what they have set.
         slot.dirty = dirty
         self._used = False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.backends.signals import connection_created
 
 from django_db_pooling import pooling
@@ -404,6 +404,18 @@ def test_a_receiver_of_connection_checked_out_that_fails_costs_no_slot() -> None
 
     with receiving(connection_checked_out, receiver), pytest.raises(ZeroDivisionError):
         request(one)
+    assert_whole()
+
+
+def test_a_receiver_of_connection_checked_out_that_closes_gets_djangos_error_and_costs_no_slot() -> None:
+    def receiver(connection: Any, **kwargs: Any) -> None:
+        connection.close()
+
+    with receiving(connection_checked_out, receiver):
+        with pytest.raises(OperationalError, match="connection_checked_out"):
+            request(one)
+        with pytest.raises(OperationalError, match="connection_checked_out"), transaction.atomic():
+            one()
     assert_whole()
 
 
