@@ -33,7 +33,7 @@ else:
 
 logger = logging.getLogger("django_db_pooling")
 
-# Talking to the server during a checkout gets at least this long (seconds), also where the timeout is 0
+# Talking to the server gets at least this long (seconds), also where the timeout is 0
 # or nearly over.
 LEAST_CONNECT = 1.0
 
@@ -119,8 +119,12 @@ class Leasing(Backend):
         return slot
 
     def _seconds_left(self) -> float | None:
-        """For talking to the server during a checkout; None: as long as it takes."""
-        return None if self._deadline is None else max(self._deadline - time.monotonic(), LEAST_CONNECT)
+        """For talking to the server about something of our own; None: as long as it takes."""
+        if self._deadline is not None:
+            return max(self._deadline - time.monotonic(), LEAST_CONNECT)
+        # Giving back: nobody waits for this, but its slot is in our hands.
+        timeout = self._pool.limits.timeout
+        return None if timeout is None else max(timeout, LEAST_CONNECT)
 
     def _at_rest(self, slot: Slot) -> bool:
         """Whether it is certain that there is nothing to clean."""
@@ -148,7 +152,7 @@ class Leasing(Backend):
     def _roll_back(self, slot: Slot) -> bool:
         """End a transaction that its user left open: never by a commit. False if that fails."""
         try:
-            self._pool.dialect.rollback(slot.connection)
+            self._pool.dialect.rollback(slot.connection, self._seconds_left())
             if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
         except (self.Database.Error, DjangoError, OSError) as error:

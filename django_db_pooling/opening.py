@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import traceback
 from typing import Any
 
 from django.db import OperationalError, connections
@@ -33,6 +34,8 @@ class Opening(Leasing):
                     self._slot = None
                     pool.open_failed(slot, twin(error))
                     raise
+                # Drivers leave reference cycles in the frames of connects that failed.
+                traceback.clear_frames(error.__traceback__)
             self._undo(slot)
             if not pause:
                 pool.discard(self._let_go())

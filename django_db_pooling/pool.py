@@ -220,6 +220,10 @@ class Pool:
             # Claimed: a slot is on its way, from another native thread, or here already.
             if waiter.wait(1.0) and waiter.slot is not None:
                 self._put_back(waiter.take())
+        else:
+            # Whoever is first now may be allowed to open, and has not looked since.
+            if self._waiters:
+                self._match()
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
 

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import connections
 
 from django_db_pooling import checks, conf, inherited
+from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.pool import Pool
@@ -52,8 +53,12 @@ class DatabasePool(Pool):
     def __init__(self, wrapper: Any, driver: Driver) -> None:
         super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
         self.dialect = driver
-        self.identity = Identity((type(wrapper), time_zones(), _copied(wrapper.settings_dict)))
         self.wrapper_class = type(wrapper)
+        self._passing = kept_in_settings(self.wrapper_class)
+        self.backend_remembers = remembers(self.wrapper_class)
+        self.identity = Identity(
+            (self.wrapper_class, time_zones(), _copied(self._lasting(wrapper.settings_dict)))
+        )
         # Django changes the alias's own dict in place for a test database. That of a copy() is
         # another one.
         settings_dict: Any = connections.settings.get(wrapper.alias)
@@ -66,11 +71,19 @@ class DatabasePool(Pool):
 
     def serves(self, wrapper: Any) -> bool:
         """Whether its connections are what the wrapper's settings say this instant."""
-        return self.identity == (wrapper.__class__, time_zones(), wrapper.settings_dict)
+        # Asked at each checkout.
+        settings_dict = self._lasting(wrapper.settings_dict) if self._passing else wrapper.settings_dict
+        return self.identity == (wrapper.__class__, time_zones(), settings_dict)
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for are different ones by now."""
-        return self.identity != (self.wrapper_class, time_zones(), self.settings_dict)
+        return self.identity != (self.wrapper_class, time_zones(), self._lasting(self.settings_dict))
+
+    def _lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
+        """What of the settings decides which connection fits."""
+        if not self._passing:
+            return settings_dict
+        return {key: value for key, value in settings_dict.items() if key not in self._passing}
 
     def new_wrapper(self) -> Any:
         """A wrapper for the settings of this pool, in nobody's hands."""

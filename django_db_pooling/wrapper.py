@@ -76,6 +76,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
             raise
         finally:
             self._deadline = None
+            # A frame may outlive its thread, in the traceback of a driver's error. The owner must not.
+            del mine
 
     def checked_out(self, scope: str) -> None:
         """A connection is there. ``scope``: the one that applies at this moment."""
@@ -94,6 +96,10 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def _check_out(self, began: float, holder: object) -> bool:
         """One try. False: what came was of no use and is gone."""
         pool = self._pool
+        if pool.backend_remembers:
+            # Another session than the last one, and nothing to close.
+            self.connection = None
+            super().close()
         self._slot = slot = pool.checkout(self._deadline, holder, began)
         if not pool.serves(self):
             # The settings have changed while this waited.

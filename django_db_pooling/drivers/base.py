@@ -123,8 +123,8 @@ class Driver:
         """Whether the server answers (I/O), in time if the driver can. ``ask``: Django's ``is_usable``."""
         return ask()
 
-    def rollback(self, connection: Any) -> None:
-        """End a transaction however it was begun (I/O)."""
+    def rollback(self, connection: Any, seconds: float | None) -> None:
+        """End a transaction however it was begun (I/O), in time if the driver can. Raises its errors."""
         connection.rollback()
 
     def reset(self, connection: Any, seconds: float | None) -> bool:

@@ -32,7 +32,7 @@ class Psycopg2(Driver):
     def unfit(self, error: Any) -> bool:
         return postgresql_errors.unfit(error.pgcode)
 
-    def rollback(self, connection: Any) -> None:
+    def rollback(self, connection: Any, seconds: float | None) -> None:
         # In autocommit mode psycopg2's own does nothing, even after a BEGIN of the user's.
         if connection.autocommit:
             with connection.cursor() as cursor:

@@ -53,6 +53,16 @@ class Psycopg3(Driver):
         except psycopg.Error:
             return False
 
+    def rollback(self, connection: Any, seconds: float | None) -> None:
+        # As in usable(). psycopg's own then sends nothing, unless there are prepared statements to see to.
+        if (
+            seconds is not None
+            and connection.prepare_threshold is None
+            and not _answers(connection.pgconn, b"ROLLBACK", seconds)
+        ):
+            raise psycopg.OperationalError("no answer to a rollback")
+        connection.rollback()
+
     def reset(self, connection: Any, seconds: float | None) -> bool:
         """https://www.postgresql.org/docs/current/sql-discard.html"""
         if connection.prepare_threshold is not None:

@@ -97,6 +97,10 @@ class PyMySQL(Driver):
             return False
         return True
 
+    def rollback(self, connection: Any, seconds: float | None) -> None:
+        with _answering_within(connection, seconds):
+            connection.rollback()
+
     def reset(self, connection: Any, seconds: float | None) -> bool:
         """What the server resets, and then the rest of what PyMySQL's ``connect()`` sets.
 

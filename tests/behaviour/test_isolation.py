@@ -6,12 +6,13 @@ import itertools
 import random
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from django.db import Error, connections, transaction
+from django.db import Error, transaction
 
 from django_db_pooling import pooling
+from tests import ways
 from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
@@ -27,49 +28,7 @@ pytestmark = [pytest.mark.transaction_scope, pytest.mark.never("sqlite3")]
 
 CALLERS = 25
 REQUESTS = 20
-MISSING = "missing"
-
-
-class Way(NamedTuple):
-    """To change a session, and to see it. ``{}``: what is the request's own."""
-
-    change: tuple[str, ...]
-    look: str
-
-
-WAYS = (
-    [
-        Way(("SET @mine = '{}'",), "SELECT @mine"),
-        Way(("SELECT @other := '{}'",), "SELECT @other"),
-        Way(("USE information_schema",), "SELECT DATABASE()"),
-        Way(("CREATE TEMPORARY TABLE mine (a TEXT) SELECT '{}' AS a",), "SELECT a FROM mine"),
-        Way(("DO GET_LOCK('{}', 0)",), "SELECT IS_USED_LOCK('{}') = CONNECTION_ID()"),
-        Way(("SET time_zone = '+05:00'",), "SELECT @@time_zone"),
-        Way(("SET NAMES latin1",), "SELECT @@character_set_client"),
-        Way(("SET sql_mode = 'ANSI'",), "SELECT @@sql_mode"),
-        Way(("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",), "SELECT @@tx_isolation"),
-        Way(("SET autocommit = 0",), "SELECT @@autocommit"),
-        Way(("PREPARE mine FROM 'SELECT ''{}'''",), "EXECUTE mine"),
-        Way(("BEGIN NOT ATOMIC SET @called = '{}'; END",), "SELECT @called"),
-    ]
-    if MYSQL
-    else [
-        Way(("SET my.tenant = '{}'",), "SELECT current_setting('my.tenant')"),
-        Way(("SELECT set_config('my.other', '{}', false)",), "SELECT current_setting('my.other')"),
-        Way(("SET search_path TO pg_catalog",), "SHOW search_path"),
-        Way(("SET ROLE pg_monitor",), "SELECT current_user"),
-        Way(("CREATE TEMPORARY TABLE mine AS SELECT '{}' AS a",), "SELECT a FROM mine"),
-        Way(
-            ("SELECT pg_advisory_lock(hashtext('{}'))",),
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
-        ),
-        Way(("SET TIME ZONE 'Asia/Tokyo'",), "SHOW TimeZone"),
-        Way(("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",), "SHOW default_transaction_read_only"),
-        Way(('LISTEN "{}"',), "SELECT min(c) FROM pg_listening_channels() AS c"),
-        Way(("PREPARE mine AS SELECT '{}'::text",), "EXECUTE mine"),
-        Way(("DO $$ BEGIN PERFORM set_config('my.third', '{}', false); END $$",), "SHOW my.third"),
-    ]
-)
+WAYS = ways.WAYS["mysql" if MYSQL else "postgresql"]
 
 
 class Killed(BaseException):
@@ -84,38 +43,27 @@ class Attack:
         self.crossings: list[Any] = []
         self.finished = self.killed = 0
 
-    def look(self, way: Way, mine: str) -> Any:
-        try:
-            found = sql(way.look.format(mine), using=self.alias)[0][0]
-        except Error as error:
-            if connections[self.alias].in_atomic_block:
-                raise
-            text = str(error).lower()
-            known = ("exist", "unrecognized", "unknown prepared")
-            if not any(word in text for word in known):
-                raise
-            return MISSING
-        # PostgreSQL remembers names of its users' settings, without their values.
-        return MISSING if found in (None, "") else found
+    def look(self, text: str, mine: str) -> Any:
+        return ways.look(lambda statement: sql(statement, using=self.alias)[0][0], text, mine)
 
     def fresh(self) -> dict[str, Any]:
         with pooling.scope():
-            return {way.look: self.look(way, "nobody") for way in WAYS}
+            return {way.at_first: self.look(way.at_first, "nobody") for way in WAYS}
 
     def request(self, luck: random.Random, baseline: dict[str, Any]) -> None:
         mine = f"mine {next(self.numbers)}"
         for way in luck.sample(WAYS, 3):
-            found = self.look(way, mine)
-            if found != baseline[way.look]:
-                self.crossings.append((mine, way.look, found, baseline[way.look]))
+            found, expected = self.look(way.at_first, mine), baseline[way.at_first]
+            if found != expected:
+                self.crossings.append((mine, way.at_first, found, expected))
         way = luck.choice(WAYS)
         for statement in way.change:
             sql(statement.format(mine), using=self.alias)
-        told = self.look(way, mine)
+        told = self.look(way.look, mine)
         time.sleep(0.002 * luck.random())
-        if self.look(way, mine) != told or ("{}" in way.change[0] and told not in (mine, 1)):
+        if self.look(way.look, mine) != told or not way.is_own(told, mine):
             self.crossings.append((mine, way.look, told, "its own"))
-        if luck.random() < 0.2 and "autocommit" not in way.look:
+        if luck.random() < 0.2 and way.can_be_in_a_block:
             with transaction.atomic(using=self.alias):
                 sql("SELECT 1", using=self.alias)
 

@@ -17,7 +17,7 @@ def is_at_rest(site: Site) -> bool:
 def assert_every_slot_is_usable(site: Site) -> None:
     """As many requests as slots hold one at the same time: fewer slots would give one to two of them."""
     slots = site.stats()["max_outstanding"]
-    answers = site.get_all(["/hold?s=1"] * slots)
+    answers = site.get_all(["/hold?s=1&pin"] * slots)
     assert {answer.status for answer in answers} == {200}, answers
     assert len({answer.text for answer in answers}) == slots
     eventually(lambda: is_at_rest(site), PATIENCE)

@@ -1,16 +1,20 @@
 """An HTTP load generator. Runs as a program of its own: ``python -m tests.e2e.load URL --clients 400``.
 
-Each client sends its next request when the last one has ended. Every request that was begun is accounted for
-in the JSON that is printed: answered, by status, or failed, by what went wrong. Nothing is tried again.
+Each client sends its next request when the last one has ended, to the URLs in turn. Every request that was
+begun is accounted for in the JSON that is printed: answered, by status, or failed, by what went wrong.
+Nothing is tried again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +22,12 @@ from urllib.parse import urlsplit
 # For requests that are under way when the time is up: seconds until they count as failed.
 PATIENCE = 45.0
 MOST_ERRORS = 20
+# Those who leave in the middle have waited for up to so long.
+LEAVE_SECONDS = 0.1
+
+
+class Left(Exception):
+    """The visitor has had enough, as meant."""
 
 
 @dataclass
@@ -26,8 +36,10 @@ class Client:
 
     host: str
     port: int
-    request: bytes
+    requests: Iterator[bytes]
     keep_alive: bool
+    # How many of its requests it doesn't wait for, of 1.
+    leaves: float = 0.0
     begun: int = 0
     answered: int = 0
     busy_since: float | None = None
@@ -38,7 +50,12 @@ class Client:
         if self._streams is None:
             self._streams = await asyncio.open_connection(self.host, self.port)
         reader, writer = self._streams
-        writer.write(self.request)
+        writer.write(next(self.requests))
+        if random.random() < self.leaves:
+            await asyncio.sleep(LEAVE_SECONDS * random.random())
+            if random.random() < 0.5:
+                writer.transport.abort()
+            raise Left
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         headers = dict(line.split(": ", 1) for line in head[1:] if line)
         body = await reader.readexactly(int(headers["content-length"]))
@@ -86,6 +103,8 @@ class Load:
             client.busy_since = began
             try:
                 status, body = await client.ask()
+            except Left:
+                self._fail(began, "left")
             except ConnectionRefusedError:
                 self._fail(began, "refused")
             except asyncio.IncompleteReadError:
@@ -135,19 +154,27 @@ class Load:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url")
+    parser.add_argument("urls", nargs="+", metavar="URL")
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--leave", type=float, default=0.0, help="how many are not waited for, of 1")
     parser.add_argument("--keep-alive", action="store_true")
     arguments = parser.parse_args()
-    url = urlsplit(arguments.url)
-    assert url.hostname and url.port
+    urls = [urlsplit(url) for url in arguments.urls]
+    host, port = urls[0].hostname, urls[0].port
+    assert host and port
     connection = "keep-alive" if arguments.keep_alive else "close"
-    target = f"{url.path}?{url.query}" if url.query else url.path
-    request = f"GET {target} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: {connection}\r\n\r\n".encode()
-    clients = [
-        Client(url.hostname, url.port, request, arguments.keep_alive) for _ in range(arguments.clients)
-    ]
+    requests = []
+    for url in urls:
+        target = f"{url.path}?{url.query}" if url.query else url.path
+        head = f"GET {target} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: {connection}\r\n\r\n"
+        requests.append(head.encode())
+    clients = []
+    for number in range(arguments.clients):
+        turn = itertools.cycle(requests)
+        # They don't all begin with the same one.
+        mine = itertools.islice(turn, number % len(requests), None)
+        clients.append(Client(host, port, mine, arguments.keep_alive, arguments.leave))
     load = Load(time.monotonic() + arguments.seconds, clients)
     asyncio.run(load.run())
     print(json.dumps(load.report()))

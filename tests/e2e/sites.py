@@ -78,10 +78,13 @@ class Site:
         stats: dict[str, Any] = json.loads(answer.text)["pools"]["default"]
         return stats
 
-    def load(self, path: str, clients: int, seconds: float, keep_alive: bool = False) -> Load:
-        """Start a load generator in another process."""
-        command = [sys.executable, "-m", "tests.e2e.load", self.url + path]
-        command += [f"--clients={clients}", f"--seconds={seconds}", *(["--keep-alive"] if keep_alive else [])]
+    def load(
+        self, *paths: str, clients: int, seconds: float, leave: float = 0.0, keep_alive: bool = False
+    ) -> Load:
+        """Start a load generator in another process. ``leave``: how many are not waited for, of 1."""
+        command = [sys.executable, "-m", "tests.e2e.load", *(self.url + path for path in paths)]
+        command += [f"--clients={clients}", f"--seconds={seconds}", f"--leave={leave}"]
+        command += ["--keep-alive"] if keep_alive else []
         return Load(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
 
     def terminate(self) -> int:
@@ -123,7 +126,7 @@ def gunicorn(
 ) -> Iterator[Site]:
     """gunicorn with the test site. ``pooling``: size and max_outstanding, or None for an unpatched Django.
 
-    ``settings``: those of tests/site, as ``pool={...}`` for SITE_POOL.
+    ``settings``: those of tests/site, as ``pool={...}`` for SITE_POOL; ``module``: another than its own.
     """
     if pooling is not None:
         settings["pooling"] = "{}/{}".format(*pooling)
@@ -159,7 +162,8 @@ def runserver(server: Server, **settings: Any) -> Iterator[Site]:
 def _environment(server: Server, settings: dict[str, Any]) -> dict[str, str]:
     ours = ("SITE_", "GUNICORN_", "DJANGO_", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"DJANGO_SETTINGS_MODULE": "tests.site.settings", "PYTHONUNBUFFERED": "1"}
+    module = settings.pop("module", "tests.site.settings")
+    environment |= {"DJANGO_SETTINGS_MODULE": module, "PYTHONUNBUFFERED": "1"}
     environment["SITE_DATABASE_URL"] = server.url(DATABASE)
     for name, value in settings.items():
         environment[f"SITE_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)

@@ -25,7 +25,7 @@ ARGUMENTS = ["--workers=1", "--keep-alive=60"]
 def test_pooled_no_request_of_400_clients_fails(server: Server, observer: Observer) -> None:
     with gunicorn(server, pooling=(SIZE, MAX_OUTSTANDING), arguments=ARGUMENTS) as site:
         with observer.watching() as watch:
-            report = site.load("/one", CLIENTS, SECONDS).report()
+            report = site.load("/one", clients=CLIENTS, seconds=SECONDS).report()
         print(server.scheme, report, watch)
 
         assert report["failed"] == {}
@@ -46,7 +46,7 @@ def test_pooled_no_request_of_400_clients_fails(server: Server, observer: Observ
 @pytest.mark.timeout(180)
 def test_unpatched_the_same_load_is_refused_by_the_server(server: Server) -> None:
     with gunicorn(server, pooling=None, arguments=ARGUMENTS, conn_max_age=60) as site:
-        report = site.load("/one", CLIENTS, UNPATCHED_SECONDS).report()
+        report = site.load("/one", clients=CLIENTS, seconds=UNPATCHED_SECONDS).report()
         print(server.scheme, report)
 
         assert report["answered"].get("500", 0) > 0

@@ -7,7 +7,7 @@ import sys
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from tests.site import async_views, thread_views, views
+from tests.site import async_views, attack_views, thread_views, views
 
 urlpatterns = [
     path("one", views.one),
@@ -28,6 +28,9 @@ urlpatterns = [
     path("async/sleep", async_views.sleep),
     path("async/background", async_views.background),
     path("async/to_thread", async_views.to_thread),
+    path("attack", attack_views.attack),
+    path("attack/as_new", attack_views.as_new),
+    path("attack/counts.json", attack_views.counts),
     path("threads/of_view", thread_views.of_view),
     path("threads/that_stay", thread_views.that_stay),
 ]

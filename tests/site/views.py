@@ -46,7 +46,12 @@ def atomic(request: HttpRequest) -> HttpResponse:
 
 
 def hold(request: HttpRequest) -> HttpResponse:
-    """A query, then work elsewhere; the answer is the server's number of the connection."""
+    """A query, then work elsewhere; the answer is the server's number of the connection.
+
+    ``pin``: keep it meanwhile whatever the scope is.
+    """
+    if "pin" in request.GET:
+        connection.ensure_connection()
     number = connection_number()
     time.sleep(float(request.GET["s"]))
     return HttpResponse(str(number))

@@ -1,0 +1,1 @@
+"""The test site with django-tenants: a schema of PostgreSQL's for each tenant."""
