@@ -15,8 +15,9 @@ from tests.conformance import compare, requirements
 from tests.conformance.compare import Exceptional
 from tests.conformance.databases import DATABASES
 from tests.conformance.groups import GROUPS
+from tests.conformance.runs import Run
 from tests.conformance.source import SourceError, django_tests
-from tests.conformance.spec import Report
+from tests.conformance.spec import SCOPES, Report
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240
@@ -53,9 +54,11 @@ def source() -> None:
 def test_part_of_djangos_suite(database: str, group: str) -> None:
     done = run("--fresh", f"--database={database}", f"--group={group}", "--labels", *LABELS[group])
     assert done.returncode == 0
+    assert done.stdout.count("unpatched") == 1
     checkouts = ", ".join(rf"{alias} [1-9]\d*" for alias in ALIASES[group])
-    summary = rf"^ok {database} {group}: \d\d+ tests, .*; checkouts: {checkouts}$"
-    assert re.search(summary, done.stdout, re.MULTILINE)
+    for scope in SCOPES:
+        summary = rf"^ok {database} {group} {scope}: \d\d+ tests, .*; checkouts: {checkouts}$"
+        assert re.search(summary, done.stdout, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("source")
@@ -77,10 +80,10 @@ def test_a_label_that_does_not_exist_is_a_failure(label: str) -> None:
 
 
 UNPATCHED = Report(
-    patched=False, transactions=True, verdicts={"a.T.one": "pass", "a.T.two": "skip"}, details={}, stats={}
+    scope=None, transactions=True, verdicts={"a.T.one": "pass", "a.T.two": "skip"}, details={}, stats={}
 )
-PATCHED = replace(UNPATCHED, patched=True, stats={"default": {"checkouts": 3}})
-ONE = Exceptional("a.T.one", frozenset({"sqlite"}), frozenset({"suite"}), "cause")
+PATCHED = replace(UNPATCHED, scope="request", stats={"default": {"checkouts": 3}})
+ONE = Exceptional("a.T.one", frozenset({"sqlite"}), frozenset({"suite"}), frozenset({"request"}), "cause")
 
 
 def complaints(unpatched: Report, patched: Report, *listed: Exceptional, labels: str = "a") -> list[str]:
@@ -107,6 +110,22 @@ def test_a_difference_is_a_failure(verdicts: dict[str, str]) -> None:
 
 def test_a_listed_difference_is_well() -> None:
     assert complaints(UNPATCHED, patched_with(one="fail", two="skip"), ONE) == []
+
+
+@pytest.mark.parametrize(
+    ("database", "group", "scope", "concerned"),
+    [
+        ("sqlite", "suite", "request", True),
+        ("sqlite", "suite", "transaction", False),
+        ("mariadb", "suite", "request", False),
+        ("sqlite", "autocommit", "request", False),
+    ],
+)
+def test_an_exception_concerns_only_what_it_names(
+    database: str, group: str, scope: str, concerned: bool
+) -> None:
+    run = Run(database, group, ("a",), transactions=True, parallel=1, scope=scope)
+    assert ONE.concerns(run) is concerned
 
 
 def test_a_listed_test_that_does_not_differ_is_a_failure() -> None:
@@ -142,6 +161,7 @@ def test_the_list_is_about_what_is_run() -> None:
     for exception in compare.exceptions():
         assert exception.databases and exception.databases <= set(DATABASES)
         assert exception.groups and exception.groups <= set(GROUPS)
+        assert exception.scopes and exception.scopes <= set(SCOPES)
         assert exception.cause
         for group in exception.groups:
             assert exception.test.split(".")[0] in GROUPS[group].labels

@@ -1,4 +1,4 @@
-"""Django's own test suite, without and with the patch: every test must end the same way.
+"""Django's own test suite, without the patch and with it, in each scope: every test must end the same way.
 
 ``python -m tests.conformance`` is the program, ``make conformance`` installs what it needs first.
 """

@@ -9,20 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import django
 
 from tests.conformance import compare, requirements
 from tests.conformance.databases import ALIASES, DATABASES
-from tests.conformance.groups import GROUPS, Group
+from tests.conformance.groups import GROUPS
 from tests.conformance.runs import Run, RunFailed, report_of, stop
 from tests.conformance.source import SourceError, django_tests
-from tests.conformance.spec import Report
+from tests.conformance.spec import SCOPES, Report
 from tests.servers import ServerError
 
 DESCRIPTION = """\
-Run Django's own test suite without and with the patch, and compare how each test ends. The exit status is 0
-if nothing differs but the tests that are listed in tests/conformance/exceptions.csv, and all of these do."""
+Run Django's own test suite without the patch and with it, in each scope, and compare how each test ends. The
+exit status is 0 if nothing differs but the tests that are listed in tests/conformance/exceptions.csv, and all
+of these do."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +34,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--group", action="append", choices=GROUPS, help="may be repeated; default: all", metavar="NAME"
+    )
+    parser.add_argument(
+        "--scope", action="append", choices=SCOPES, help="may be repeated; default: both", metavar="NAME"
     )
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="instead of the labels of the groups")
     parser.add_argument(
@@ -57,57 +62,43 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def planned(options: argparse.Namespace) -> Iterator[tuple[str, Group, tuple[str, ...]]]:
+def planned(options: argparse.Namespace) -> Iterator[tuple[Run, list[Run]]]:
+    """Runs without the patch, each with those with the patch that are compared with it."""
     for name in options.group or GROUPS:
+        group = GROUPS[name]
         for database in options.database or DATABASES:
-            yield database, GROUPS[name], tuple(options.labels or GROUPS[name].labels)
+            labels = tuple(options.labels or group.labels)
+            unpatched = Run(database, name, labels, group.transactions, options.parallel)
+            yield unpatched, [replace(unpatched, scope=scope) for scope in options.scope or SCOPES]
 
 
+def report(run: Run, options: argparse.Namespace) -> Report:
+    began = time.monotonic()
+    told = report_of(run, options.seconds, options.fresh)
+    print(f"{run}: {len(told.verdicts)} tests in {time.monotonic() - began:.0f} s", flush=True)
+    return told
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Both runs of a group on a database, under way."""
+    """A run with the patch and the one without it, under way."""
 
-    def __init__(
-        self,
-        executor: ThreadPoolExecutor,
-        options: argparse.Namespace,
-        database: str,
-        group: Group,
-        labels: tuple[str, ...],
-    ) -> None:
-        self.database = database
-        self.group = group
-        self.labels = labels
-        self.futures: list[Future[Report]] = [
-            executor.submit(
-                self._report,
-                Run(database, group.name, labels, group.transactions, patched, options.parallel),
-                options,
-            )
-            for patched in (False, True)
-        ]
-
-    @staticmethod
-    def _report(run: Run, options: argparse.Namespace) -> Report:
-        began = time.monotonic()
-        report = report_of(run, options.seconds, options.fresh)
-        print(f"{run}: {len(report.verdicts)} tests in {time.monotonic() - began:.0f} s", flush=True)
-        return report
+    run: Run
+    unpatched: Future[Report]
+    patched: Future[Report]
 
     def conclude(self) -> bool:
         """Wait for both, print what is to be said. Whether all is well."""
-        title = f"{self.database} {self.group.name}"
+        run = self.run
+        title = f"{run.database} {run.group} {run.scope}"
         try:
-            unpatched, patched = (future.result() for future in self.futures)
+            unpatched, patched = self.unpatched.result(), self.patched.result()
         except (RunFailed, ServerError, SourceError) as error:
             print(f"FAILED {title}: {error}", flush=True)
             return False
-        listed = [
-            exception
-            for exception in compare.exceptions()
-            if exception.concerns(self.database, self.group.name)
-        ]
-        aliases = ALIASES if self.labels == self.group.labels else ()
-        wrong = list(compare.complaints(unpatched, patched, listed, self.labels, aliases))
+        listed = [exception for exception in compare.exceptions() if exception.concerns(run)]
+        aliases = ALIASES if run.labels == GROUPS[run.group].labels else ()
+        wrong = list(compare.complaints(unpatched, patched, listed, run.labels, aliases))
         skipped = sum(verdict == "skip" for verdict in patched.verdicts.values())
         failing = len(compare.failing_anyway(unpatched, patched))
         differ = len(compare.differences(unpatched, patched))
@@ -137,7 +128,10 @@ def main() -> int:
             sys.exit(f"FAILED: Django {django.get_version()} has no tests of {label}")
     with ThreadPoolExecutor(options.jobs) as executor:
         try:
-            outcomes = [Outcome(executor, options, *plan) for plan in planned(options)]
+            outcomes = []
+            for unpatched, patched in planned(options):
+                without = executor.submit(report, unpatched, options)
+                outcomes += [Outcome(run, without, executor.submit(report, run, options)) for run in patched]
             well = [outcome.conclude() for outcome in outcomes]
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)

@@ -30,9 +30,14 @@ def main() -> None:
         for alias in connections:
             backend = load_backend(connections.settings[alias]["ENGINE"])
             backend.DatabaseWrapper.features_class.supports_transactions = False
-    if spec.patched:
-        from django_db_pooling import pooling
+    if spec.scope is not None:
+        from django_db_pooling import owner, pooling
 
+        for alias in connections:
+            connections.settings[alias]["POOL"] = {"SCOPE": spec.scope}
+        # Nearly all tests run outside of requests, where transaction scope applies and no setting says
+        # otherwise. Without this hardly anything of the suite would try request scope.
+        owner.ELSEWHERE = spec.scope
         pooling.patch()
     runpy.run_path(sys.argv[0], run_name="__main__")
 

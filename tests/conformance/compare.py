@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.conformance.runs import Run
 from tests.conformance.spec import Report
 
 LIST = Path(__file__).with_name("exceptions.csv")
@@ -23,10 +24,11 @@ class Exceptional:
     test: str
     databases: frozenset[str]
     groups: frozenset[str]
+    scopes: frozenset[str]
     cause: str
 
-    def concerns(self, database: str, group: str) -> bool:
-        return database in self.databases and group in self.groups
+    def concerns(self, run: Run) -> bool:
+        return run.database in self.databases and run.group in self.groups and run.scope in self.scopes
 
 
 def exceptions(path: Path = LIST) -> list[Exceptional]:
@@ -36,6 +38,7 @@ def exceptions(path: Path = LIST) -> list[Exceptional]:
                 row["Test"],
                 frozenset(row["Databases"].split()),
                 frozenset(row["Groups"].split()),
+                frozenset(row["Scopes"].split()),
                 row["Cause"],
             )
             for row in csv.DictReader(lines)
@@ -86,7 +89,11 @@ def complaints(
     """
     if not unpatched.verdicts or not patched.verdicts:
         yield "no tests were run"
-    if patched.patched is unpatched.patched or patched.transactions is not unpatched.transactions:
+    if (
+        unpatched.scope is not None
+        or patched.scope is None
+        or patched.transactions is not unpatched.transactions
+    ):
         yield "the two runs can't be compared"
     for alias in sorted({"default", *aliases, *patched.stats}):
         if not patched.stats.get(alias, {}).get("checkouts"):

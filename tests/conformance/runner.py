@@ -96,6 +96,6 @@ class Runner(DiscoverRunner):
         failures = super().run_tests(test_labels, **kwargs)
         spec = Spec.of_this_process()
         stats = state.check(spec, self.aliases)
-        report = Report(spec.patched, spec.transactions, self.result.verdicts, self.result.details, stats)
+        report = Report(spec.scope, spec.transactions, self.result.verdicts, self.result.details, stats)
         report.write(Report.path(spec.output))
         return failures

@@ -41,16 +41,17 @@ class Run:
     group: str
     labels: tuple[str, ...]
     transactions: bool
-    patched: bool
-    parallel: int = 1
+    parallel: int
+    # None: without the patch.
+    scope: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.database} {self.group} {'patched' if self.patched else 'unpatched'}"
+        return f"{self.database} {self.group} {f'in {self.scope} scope' if self.scope else 'unpatched'}"
 
 
 def report_of(run: Run, seconds: float, fresh: bool) -> Report:
     """Run it. What Django does without the patch is kept from an earlier time, unless ``fresh``."""
-    if run.patched:
+    if run.scope is not None:
         return _run(run, seconds)
     kept = _place(run)
     if fresh or not kept.exists():
@@ -82,7 +83,7 @@ def _run(run: Run, seconds: float) -> Report:
     with tempfile.TemporaryDirectory(prefix="conformance-") as output:
         database = DATABASES[run.database]
         with database.settings(Path(output)) as databases:
-            spec = Spec(databases, database.driver, run.patched, run.transactions, output)
+            spec = Spec(databases, database.driver, run.scope, run.transactions, output)
             log = Path(output, "log")
             environment = os.environ | spec.environment() | {"TMPDIR": output, "PYTHONPATH": str(ROOT)}
             command = [sys.executable, "-m", "tests.conformance.child", "--noinput"]

@@ -10,6 +10,9 @@ from typing import Any
 
 VARIABLE = "DJANGO_DB_POOLING_CONFORMANCE"
 
+# Of runs with the patch.
+SCOPES = ("transaction", "request")
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -18,7 +21,8 @@ class Spec:
     databases: dict[str, dict[str, Any]]
     # The module that Django is to find as the databases' driver.
     driver: str
-    patched: bool
+    # The one that applies in and outside of requests; None: without the patch.
+    scope: str | None
     transactions: bool
     # A directory for report.json, and for what the processes of --parallel write.
     output: str
@@ -35,13 +39,14 @@ class Spec:
 class Report:
     """Written by a run that came to its end."""
 
-    patched: bool
+    # As in the spec.
+    scope: str | None
     transactions: bool
     # By full name of the test: how it ended.
     verdicts: dict[str, str]
     # By full name: the traceback of a failure, the reason of a skip.
     details: dict[str, str]
-    # By alias: what pooling.stats() counted, in all processes together. Empty unless patched.
+    # By alias: what pooling.stats() counted, in all processes together. Empty without the patch.
     stats: dict[str, dict[str, int]]
 
     @staticmethod

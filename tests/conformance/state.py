@@ -31,20 +31,20 @@ def check(spec: Spec, aliases: Iterable[str]) -> dict[str, dict[str, int]]:
             raise WrongRun(f"{alias}: the driver is {driver}")
         if not spec.transactions and connections[alias].features.supports_transactions:
             raise WrongRun(f"{alias}: Django believes in transactions")
-    if not spec.patched:
+    if spec.scope is None:
         _check_unpatched()
         return {}
     stats = _stats()
     for path in Path(spec.output).glob("worker-*.json"):
         for alias, told in json.loads(path.read_text()).items():
             stats[alias] = {name: count + told[name] for name, count in stats[alias].items()}
-    _check_patched(aliases, stats)
+    _check_patched(spec.scope, aliases, stats)
     return {alias: stats[alias] for alias in aliases}
 
 
 def write_worker(spec: Spec) -> None:
     """In a process of --parallel: leave what its pools count for check() in the main process."""
-    if spec.patched:
+    if spec.scope is not None:
         Path(spec.output, f"worker-{os.getpid()}.json").write_text(json.dumps(_stats()))
 
 
@@ -61,7 +61,8 @@ def _check_unpatched() -> None:
         raise WrongRun(f"{PACKAGE} was imported")
 
 
-def _check_patched(aliases: Iterable[str], stats: dict[str, dict[str, int]]) -> None:
+def _check_patched(scope: str, aliases: Iterable[str], stats: dict[str, dict[str, int]]) -> None:
+    from django_db_pooling import conf, owner
     from django_db_pooling.wrapper import PooledWrapper
 
     if "__getitem__" not in vars(ConnectionHandler):
@@ -69,5 +70,7 @@ def _check_patched(aliases: Iterable[str], stats: dict[str, dict[str, int]]) -> 
     for alias in aliases:
         if not isinstance(connections[alias], PooledWrapper):
             raise WrongRun(f"{alias}: the wrapper is Django's own")
+        if {conf.scope(connections[alias].settings_dict), owner.ELSEWHERE} != {scope}:
+            raise WrongRun(f"{alias}: {scope} scope does not apply everywhere")
         if not stats[alias]["checkouts"]:
             raise WrongRun(f"{alias}: no connection was ever checked out of a pool")
