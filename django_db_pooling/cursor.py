@@ -54,13 +54,17 @@ class PooledCursor(Base):
             self.db.executed("CALL")
 
     def close(self) -> None:
+        db = self.db
         try:
             self.cursor.close()
-        except self.db.Database.Error:
+        except BaseException as error:
             # Of one whose connection was given up nothing is left to close.
-            if self.db.slot is not None:
-                raise
+            if db.slot is None and isinstance(error, db.Database.Error):
+                return
+            # It may talk to the server, and Django doesn't look at what that raises.
+            db.lose_if_broken(error)
+            raise
         finally:
             opened, self.opened = self.opened, None
             if opened is not None:
-                self.db.cursor_closed(opened)
+                db.cursor_closed(opened)

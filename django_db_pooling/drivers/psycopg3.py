@@ -54,12 +54,9 @@ class Psycopg3(Driver):
             return False
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
-        # As in usable(). psycopg's own then sends nothing, unless there are prepared statements to see to.
-        if (
-            seconds is not None
-            and connection.prepare_threshold is None
-            and not _answers(connection.pgconn, b"ROLLBACK", seconds)
-        ):
+        # As in usable(). After that, psycopg's own sends nothing.
+        is_ours = connection.prepare_threshold is None and self.in_transaction(connection)
+        if is_ours and not _answers(connection.pgconn, b"ROLLBACK", math.inf if seconds is None else seconds):
             raise psycopg.OperationalError("no answer to a rollback")
         connection.rollback()
 

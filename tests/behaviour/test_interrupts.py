@@ -293,6 +293,32 @@ def test_interrupted_while_fetching(proxied: tuple[str, TcpProxy], observer: Obs
     assert_whole_again(observer, alias)
 
 
+@cooperative
+def test_interrupted_while_closing_a_cursor_the_request_goes_on(
+    proxied: tuple[str, TcpProxy], observer: Observer
+) -> None:
+    """Closing talks to the server where it knows the cursor, or has more rows for it."""
+    Note.objects.bulk_create([Note(text="x" * 90) for _ in range(3000)])
+    alias, proxy = proxied
+    if MYSQL:
+        from pymysql.cursors import SSCursor
+
+        connections.settings[alias]["OPTIONS"] = {"cursorclass": SSCursor}
+    for _ in range(3):
+        request_started()
+        cursor = connections[alias].chunked_cursor()
+        cursor.execute("SELECT text FROM behaviour_note")
+        assert cursor.fetchmany(10)
+        proxy.delay(PATIENCE)
+        with pytest.raises(gevent().Timeout), gevent().Timeout(0.05):
+            cursor.close()
+        proxy.resume()
+        assert in_use(alias) == 0
+        token(alias)
+        request_finished()
+    assert_whole_again(observer, alias)
+
+
 # -- every suspension point ---------------------------------------------------------------------------
 
 

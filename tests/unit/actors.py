@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from django_db_pooling.limits import Limits
-from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.slot import Slot
-from tests.unit.fiber_driver import Fault, FiberBell
+from tests.unit.fiber_driver import Away, Fault, FiberBell
 from tests.unit.fibers import suspend
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 POINTS = (
     "waiting",
     "served",
+    "turned away",
     "connecting",
     "setting up",
+    "pausing",
     "checking",
     "executing",
     "holding",
@@ -57,7 +59,7 @@ class Actor:
         self.order = "give back"
         # It drops a bare slot instead of opening a connection.
         self.gives_up = False
-        self.opening_since = -math.inf
+        self.opening_since = self.pauses_until = -math.inf
         self.task: Callable[[], object] = self.request
         self.fiber = world.kind(self.run)
 
@@ -66,8 +68,10 @@ class Actor:
 
     @property
     def where(self) -> str:
-        point = self.fiber.point
-        return "served" if point == "waiting" and self.is_served else point or "nowhere"
+        point, bell = self.fiber.point, self.bell
+        if point == "waiting" and bell is not None and not self.is_queued:
+            return "turned away" if bell.is_turned_away else "served"
+        return point or "nowhere"
 
     @property
     def is_queued(self) -> bool:
@@ -75,18 +79,19 @@ class Actor:
 
     @property
     def is_served(self) -> bool:
-        return self.bell is not None and self.bell not in self.world.queue
+        return self.bell is not None and not (self.is_queued or self.bell.is_turned_away)
+
+    @property
+    def wakes_at(self) -> float:
+        """When it goes on by itself: a sleeper when its time has come, unless it was woken."""
+        bell = self.bell
+        if self.fiber.point == "pausing":
+            return self.pauses_until
+        return -math.inf if self.fiber.point != "waiting" or bell is None or bell.rung else bell.wakes_at
 
     @property
     def is_due(self) -> bool:
-        """Whether it may go on: a sleeper only when it was woken or its time has come."""
-        bell = self.bell
-        return (
-            self.fiber.point != "waiting"
-            or bell is None
-            or bell.rung
-            or bell.wakes_at <= self.world.clock.now
-        )
+        return self.wakes_at <= self.world.clock.now
 
     @property
     def holds(self) -> int:
@@ -98,7 +103,7 @@ class Actor:
     def run(self) -> None:
         try:
             self.task()
-        except (Timeout, Kill, Fault, CheckoutTimeout) as error:
+        except (Timeout, Kill, Fault, CheckoutTimeout, ServerAway) as error:
             error.__traceback__ = None
         assert self.slot is None, "it has forgotten to let go"
 
@@ -108,7 +113,7 @@ class Actor:
             self.work()
         except Kill:
             self.abandon()
-        except (Timeout, Fault, CheckoutTimeout):
+        except (Timeout, Fault, CheckoutTimeout, ServerAway):
             self.give_back()
         else:
             self.give_back()
@@ -118,7 +123,11 @@ class Actor:
         self.slot = self.pool.reserve_minimum()
         if self.slot is not None:
             self.opening_since = self.world.clock.now
-            self.open()
+            try:
+                self.attempt(self.slot)
+            except BaseException as error:
+                self.pool.open_failed(self.let_go(), type(error)())
+                raise
             self.give_back()
 
     def resize(self, limits: Limits) -> None:
@@ -162,9 +171,8 @@ class Actor:
         if slot.connection is None:
             if self.gives_up:
                 world.garbage.append(self.let_go())
-            else:
-                self.open()
-            return True
+                return True
+            return self.open(slot)
         world.is_taken(self, slot)
         if self.make_usable(slot):
             return True
@@ -172,17 +180,32 @@ class Actor:
         self.lose()
         return False
 
-    def open(self) -> None:
-        slot = self.slot
-        assert slot is not None
-        try:
-            slot.connection = self.pool.driver.connect()
-            slot.connection.user = self.name
-            suspend("setting up")
-        except BaseException as error:
-            self.slot = None
-            self.pool.open_failed(slot, error)
-            raise
+    def open(self, slot: Slot) -> bool:
+        """As long as the pool wants it to try again. False: it queues up again instead."""
+        while True:
+            began = self.world.clock.now
+            try:
+                self.attempt(slot)
+                return True
+            except Fault as error:
+                pause = None
+                if isinstance(error, Away):
+                    pause = self.pool.retry_in(Away(), began, self.deadline)
+                if pause is None:
+                    self.pool.open_failed(self.let_go(), type(error)())
+                    raise
+            if not pause:
+                self.pool.discard(self.let_go())
+                return False
+            self.pauses_until = self.world.clock.now + pause
+            assert not self.world.hope(), f"{self} keeps its place while others may come back"
+            assert self.deadline is None or self.pauses_until < self.deadline, "it pauses beyond its deadline"
+            suspend("pausing")
+
+    def attempt(self, slot: Slot) -> None:
+        slot.connection = self.pool.driver.connect()
+        slot.connection.user = self.name
+        suspend("setting up")
         self.world.counts.opened += 1
         slot.connection.proved_at = self.world.clock.now
         self.pool.opened(slot)

@@ -17,6 +17,10 @@ class Fault(Exception):
     """As a driver raises."""
 
 
+class Away(Fault):
+    """As a driver raises when no server is there."""
+
+
 class Connection(fakes.Connection):
     """One that knows where it is used, and what its last user left in it."""
 
@@ -46,6 +50,7 @@ class FiberBell:
         self.rung_at = self.wakes_at = math.inf
         # Those before whom it was served.
         self.overtaken: list[Actor] = []
+        self.is_turned_away = False
 
     def ring(self) -> None:
         self.overtaken = self.actor.world.ahead_of(self)
@@ -78,6 +83,8 @@ class FiberDriver(fakes.FakeDriver):
         self.connecting += 1
         try:
             suspend("connecting")
+            if self.world.is_away:
+                raise Away
         finally:
             self.connecting -= 1
         connection = super().connect()

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 from unittest import mock
 
+from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from django_db_pooling.limits import Limits
 from tests.unit.actors import ORDERS, POINTS, Actor, Kill, Timeout
@@ -28,10 +29,18 @@ CROWDS = (2, 6, 20)
 ROUND, MOST_ROUNDS, LEAST_HITS = 5_000, 40, 3
 # A point that was hit so often is not a rare one any more.
 ENOUGH = 120
-LIMITS: dict[str, Any] = {"size": 3, "min_size": 2, "max_age": 30.0, "idle_timeout": 20.0}
+LIMITS: dict[str, Any] = {
+    "size": 3,
+    "min_size": 2,
+    "max_age": 30.0,
+    "idle_timeout": 20.0,
+    "connect_retry": 1.0,
+}
 # What holders of connections do. A transaction that is left open ("begin"), or may be ("blur"), must
 # be rolled back by somebody.
 DEEDS = [*ORDERS, *["execute"] * 4, *["begin"] * 4, *["blur"] * 4, *["give back"] * 8]
+# Where nothing is said to the server.
+QUIET = ("waiting", "served", "turned away", "pausing", "holding")
 # What happens next: its share of all events.
 WEATHER = {
     "somebody_comes": 20,
@@ -42,6 +51,8 @@ WEATHER = {
     "somebody_is_interrupted_at_a_rare_point": 20,
     "the_network_fails": 1,
     "a_connection_dies": 2,
+    "the_server_goes": 0.3,
+    "the_server_returns": 1,
     "time_passes": 4,
     "the_pool_is_looked_after": 3,
     "the_pool_changes": 1,
@@ -61,7 +72,10 @@ class Storm:
 
     def run(self, least_hits: int = LEAST_HITS) -> Storm:
         # The pool's own dice are the storm's.
-        with mock.patch.object(pool_module, "random", self.luck):
+        with (
+            mock.patch.object(pool_module, "random", self.luck),
+            mock.patch.object(growth_module, "random", self.luck),
+        ):
             try:
                 for _ in range(MOST_ROUNDS):
                     for event in self.luck.choices([*WEATHER], [*WEATHER.values()], k=ROUND):
@@ -126,7 +140,7 @@ class Storm:
         self.world.step(actor, kind())
 
     def the_network_fails(self) -> None:
-        actor = self.one_of([a for a in self.world.actors if a.where not in ("waiting", "served", "holding")])
+        actor = self.one_of([a for a in self.world.actors if a.where not in QUIET])
         if actor is not None:
             self.world.step(actor, Fault())
 
@@ -135,6 +149,12 @@ class Storm:
         if connection is not None:
             connection.is_dead = self.luck.random() < 0.8
             connection.looks = self.luck.choice([False, None]) if connection.is_dead else None
+
+    def the_server_goes(self) -> None:
+        self.world.lose_server(connections_die=self.luck.random() < 0.5)
+
+    def the_server_returns(self) -> None:
+        self.world.is_away = False
 
     def time_passes(self) -> None:
         self.world.pass_time(self.luck.choice([0.001, 0.01, 0.1, 0.6, 2.0]))

@@ -30,6 +30,7 @@ def some_limits(draw: st.DrawFn) -> dict[str, Any]:
         "max_outstanding": draw(st.sampled_from([size, size, size + 1, size + 2, None])),
         "min_size": draw(st.integers(0, size)),
         "max_waiting": draw(st.sampled_from([None, None, None, 0, 2])),
+        "connect_retry": draw(st.sampled_from([0.0, SOON, 5.0])),
         "max_age": 100.0,
         "idle_timeout": 50.0,
     }
@@ -107,6 +108,16 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_connection_looks_odd(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.connections())).looks = None
+
+    @precondition(lambda self: not self.world.is_away)
+    @rule(connections_die=st.booleans())
+    def the_server_goes(self, connections_die: bool) -> None:
+        self.world.lose_server(connections_die)
+
+    @precondition(lambda self: self.world.is_away)
+    @rule()
+    def the_server_returns(self) -> None:
+        self.world.is_away = False
 
     @precondition(lambda self: self.world.garbage)
     @rule()

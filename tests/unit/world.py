@@ -10,10 +10,11 @@ from unittest import mock
 import pytest
 
 from django_db_pooling import pool as pool_module
-from django_db_pooling.growth import STALLED
+from django_db_pooling.growth import MOST_PAUSE, STALLED
 from django_db_pooling.pool import LOOK_AROUND, CheckoutTimeout
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Counts
+from django_db_pooling.waiter import Waiter
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, Clock, FakePool
 from tests.unit.fiber_driver import FiberBell, FiberDriver
@@ -43,6 +44,33 @@ class FiberPool(FakePool):
         with never_switching():
             super()._serve_waiters()
 
+    def _looks_bad(self, slot: Slot) -> bool:
+        # From this look alone nothing follows: somebody else may have taken the slot.
+        driver, world = self.driver, self.driver.world
+        before = set(driver.found_dead), world.death_seen_at
+        bad = super()._looks_bad(slot)
+        driver.found_dead, world.death_seen_at = before
+        return bad
+
+    def _bare_slot(self, waiter: Waiter) -> Slot | None:
+        slot = super()._bare_slot(waiter)
+        if slot is not None and self.growth.away and not waiter.impatient:
+            assert len(self.growth) == 1, "several look for the server at once"
+        return slot
+
+    def open_failed(self, slot: Slot, error: BaseException) -> None:
+        before = set(self.growth._opening)
+        super().open_failed(slot, error)
+        if self.growth.outage and not self.driver.world.hope():
+            assert self.growth._opening.keys() <= before, "in an outage, a failure has made another one try"
+
+    def _turn_waiters_away(self) -> None:
+        before = list(self._waiters)
+        super()._turn_waiters_away()
+        for waiter in before:
+            if waiter not in self._waiters:
+                self.driver.world.is_turned_away(waiter)
+
 
 class World:
     """The invariants are checked after everything that happens."""
@@ -64,6 +92,8 @@ class World:
         self.counts = Counts()
         self.death_seen_at = -math.inf
         self.recycles = 0
+        # No server is there for those who connect.
+        self.is_away = False
         # There may be more than max_outstanding only for as long as they were there before it shrank.
         self.allowed = 0.0
         # All that has happened; and whether the last of it was found to be right.
@@ -111,6 +141,14 @@ class World:
         self.note(f"it is {self.clock.now:.3f}")
         self.check()
 
+    def lose_server(self, connections_die: bool) -> None:
+        """It takes nobody in any more; with a restart, for example, what it has had is gone, too."""
+        self.is_away = True
+        self.note(f"the server goes, and {'all' if connections_die else 'no'} connections")
+        for connection in self.pool.connections() if connections_die else []:
+            connection.is_dead, connection.looks = True, False
+        self.check()
+
     def collect_garbage(self) -> None:
         self.note(f"{len(self.garbage)} are collected")
         self.counts.reclaimed += len(self.garbage)
@@ -132,8 +170,7 @@ class World:
             self.collect_garbage()
             if not self.actors:
                 return
-            wakes_at = min(actor.bell.wakes_at for actor in self.actors if actor.bell is not None)
-            self.pass_time(max(0.0, wakes_at - self.clock.now))
+            self.pass_time(max(0.0, min(actor.wakes_at for actor in self.actors) - self.clock.now))
         raise AssertionError(f"{self.actors} never end; {self.pool.snapshot()}")
 
     # -- what is seen on the way ------------------------------------------------------------------
@@ -192,6 +229,26 @@ class World:
             # That others have stalled meanwhile is seen by a waiter, not by one whose time is over.
             assert not self.could_have_a_place(actor, False), f"{actor} was refused what is free"
 
+    def is_turned_away(self, waiter: Any) -> None:
+        bell = waiter._bell
+        bell.is_turned_away = True
+        assert self.pool.growth.outage, f"{bell.actor} was turned away though the server is there"
+        assert not self.hope(), f"{bell.actor} was turned away though somebody has a good connection"
+        assert not self.could_have_an_idle_one(bell.actor), f"{bell.actor} was turned away from what is idle"
+
+    def hope(self) -> bool:
+        """Whether somebody has a connection that may come back and be of use."""
+        return any(slot.connection is not None and not self.pool.doubts(slot) for slot in self.pool._living())
+
+    def somebody_has_yet_to_look(self) -> bool:
+        """Perhaps whoever is first in the queue."""
+        return any(actor.is_queued and (actor.is_due or actor.where != "waiting") for actor in self.actors)
+
+    def somebody_finds_out(self) -> bool:
+        """That connections can't be hoped for any more: the others are told when that has an end."""
+        points = ("checking", "rolling back at checkout", "closing")
+        return any(actor.where.startswith(points) for actor in self.actors)
+
     def could_have_an_idle_one(self, actor: Actor) -> bool:
         return any(slot.home is actor.home for slot in self.pool._idle)
 
@@ -204,11 +261,18 @@ class World:
         return most is None or len(self.pool) < most or bool(self.pool._idle)
 
     def may_open(self, sees_stalls: bool) -> bool:
-        since = list(self.pool.growth._opening.values())
+        growth = self.pool.growth
+        since = list(growth._opening.values())
+        if growth.away:
+            if since or not self.hope():
+                return not (since or self.somebody_finds_out())
+            # That its time has come is seen by a waiter, too.
+            failed_at = 0.0 if growth.last_error is None else growth.last_error[0]
+            it_is_time = self.clock.now - failed_at > MOST_PAUSE + LOOK_AROUND
+            return sees_stalls and it_is_time and not self.somebody_has_yet_to_look()
         if len(since) < OPEN_AT_A_TIME or not sees_stalls:
             return len(since) < OPEN_AT_A_TIME
-        if any(actor.is_queued and (actor.is_due or actor.where != "waiting") for actor in self.actors):
-            # Whoever is first has yet to look around.
+        if self.somebody_has_yet_to_look():
             return False
         return all(self.clock.now - begun > STALLED + LOOK_AROUND for begun in since)
 
@@ -216,6 +280,7 @@ class World:
 
     def check(self) -> None:
         self.nobody_waits_for_what_is_free()
+        self.nobody_waits_in_an_outage()
         self.there_are_no_more_than_allowed()
         self.every_slot_is_in_one_place()
         self.two_open_at_a_time()
@@ -229,6 +294,11 @@ class World:
             assert not self.could_have_an_idle_one(actor), f"{actor} waits for what is idle"
         if waiting and waiting[0].bell is self.queue[0]:
             assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
+
+    def nobody_waits_in_an_outage(self) -> None:
+        if self.pool.growth.outage and not self.hope() and not self.somebody_finds_out():
+            waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
+            assert not waiting, f"{waiting} wait, and nobody has a connection"
 
     def there_are_no_more_than_allowed(self) -> None:
         most = self.pool.limits.max_outstanding
@@ -277,6 +347,7 @@ class World:
     def nothing_is_lost(self) -> None:
         """When all have ended: exactly max_outstanding can be had, in any hub."""
         assert not self.actors
+        self.is_away = False
         assert len(self.pool) == self.pool.snapshot().idle == len(self.driver.open)
         most = self.pool.limits.max_outstanding
         assert most is not None
