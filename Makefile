@@ -5,12 +5,13 @@ PACKAGING = setup.cfg setup.py pyproject.toml
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 export PYTHON
 
-.PHONY: help demo test conformance benchmark benchmark-micro lint check-code check-format check-types docs clean
+.PHONY: help demo test soak conformance benchmark benchmark-micro lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
+	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
 	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro'
 	@echo 'make lint    ruff and mypy'
@@ -22,6 +23,9 @@ demo: $(VENV)/example.stamp | provision-demo
 
 test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m tests.soak $(ARGS)
 
 conformance: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.conformance $(ARGS)

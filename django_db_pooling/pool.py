@@ -165,7 +165,7 @@ class Pool:
         try:
             self._waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has looked for it.
-            if impatient or self._idle or self._head() is waiter:
+            if impatient or self._idle or self._head() is waiter or self.growth.outage:
                 self._match()
             most = self.limits.max_waiting
             admitted = most is None
@@ -214,6 +214,7 @@ class Pool:
     def _leave(self, waiter: Waiter) -> None:
         if not waiter.expecting:
             return
+        was_first = self._head() is waiter
         try:
             self._waiters.remove(waiter)
         except ValueError:
@@ -221,8 +222,8 @@ class Pool:
             if waiter.wait(1.0) and waiter.slot is not None:
                 self._put_back(waiter.take())
         else:
-            # Whoever is first now may be allowed to open, and has not looked since.
-            if self._waiters:
+            if was_first and self._waiters:
+                # Whoever is first now may be allowed to open, and has not looked since.
                 self._match()
 
     # -- matching: runs in one thread at a time, in anyone's, never blocks -----------------------
@@ -256,19 +257,25 @@ class Pool:
 
     def _turn_waiters_away(self) -> None:
         """While the server is away: unless somebody has a connection that may come back."""
-        if self._others_may_come_back() or self.growth.last_error is None:
+        if self.growth.last_error is None:
             return
         at, error = self.growth.last_error
-        while self._waiters:
+        for waiter in list(self._waiters):
+            if self._others_may_come_back(waiter.home):
+                continue
             try:
-                waiter = self._waiters.popleft()
-            except IndexError:
-                return
+                self._waiters.remove(waiter)
+            except ValueError:
+                # Another native thread has thought of it.
+                continue
             ago = time.monotonic() - at
             waiter.turn_away(ServerAway(f"pool {self.name!r}: {ago:.1f} s ago, not tried again", error))
 
-    def _others_may_come_back(self) -> bool:
-        return any(slot.connection is not None and not self.doubts(slot) for slot in self._living())
+    def _others_may_come_back(self, home: object) -> bool:
+        return any(
+            slot.home is home and slot.connection is not None and not self.doubts(slot)
+            for slot in self._living()
+        )
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
         """Whoever came first of those for whom there is something, and what it is."""
@@ -300,7 +307,7 @@ class Pool:
         return True
 
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
-        if not waiter.impatient and not self._may_open():
+        if not waiter.impatient and not self._may_open(waiter.home):
             return None
         slot = self._new_slot(waiter.home)
         if slot is None:
@@ -311,8 +318,8 @@ class Pool:
                     return self._new_slot(waiter.home)
         return slot
 
-    def _may_open(self) -> bool:
-        others = self.growth.away and self._others_may_come_back()
+    def _may_open(self, home: object) -> bool:
+        others = self.growth.away and self._others_may_come_back(home)
         return self.growth.may_begin(time.monotonic(), others)
 
     def _has_room(self) -> bool:
@@ -370,7 +377,7 @@ class Pool:
         self.growth.failed(error, now)
         if deadline is not None and now + (pause or 0.0) >= deadline:
             return None
-        return 0.0 if self._others_may_come_back() else pause
+        return 0.0 if self._others_may_come_back(self.driver.home()) else pause
 
     # -- giving back ------------------------------------------------------------------------
 
@@ -540,9 +547,10 @@ class Pool:
 
     def reserve_minimum(self) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
-        if self.closing or len(self._slots) >= self.limits.min_size or not self._may_open():
+        home = self.driver.home()
+        if self.closing or len(self._slots) >= self.limits.min_size or not self._may_open(home):
             return None
-        slot = self._new_slot(self.driver.home())
+        slot = self._new_slot(home)
         if slot is None:
             # A matcher in another thread may have found no room because of this attempt.
             self._match()

@@ -27,7 +27,10 @@ COMMAND_SECONDS = 10.0
 
 
 class _Stream:
-    """One direction of a connection: what was read from one side and is not yet written to the other."""
+    """One direction of a connection: what was read from one side and is not yet written to the other.
+
+    ``cut``: of the next chunk only half is written, and then it fails.
+    """
 
     def __init__(self, source: socket.socket, target: socket.socket) -> None:
         self.source = source
@@ -35,6 +38,7 @@ class _Stream:
         self.held: deque[tuple[float, bytes]] = deque()  # (when to write, what); an empty chunk is the end
         self.has_ended = False
         self.is_finished = False
+        self.cut = False
 
     def read(self, due: float) -> None:
         chunk = self.source.recv(CHUNK_BYTES)
@@ -43,6 +47,9 @@ class _Stream:
 
     def write(self) -> None:
         due, chunk = self.held[0]
+        if chunk and self.cut:
+            self.target.send(chunk[: len(chunk) // 2])
+            raise ConnectionAbortedError
         if chunk:
             rest = chunk[self.target.send(chunk) :]
         else:
@@ -80,7 +87,7 @@ class _Link:
 class TcpProxy:
     """Forwards connections to host:port; a context manager.
 
-    refuse(), deaf() and delay() stay in force, together if need be, until resume().
+    refuse(), deaf(), delay() and cut() stay in force, together if need be, until resume().
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -122,6 +129,10 @@ class TcpProxy:
         """Close all present connections, by RST if asked; what they held is lost."""
         self._do(lambda: self._drop(reset))
 
+    def cut(self) -> None:
+        """Close each present connection in the middle of the next that the server says on it."""
+        self._do(self._cut)
+
     def deaf(self) -> None:
         """Accept connections, but read nothing and forward nothing, on present connections neither."""
         self._do(lambda: setattr(self, "_is_deaf", True))
@@ -153,10 +164,16 @@ class TcpProxy:
         while self._links:
             self._links.pop().close(reset)
 
+    def _cut(self) -> None:
+        for link in self._links:
+            for stream in link.streams:
+                stream.cut = stream.target is link.client
+
     def _resume(self) -> None:
         self._is_deaf = False
         self._delay = 0.0
         for stream in self._streams():
+            stream.cut = False
             stream.held = deque((0.0, chunk) for _, chunk in stream.held)
         if self._listener is None:
             self._listen()

@@ -166,3 +166,18 @@ def test_closes_the_client_when_the_server_refuses() -> None:
             socket.create_connection((proxy.host, proxy.port), timeout=10) as client,
         ):
             client.recv(1)
+
+
+def test_cut_ends_a_connection_in_the_middle_of_an_answer_and_new_ones_work(
+    proxy: TcpProxy, connect: Client
+) -> None:
+    sock = connect()
+    assert echo(sock, b"before") == b"before"
+    proxy.cut()
+    sock.sendall(b"question")
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while chunk := sock.recv(100):
+            received += chunk
+    assert received in (b"", b"ques")
+    assert echo(connect(), b"afterwards") == b"afterwards"

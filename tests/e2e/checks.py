@@ -14,12 +14,15 @@ def is_at_rest(site: Site) -> bool:
     return (stats["in_use"], stats["opening"], stats["waiting"]) == (0, 0, 0)
 
 
-def assert_every_slot_is_usable(site: Site) -> None:
-    """As many requests as slots hold one at the same time: fewer slots would give one to two of them."""
+def assert_every_slot_is_usable(site: Site, path: str = "/hold?s=1&pin") -> None:
+    """As many requests as slots hold one at the same time: fewer slots would give one to two of them.
+
+    ``path``: of a view that does, and answers with the connection's number.
+    """
     slots = site.stats()["max_outstanding"]
-    answers = site.get_all(["/hold?s=1&pin"] * slots)
+    answers = site.get_all([path] * slots)
     assert {answer.status for answer in answers} == {200}, answers
-    assert len({answer.text for answer in answers}) == slots
+    assert len({answer.text for answer in answers}) == slots, answers
     eventually(lambda: is_at_rest(site), PATIENCE)
 
 
@@ -34,4 +37,4 @@ def assert_tokens_are_their_own(
         for (path, token), answer in zip(asked, answers, strict=True)
         if (answer.status, answer.text) != (200, token)
     ]
-    assert others == []
+    assert others == [], others

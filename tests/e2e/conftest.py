@@ -29,6 +29,12 @@ def create_rows(server: Server) -> None:
         f" INSERT INTO site_row (id, text, counter) VALUES {rows}",
         DATABASE,
     )
+    serial = {"mysql": "BIGINT AUTO_INCREMENT", "postgres": "BIGSERIAL"}[server.scheme]
+    server.execute(
+        f"CREATE TABLE site_mark (id {serial} PRIMARY KEY, token VARCHAR(100) NOT NULL, part INTEGER);"
+        " CREATE INDEX site_mark_token ON site_mark (token)",
+        DATABASE,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 Each client sends its next request when the last one has ended, to the URLs in turn. Every request that was
 begun is accounted for in the JSON that is printed: answered, by status, or failed, by what went wrong.
-Nothing is tried again.
+Nothing is tried again. SIGTERM ends it before its time is up.
+
+TOKEN in a URL stands for a word that no other request has, and an answer with status 200 that isn't this word
+is counted as wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +26,12 @@ from urllib.parse import urlsplit
 
 # For requests that are under way when the time is up: seconds until they count as failed.
 PATIENCE = 45.0
-MOST_ERRORS = 20
+MOST_ERRORS = 100
+TOKEN = "TOKEN"
 # Those who leave in the middle have waited for up to so long.
 LEAVE_SECONDS = 0.1
+
+_numbers = itertools.count(1)
 
 
 class Left(Exception):
@@ -36,7 +44,7 @@ class Client:
 
     host: str
     port: int
-    requests: Iterator[bytes]
+    targets: Iterator[str]
     keep_alive: bool
     # How many of its requests it doesn't wait for, of 1.
     leaves: float = 0.0
@@ -45,12 +53,17 @@ class Client:
     busy_since: float | None = None
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self) -> tuple[int, str]:
-        """Send one request; the status and the body of the answer."""
+    async def ask(self) -> tuple[int, str, str | None]:
+        """Send one request; the status and the body of the answer, and what that should be if it is known."""
+        target = next(self.targets)
+        token = f"{os.getpid()}-{next(_numbers)}" if TOKEN in target else None
+        target = target.replace(TOKEN, token or "")
+        host, connection = f"{self.host}:{self.port}", "keep-alive" if self.keep_alive else "close"
+        request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n\r\n"
         if self._streams is None:
             self._streams = await asyncio.open_connection(self.host, self.port)
         reader, writer = self._streams
-        writer.write(next(self.requests))
+        writer.write(request.encode())
         if random.random() < self.leaves:
             await asyncio.sleep(LEAVE_SECONDS * random.random())
             if random.random() < 0.5:
@@ -61,7 +74,7 @@ class Client:
         body = await reader.readexactly(int(headers["content-length"]))
         if not self.keep_alive or headers.get("connection") == "close":
             self.hang_up()
-        return int(head[0].split()[1]), body.decode(errors="replace")
+        return int(head[0].split()[1]), body.decode(errors="replace"), token
 
     def hang_up(self) -> None:
         if self._streams is not None:
@@ -78,11 +91,13 @@ class Load:
     statuses: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    wrong: list[tuple[str, str]] = field(default_factory=list)
     longest: float = 0.0
     # Of the request that began last among those that were not answered with 200; time.monotonic().
     last_trouble_began: float | None = None
 
     async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.end)
         tasks = [asyncio.create_task(self._visit(client)) for client in self.clients]
         await asyncio.wait(tasks, timeout=self.until + PATIENCE - time.monotonic())
         for client, task in zip(self.clients, tasks, strict=True):
@@ -97,12 +112,16 @@ class Load:
         for client in self.clients:
             client.hang_up()
 
+    def end(self) -> None:
+        """Begin no more requests."""
+        self.until = 0.0
+
     async def _visit(self, client: Client) -> None:
         while (began := time.monotonic()) < self.until:
             client.begun += 1
             client.busy_since = began
             try:
-                status, body = await client.ask()
+                status, body, expected = await client.ask()
             except Left:
                 self._fail(began, "left")
             except ConnectionRefusedError:
@@ -117,6 +136,8 @@ class Load:
                 client.answered += 1
                 client.busy_since = None
                 self._note(began, status, body)
+                if expected is not None and status == 200 and body != expected:
+                    self.wrong.append((expected, body[:200]))
                 continue
             client.busy_since = None
             client.hang_up()
@@ -146,6 +167,7 @@ class Load:
             "answered": dict(self.statuses),
             "failed": dict(self.failed),
             "errors": dict(self.errors.most_common(MOST_ERRORS)),
+            "wrong": self.wrong[:MOST_ERRORS],
             "longest_seconds": round(self.longest, 3),
             "fewest_answers_of_a_client": min(client.answered for client in self.clients),
             "last_trouble_began": self.last_trouble_began,
@@ -163,17 +185,11 @@ def main() -> None:
     urls = [urlsplit(url) for url in arguments.urls]
     host, port = urls[0].hostname, urls[0].port
     assert host and port
-    connection = "keep-alive" if arguments.keep_alive else "close"
-    requests = []
-    for url in urls:
-        target = f"{url.path}?{url.query}" if url.query else url.path
-        head = f"GET {target} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: {connection}\r\n\r\n"
-        requests.append(head.encode())
+    targets = [f"{url.path}?{url.query}" if url.query else url.path for url in urls]
     clients = []
     for number in range(arguments.clients):
-        turn = itertools.cycle(requests)
         # They don't all begin with the same one.
-        mine = itertools.islice(turn, number % len(requests), None)
+        mine = itertools.islice(itertools.cycle(targets), number % len(targets), None)
         clients.append(Client(host, port, mine, arguments.keep_alive, arguments.leave))
     load = Load(time.monotonic() + arguments.seconds, clients)
     asyncio.run(load.run())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from typing import Any
 
 from tests import processes
 from tests.e2e.observer import DATABASE
+from tests.proxy import TcpProxy
 from tests.servers import HOST, Server, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ class Answer:
 
     status: int
     text: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Site:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            return Answer(response.status, response.read().decode(errors="replace"))
+            text = response.read().decode(errors="replace")
+            return Answer(response.status, text, dict(response.getheaders()))
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, repr(error))
         finally:
@@ -99,6 +102,11 @@ class Load:
 
     process: subprocess.Popen[bytes] = field(repr=False)
 
+    def end(self) -> dict[str, Any]:
+        """No more requests; its report when all have their answer."""
+        self.process.terminate()
+        return self.report()
+
     def report(self) -> dict[str, Any]:
         """Wait for its end."""
         output, _ = self.process.communicate()
@@ -113,6 +121,11 @@ def eventually(condition: Callable[[], Any], seconds: float) -> None:
     while not (last := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s, and it is {last!r}"
         time.sleep(POLL_SECONDS)
+
+
+def url_through(proxy: TcpProxy, server: Server) -> str:
+    """The setting ``database_url`` of a site that reaches its server through a proxy."""
+    return server.url(DATABASE).replace(f"@{server.host}:{server.port}/", f"@{proxy.host}:{proxy.port}/")
 
 
 @contextmanager

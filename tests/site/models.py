@@ -12,3 +12,14 @@ class Row(models.Model):
     class Meta:
         app_label = "site"
         managed = False
+
+
+class Mark(models.Model):
+    """What a request leaves behind: two of them, or none."""
+
+    token = models.CharField(max_length=100)
+    part = models.IntegerField()
+
+    class Meta:
+        app_label = "site"
+        managed = False

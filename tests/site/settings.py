@@ -34,9 +34,12 @@ if "SITE_POOL" in os.environ:
     _default["POOL"] = json.loads(os.environ["SITE_POOL"])
 
 DATABASES = {"default": _default}
+if "SITE_SECOND" in os.environ:
+    # Another database of the same server's.
+    DATABASES["second"] = _default | {"NAME": os.environ["SITE_SECOND"]}
 INSTALLED_APPS = ["tests.site", *os.environ.get("SITE_APPS", "").split()]
 # It sets Content-Length, so that a client knows a whole answer from half of one.
-MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+MIDDLEWARE = [*os.environ.get("SITE_MIDDLEWARE", "").split(), "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "tests.site.urls"
 ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "only for tests"

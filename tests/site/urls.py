@@ -7,7 +7,7 @@ import sys
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from tests.site import async_views, attack_views, thread_views, views
+from tests.site import async_views, attack_views, fault_views, thread_views, views
 
 urlpatterns = [
     path("one", views.one),
@@ -20,6 +20,17 @@ urlpatterns = [
     path("spawn", views.spawn),
     path("die", views.die),
     path("pool.json", views.pool),
+    path("spin", fault_views.spin),
+    path("occupy", fault_views.occupy),
+    path("nested", fault_views.nested),
+    path("transaction", fault_views.in_transaction),
+    path("mixed", fault_views.mixed),
+    path("error", fault_views.error),
+    path("interrupted", fault_views.interrupted),
+    path("left_open", fault_views.left_open),
+    path("session", fault_views.session),
+    path("recycle", fault_views.recycle),
+    path("resize", fault_views.resize),
     path("async/orm", async_views.orm),
     path("async/token", async_views.token),
     path("async/gather", async_views.gather),

@@ -198,7 +198,7 @@ class Actor:
                 self.pool.discard(self.let_go())
                 return False
             self.pauses_until = self.world.clock.now + pause
-            assert not self.world.hope(), f"{self} keeps its place while others may come back"
+            assert not self.world.hope(self.home), f"{self} keeps its place while others may come back"
             assert self.deadline is None or self.pauses_until < self.deadline, "it pauses beyond its deadline"
             suspend("pausing")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling.growth import LEAST_PAUSE, MOST_PAUSE, Growth
+from django_db_pooling import pool as pool_module
+from django_db_pooling.growth import LEAST_PAUSE, MOST_PAUSE, STALLED, Growth
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.slot import Slot
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
@@ -208,6 +209,19 @@ def test_connections_from_before_a_death_are_not_waited_for(clock: Clock, no_sec
     pool.close(suspect)
 
 
+def test_connections_of_other_hubs_are_not_waited_for(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    foreign = pool.take_now()
+    clock.now += 1
+    pool.driver.here = object()
+    away(pool, clock)
+    probe = pool.checkout(None)
+    with pytest.raises(ServerAway):
+        Caller(pool.checkout, None).result()
+    pool.fill(probe)
+    pool.give(foreign)
+
+
 # -- no wake-up is lost, no slot either ----------------------------------------------------------------
 
 
@@ -223,3 +237,20 @@ def test_when_the_server_is_back_who_waits_is_served(
     pool.fill(first)
     for caller in callers:
         assert caller.result().connection is not None
+
+
+def test_who_becomes_first_may_open_beside_openings_that_stall(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was first before gives up without a look for others."""
+    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
+    pool = FakePool(size=9, max_outstanding=9)
+    opening = [pool.checkout(None), pool.checkout(None)]
+    hurried = Caller(pool.checkout, clock.now + 0.1)
+    until(lambda: pool.waiting == 1)
+    clock.now += 2 * STALLED
+    patient = Caller(pool.checkout, None)
+    with pytest.raises(CheckoutTimeout):
+        hurried.result()
+    opening.append(patient.result())
+    assert len(pool) == len(opening) == 3

@@ -61,7 +61,7 @@ class FiberPool(FakePool):
     def open_failed(self, slot: Slot, error: BaseException) -> None:
         before = set(self.growth._opening)
         super().open_failed(slot, error)
-        if self.growth.outage and not self.driver.world.hope():
+        if self.growth.outage and not any(self.driver.world.hope(home) for home in self.driver.world.homes):
             assert self.growth._opening.keys() <= before, "in an outage, a failure has made another one try"
 
     def _turn_waiters_away(self) -> None:
@@ -233,12 +233,15 @@ class World:
         bell = waiter._bell
         bell.is_turned_away = True
         assert self.pool.growth.outage, f"{bell.actor} was turned away though the server is there"
-        assert not self.hope(), f"{bell.actor} was turned away though somebody has a good connection"
+        assert not self.hope(bell.actor.home), (
+            f"{bell.actor} was turned away though somebody has a good connection"
+        )
         assert not self.could_have_an_idle_one(bell.actor), f"{bell.actor} was turned away from what is idle"
 
-    def hope(self) -> bool:
-        """Whether somebody has a connection that may come back and be of use."""
-        return any(slot.connection is not None and not self.pool.doubts(slot) for slot in self.pool._living())
+    def hope(self, home: object) -> bool:
+        """Whether somebody there has a connection that may come back and be of use."""
+        slots = [slot for slot in self.pool._living() if slot.home is home]
+        return any(slot.connection is not None and not self.pool.doubts(slot) for slot in slots)
 
     def somebody_has_yet_to_look(self) -> bool:
         """Perhaps whoever is first in the queue."""
@@ -254,17 +257,17 @@ class World:
 
     def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
         """If nobody is before it."""
-        if not actor.impatient and not self.may_open(sees_stalls):
+        if not actor.impatient and not self.may_open(actor.home, sees_stalls):
             return False
         most = self.pool.limits.max_outstanding
         # A connection of another hub is of no use, but its place is.
         return most is None or len(self.pool) < most or bool(self.pool._idle)
 
-    def may_open(self, sees_stalls: bool) -> bool:
+    def may_open(self, home: object, sees_stalls: bool) -> bool:
         growth = self.pool.growth
         since = list(growth._opening.values())
         if growth.away:
-            if since or not self.hope():
+            if since or not self.hope(home):
                 return not (since or self.somebody_finds_out())
             # That its time has come is seen by a waiter, too.
             failed_at = 0.0 if growth.last_error is None else growth.last_error[0]
@@ -296,8 +299,9 @@ class World:
             assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
 
     def nobody_waits_in_an_outage(self) -> None:
-        if self.pool.growth.outage and not self.hope() and not self.somebody_finds_out():
+        if self.pool.growth.outage and not self.somebody_finds_out():
             waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
+            waiting = [actor for actor in waiting if not self.hope(actor.home)]
             assert not waiting, f"{waiting} wait, and nobody has a connection"
 
     def there_are_no_more_than_allowed(self) -> None:
