@@ -3,6 +3,8 @@ VENV = .venv
 BIN = $(VENV)/bin
 PACKAGING = setup.cfg setup.py pyproject.toml
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+# Test processes side by side; 0: none, so that -s shows what tests print.
+WORKERS ?= 2
 export PYTHON
 
 .PHONY: help demo test soak conformance benchmark benchmark-micro lint check-code check-format check-types docs clean
@@ -22,7 +24,7 @@ demo: $(VENV)/example.stamp | provision-demo
 	$(BIN)/python example_project/demo.py $(ARGS)
 
 test: $(VENV)/test.stamp | provision-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)
