@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -69,6 +70,22 @@ def test_requests_that_begin_while_the_server_restarts_wait_for_it(away: tuple[s
     in_threads([back_in_a_moment] + [lambda: token(alias)] * 12)
     assert not growth(alias).away
     assert_whole(alias)
+
+
+def test_an_attempt_that_failed_keeps_nobodys_end_from_being_noticed(away: tuple[str, TcpProxy]) -> None:
+    alias, proxy = away
+
+    def back_in_a_moment() -> None:
+        eventually(lambda: growth(alias).away)
+        proxy.resume()
+
+    gc.collect()
+    gc.disable()
+    try:
+        in_threads([back_in_a_moment] + [lambda: token(alias)] * 4)
+        assert_whole(alias)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("away", [0.3], indirect=True)
