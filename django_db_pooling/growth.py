@@ -53,6 +53,10 @@ class Growth:
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]
 
+    def seen_away(self, now: float, patience: float) -> bool:
+        """Whether the server was away so lately that nobody needs to wait for what the next attempt finds."""
+        return self.outage and now - self._last_failure() <= max(patience, MOST_PAUSE)
+
     def succeeded(self) -> None:
         self.last_error = self._away_since = None
         self.outage = False

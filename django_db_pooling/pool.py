@@ -251,7 +251,7 @@ class Pool:
                 if waiter.slot is None and waiter not in self._waiters:
                     self._return_to_queue(waiter)
                 raise
-        if self.growth.outage and self._waiters:
+        if self._waiters and self.growth.seen_away(time.monotonic(), self.limits.connect_retry):
             # Somebody is trying again for all.
             self._turn_waiters_away()
 

@@ -131,6 +131,26 @@ def test_afterwards_one_probes_and_the_others_fail_at_once(clock: Clock, no_seco
     assert pool.take(None).connection is not None
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+def test_long_after_an_outage_all_wait_for_what_the_probe_finds(
+    is_back: bool, clock: Clock, no_second_look: None
+) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    away(pool, clock)
+    clock.now += 2 * RETRY
+    probe = pool.checkout(None)
+    callers = queue_up(pool, 3, lambda *_: pool.take(None))
+    if is_back:
+        pool.fill(probe)
+        for caller in callers:
+            assert caller.result().connection is not None
+    else:
+        assert fail(pool, probe, clock) is None
+        for caller in callers:
+            with pytest.raises(ServerAway):
+                caller.result()
+
+
 def test_a_probe_at_the_cap_holds_nobody_up(clock: Clock, no_second_look: None) -> None:
     pool = FakePool(size=1, max_outstanding=1)
     away(pool, clock)

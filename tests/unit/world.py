@@ -299,7 +299,9 @@ class World:
             assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
 
     def nobody_waits_in_an_outage(self) -> None:
-        if self.pool.growth.outage and not self.somebody_finds_out():
+        # Long after a failure it is waited for what the next attempt finds.
+        seen = self.pool.growth.seen_away(self.clock.now, self.pool.limits.connect_retry)
+        if seen and not self.somebody_finds_out():
             waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
             waiting = [actor for actor in waiting if not self.hope(actor.home)]
             assert not waiting, f"{waiting} wait, and nobody has a connection"
