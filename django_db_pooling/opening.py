@@ -96,7 +96,7 @@ class Opening(Leasing):
             self._open(slot)
         except BaseException as error:
             self._slot = None
-            pool.open_failed(slot, error)
+            pool.open_failed(slot, twin(error) if isinstance(error, Exception) else error)
             raise
         finally:
             del connections[self.alias]
