@@ -64,10 +64,12 @@ $(VENV)/example.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	$(INSTALL) '.[example]'
 	touch $@
 
-# mysqlclient is compiled on this machine: without what that takes its tests are skipped, but not in CI.
+# mysqlclient and python-ldap are compiled on this machine: without what that takes their tests are skipped,
+# but not in CI.
 $(VENV)/test.stamp: $(VENV)/venv.stamp $(PACKAGING) | provision-test
 	$(INSTALL) '.[test,conformance]'
 	$(INSTALL) '.[mysqlclient]' || test -z "$$CI"
+	$(INSTALL) '.[test-ldap]' || test -z "$$CI"
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)

@@ -20,7 +20,7 @@ from benchmarks.variants import Variant
 from tests import processes
 from tests.e2e import observer as observing
 from tests.e2e.observer import DATABASE, Observer
-from tests.servers import HOST, Server, free_port
+from tests.servers import HOST, DatabaseServer, free_port
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -60,7 +60,7 @@ class Effort:
 
 
 def measure(
-    variant: Variant, python: Path, server: Server, observer: Observer, case: Case, effort: Effort
+    variant: Variant, python: Path, server: DatabaseServer, observer: Observer, case: Case, effort: Effort
 ) -> dict[str, Any]:
     """Raises DoesNotRun."""
     _wait_for_quiet(observer)

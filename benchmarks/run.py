@@ -22,7 +22,7 @@ from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, generator_alone, measure
 from benchmarks.variants import BY_NAME, MYSQL, POSTGRESQL, VARIANTS, Variant
 from tests.e2e.observer import DATABASE, observing
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 
 VIEWS = ["one", "mixed", "wait"]
 QUICK: dict[str, Any] = {
@@ -88,7 +88,7 @@ class Benchmark:
         self.results["failures"].append({"database": database, "variant": variant.name, "why": str(error)})
         _say(f"{database}: {variant.name} does not run: {error}")
 
-    def _server(self, database: str) -> Server:
+    def _server(self, database: str) -> DatabaseServer:
         if database == MYSQL:
             return MariaDB(self._max_connections)
         # The server's log says how many connections there were.

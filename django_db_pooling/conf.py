@@ -201,10 +201,10 @@ def reset_mode(settings_dict: Settings) -> str:
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 
 
-def scope(settings_dict: Settings) -> str:
-    """The scope of requests."""
+def scope(settings_dict: Settings, default: str) -> str:
+    """The scope of requests. ``default``: where the settings don't say."""
     pool = settings_dict.get("POOL")
-    return str(pool.get("SCOPE", REQUEST)) if isinstance(pool, Mapping) else REQUEST
+    return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
 
 
 def reject(found: list[Problem]) -> None:

@@ -33,8 +33,10 @@ def _getitem(self: Any, alias: str) -> Any:
         # An error, or an alias of which only this handler knows.
         return _inherited_getitem(self, alias)
     wrapper: Any = self.create_connection(alias)
-    wrapper.__class__ = pooled(type(wrapper))
-    registry.teach(wrapper)
+    # conf.is_off(), without a call for each new thread or greenlet.
+    if wrapper.settings_dict.get("POOL") is not False:
+        wrapper.__class__ = pooled(wrapper.__class__)
+        registry.teach(wrapper)
     setattr(self._connections, alias, wrapper)
     return wrapper
 
@@ -74,7 +76,7 @@ def _convert_open_wrappers() -> None:
         wrapper.close()
         if wrapper.connection is None:
             wrapper.__dict__.pop("wrap_database_errors", None)
-            wrapper.__class__ = pooled(type(wrapper))
+            wrapper.__class__ = pooled(wrapper.__class__)
 
 
 # -- gevent that patches late (gunicorn --preload) ------------------------------------------------

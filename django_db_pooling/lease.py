@@ -112,6 +112,11 @@ class Leasing(Backend):
             self._pinned = True
             self._pool.counts.pins += 1
 
+    def _part(self) -> None:
+        """Nothing is checked out any more. A block that needs no connection of its own goes on."""
+        self.connection = None
+        self._deferred = self.in_atomic_block
+
     def _let_go(self) -> Slot:
         slot = self._slot
         assert slot is not None

@@ -12,7 +12,7 @@ from django_db_pooling.lease import Leasing
 
 
 class ConnectionErrors(DatabaseErrorWrapper):
-    """Django's translation of database errors, which also notices what they leave behind.
+    """Django's translation of database errors, or the backend's, which also notices what they leave behind.
 
     After an error that has killed the connection, or an exception from elsewhere (a timeout, a
     kill) that struck in the middle of a statement, the next answer could be another statement's.
@@ -42,8 +42,9 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self.wrapper._pool.counts.busy_seconds += now - began
         if exc_type is None:
             return
+        translate = getattr(self.wrapper, "translate", super().__exit__)
         try:
-            super().__exit__(exc_type, exc_value, traceback)
+            translate(exc_type, exc_value, traceback)
         finally:
             self.wrapper.lose_if_broken(exc_value)
 
@@ -97,6 +98,9 @@ class Losing(Leasing):
         if dialect.remembers and slot.connection is not None:
             self._begun = dialect.in_transaction(slot.connection) is not False
         self._pool.discard(self._let_go(), broken=True)
+        if not dialect.has_transactions:
+            self._part()
+            return
         if self.in_atomic_block:
             self.closed_in_transaction = True
             self.needs_rollback = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import traceback
+from functools import partial
 from typing import Any
 
 from django.db import OperationalError, connections
@@ -71,9 +72,10 @@ class Opening(Leasing):
             return super().get_new_connection(conn_params)
         self._params = conn_params
         adapted = conn_params.copy()
-        self._pool.dialect.adapt(adapted, self._seconds_to_connect())
-        slot.connection = connection = super().get_new_connection(adapted)
-        return connection
+        seconds = self._seconds_to_connect()
+        self._pool.dialect.adapt(adapted, seconds)
+        self._pool.dialect.open(slot, partial(super().get_new_connection, adapted), seconds)
+        return slot.connection
 
     def _seconds_to_connect(self) -> float | None:
         seconds = self._seconds_left()

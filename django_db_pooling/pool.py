@@ -16,6 +16,7 @@ import random
 import time
 import weakref
 from collections import deque
+from functools import partial
 from typing import Any, Protocol
 
 from django_db_pooling import inherited
@@ -106,15 +107,21 @@ class Pool:
     # -- taking -------------------------------------------------------------------------------
 
     def checkout(
-        self, deadline: float | None = None, holder: object = None, began: float | None = None
+        self,
+        deadline: float | None = None,
+        holder: object = None,
+        began: float | None = None,
+        home: object = None,
     ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
-        never waits. ``began``: since when the caller has been at it, if not from now. Raises
-        CheckoutTimeout and ServerAway.
+        never waits. ``began``: since when the caller has been at it, if not from now. ``home``: what
+        it needs instead of a connection of the driver's home at this moment. Raises CheckoutTimeout
+        and ServerAway.
         """
-        home = self.driver.home()
+        if home is None:
+            home = self.driver.home()
         slot = None if self._waiters else self._pop(home)
         if slot is not None and not self._fit(slot):
             self.close(slot)
@@ -431,8 +438,11 @@ class Pool:
         """Drop a connection without a word to the server and free its slot. No I/O, no switch.
 
         ``broken``: it can't be used any more, for the statistics. Discarding twice is harmless:
-        the slot is freed once.
+        the slot is freed once. One that is being opened in another thread is dropped when that ends.
         """
+        if slot.attempt is not None and not slot.attempt.is_over:
+            slot.attempt.when_over(partial(self.discard, slot))
+            return
         connection, slot.connection = slot.connection, None
         if connection is not None:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from dataclasses import replace
@@ -64,7 +63,7 @@ class DatabasePool(Pool):
         settings_dict: Any = connections.settings.get(wrapper.alias)
         is_shared = settings_dict == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = settings_dict if is_shared else wrapper.settings_dict
-        self.scope = conf.scope(wrapper.settings_dict)
+        self.scope = conf.scope(wrapper.settings_dict, driver.scope)
         self.reset_mode = conf.reset_mode(wrapper.settings_dict)
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
@@ -209,16 +208,10 @@ class Registry:
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connections without a byte to its servers."""
-        null = os.open(os.devnull, os.O_RDWR)
         for pool in self.pools():
             # For wrappers that know it.
             pool.closing = True
-            for connection in pool.connections():
-                fd = pool.dialect.fileno(connection)
-                if fd is not None:
-                    os.dup2(null, fd)
-                inherited.keep(connection)
-        os.close(null)
+            inherited.cut_off(pool.dialect.fileno(connection) for connection in pool.connections())
         inherited.keep(self._pools)
         self.__init__()  # type: ignore[misc]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from django_db_pooling.attempt import Attempt
     from django_db_pooling.pool import Pool
 
 
@@ -20,6 +21,7 @@ class Slot:
 
     __slots__ = (
         "__weakref__",
+        "attempt",
         "connection",
         "dirty",
         "expires_at",
@@ -44,6 +46,8 @@ class Slot:
         self.home = home
         # None until the holder has opened one, and after it is closed.
         self.connection: Any = None
+        # What is opening one in another thread. Until that ends the slot can't be free.
+        self.attempt: Attempt | None = None
         # Seconds of time.monotonic(), as all times here.
         self.opened_at = 0.0
         self.expires_at = 0.0

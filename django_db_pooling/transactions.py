@@ -260,16 +260,22 @@ class Transactions(Leasing):
             or self._open_cursors
             or self._pinned
             or slot.dirty
-            or self.in_atomic_block
             or self.is_shared
-            or not (is_over or (self.autocommit and (self._at_rest(slot) or self._seems_at_rest(slot))))
+        ):
+            return
+        if self._pool.dialect.has_transactions and (
+            self.in_atomic_block or not (is_over or self._is_over(slot))
         ):
             return
         try:
             self._give_back()
         finally:
-            self.connection = None
+            self._part()
 
-    def _seems_at_rest(self, slot: Slot) -> bool:
-        """Where the driver can't tell: no statement has said that it begins a transaction."""
+    def _is_over(self, slot: Slot) -> bool:
+        """Whether no transaction is open; where the driver can't tell, whether no statement begins one."""
+        if not self.autocommit:
+            return False
+        if self._at_rest(slot):
+            return True
         return not self._may_have_begun and not self._damaged(slot) and self._in_transaction(slot) is None

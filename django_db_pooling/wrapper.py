@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import weakref
@@ -52,7 +53,9 @@ class Pooling(Parts, Opening, Sessions, Losing):
             return
         timeout = self._pool.limits.timeout
         began = time.monotonic()
-        self._deadline = None if timeout is None else began + timeout
+        outer = self._deadline
+        if outer is None and timeout is not None:
+            self._deadline = began + timeout
         mine = owner.current()
         holder: object = mine.holder
         if self._pool.limits.leak_threshold is not None:
@@ -75,7 +78,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
                 raise twin(error.error, str(error)) from None
             raise
         finally:
-            self._deadline = None
+            self._deadline = outer
             # A frame may outlive its thread, in the traceback of a driver's error. The owner must not.
             del mine
 
@@ -189,7 +192,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self._slot is None:
             if not self._lost:
                 super()._close()
-        elif self.in_atomic_block:
+        elif self.in_atomic_block and self._pool.dialect.has_transactions:
             self._pool.close(self._let_go())
             self._lost = True
         else:
@@ -197,7 +200,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
                 self._give_back()
             finally:
                 # As close() will: what was given back is somebody else's.
-                self.connection = None
+                self._part()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
@@ -302,6 +305,10 @@ class PooledWrapper(Transactions, Pooling):
     """Mixed in before a backend's DatabaseWrapper."""
 
 
+@functools.cache
 def pooled(cls: type[Any]) -> type[Any]:
     """The pooled subclass of a backend's DatabaseWrapper. It goes by the same name."""
-    return cls if issubclass(cls, PooledWrapper) else mixed(PooledWrapper, cls)
+    if issubclass(cls, PooledWrapper):
+        return cls
+    driver = drivers.find(cls.Database)
+    return mixed(PooledWrapper, cls if driver is None else driver.basis(cls))

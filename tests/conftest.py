@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -13,8 +14,17 @@ from tests.servers import MariaDB, PostgreSQL, Server
 def require(server: type[Server]) -> None:
     """Skip the test where the server is not installed, but fail in CI: there nothing may go untested."""
     if server.find() is None:
-        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-        give_up(f"{server.__name__} is not installed on this machine; `make test` as root installs it")
+        _give_up(f"{server.__name__} is not installed on this machine; `make test` as root installs it")
+
+
+def require_module(name: str) -> None:
+    """The same for a module that is compiled on the machine."""
+    if importlib.util.find_spec(name) is None:
+        _give_up(f"{name} is not installed; `make test` installs it where it can be compiled")
+
+
+def _give_up(reason: str) -> None:
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @pytest.fixture(scope="session")

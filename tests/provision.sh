@@ -15,8 +15,8 @@ need() { # need PACKAGE COMMAND...: the package is missing unless the command su
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
 
-has_server() {
-    "$python" -c "from tests.servers import $1; raise SystemExit($1.find() is None)"
+has_server() { # has_server MODULE CLASS
+    "$python" -c "from tests.$1 import $2; raise SystemExit($2.find() is None)"
 }
 
 has_python_headers() {
@@ -25,6 +25,10 @@ has_python_headers() {
 
 has_mariadb_library() {
     command -v mariadb_config || command -v mysql_config || pkg-config --exists libmariadb
+}
+
+has_header() {
+    echo "#include <$1>" | gcc -E -
 }
 
 with_time_limit() {
@@ -54,16 +58,20 @@ venv)
     without='no virtual environment can be made'
     ;;
 demo)
-    [ -n "${DATABASE_URL:-}" ] || need mariadb-server has_server MariaDB
+    [ -n "${DATABASE_URL:-}" ] || need mariadb-server has_server servers MariaDB
     without='the demo uses SQLite'
     ;;
 test)
-    need mariadb-server has_server MariaDB
-    need postgresql has_server PostgreSQL
+    need mariadb-server has_server servers MariaDB
+    need postgresql has_server servers PostgreSQL
+    need slapd has_server slapd Slapd
+    need ldap-utils command -v ldapsearch
     need openssl command -v openssl
     need gcc command -v gcc
     need pkg-config command -v pkg-config
     need libmariadb-dev has_mariadb_library
+    need libldap-dev has_header ldap.h
+    need libsasl2-dev has_header sasl/sasl.h
     need python3-dev has_python_headers
     without='tests that need them are skipped'
     ;;

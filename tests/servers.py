@@ -1,4 +1,4 @@
-"""Private database servers for tests and the demo.
+"""Private servers for tests and the demo: databases here, a directory in ``tests.slapd``.
 
 Each server has its own data directory and a port of its own on 127.0.0.1, and is gone when the process that
 started it is gone, however that ended. Owns processes and files; knows neither Django nor a database driver
@@ -59,18 +59,15 @@ def free_port() -> int:
 
 
 class Server:
-    """A database server that can be started, stopped, killed and frozen; use it as a context manager."""
+    """A server that can be started, stopped, killed and frozen; use it as a context manager."""
 
     scheme: ClassVar[str]
     accounts: ClassVar[tuple[str, ...]]
     stop_signal: ClassVar[int]
 
     host = HOST
-    user = USER
-    password = PASSWORD
 
-    def __init__(self, max_connections: int, extra: Iterable[str] = ()) -> None:
-        self.max_connections = max_connections
+    def __init__(self, extra: Iterable[str] = ()) -> None:
         self.extra = list(extra)
         self.port = free_port()
         self._account = _unprivileged_account(self.accounts)
@@ -83,18 +80,14 @@ class Server:
         """The path of the server's binary, or None unless everything it needs is installed."""
         raise NotImplementedError
 
-    def create(self, name: str) -> None:
-        """Create the database unless it exists."""
-        raise NotImplementedError
-
-    def execute(self, sql: str, database: str | None = None) -> list[tuple[str, ...]]:
-        """Run statements through the server's own client program and return the rows."""
-        raise NotImplementedError
-
     def _initialise(self) -> None:
         raise NotImplementedError
 
     def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Raise ServerError unless the server answers its own client program."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -126,8 +119,10 @@ class Server:
         """The server's error log."""
         return self.directory / "server.log"
 
-    def url(self, name: str) -> str:
-        return f"{self.scheme}://{self.user}:{self.password}@{self.host}:{self.port}/{name}"
+    @property
+    def certificate(self) -> Path:
+        """The server's self-signed certificate, for a client that verifies it (only with tls=True)."""
+        return self.directory / "certificate.pem"
 
     def start(self) -> None:
         """Start the server, on the same port and data as before, and return when it answers."""
@@ -194,7 +189,7 @@ class Server:
                 failure = f"ended with status {self._process.returncode}"
                 break
             try:
-                self.execute("SELECT 1")
+                self._check()
             except ServerError as error:
                 failure = f"did not answer within {START_SECONDS:.0f} s ({error})"
             else:
@@ -243,25 +238,61 @@ class Server:
             log_end = self.log.read_text(errors="replace")[-3000:]
             raise ServerError(f"{command[0]} ended with status {status}. The end of its log:\n{log_end}")
 
-    def _run_client(self, command: list[str], sql: str, password_variable: str) -> str:
+    def _run_client(self, command: list[str], text: str = "", **environment: str) -> str:
         try:
             client = subprocess.run(
                 command,
-                input=sql,
+                input=text,
                 capture_output=True,
                 encoding="utf-8",
                 cwd=self.directory,
-                env=self._environment() | {password_variable: self.password},
+                env=self._environment() | environment,
                 timeout=CLIENT_SECONDS,
             )
         except subprocess.TimeoutExpired as error:
-            raise ServerError(f"{command[0]} took longer than {CLIENT_SECONDS:.0f} s: {sql}") from error
+            raise ServerError(f"{command[0]} took longer than {CLIENT_SECONDS:.0f} s: {text}") from error
         if client.returncode:
             raise ServerError(f"{command[0]} ended with status {client.returncode}: {client.stderr.strip()}")
         return client.stdout
 
+    @property
+    def _key(self) -> Path:
+        return self.directory / "key.pem"
 
-class MariaDB(Server):
+    def _make_certificate(self) -> None:
+        command = [need("openssl"), "req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=localhost"]
+        command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        command += ["-addext", f"subjectAltName=DNS:localhost,IP:{self.host}"]
+        command += ["-keyout", str(self._key), "-out", str(self.certificate)]
+        self._run_set_up(command)
+
+
+class DatabaseServer(Server):
+    """A server of SQL databases."""
+
+    user = USER
+    password = PASSWORD
+
+    def __init__(self, max_connections: int, extra: Iterable[str] = ()) -> None:
+        super().__init__(extra)
+        self.max_connections = max_connections
+
+    def create(self, name: str) -> None:
+        """Create the database unless it exists."""
+        raise NotImplementedError
+
+    def execute(self, sql: str, database: str | None = None) -> list[tuple[str, ...]]:
+        """Run statements through the server's own client program and return the rows."""
+        raise NotImplementedError
+
+    def url(self, name: str) -> str:
+        return f"{self.scheme}://{self.user}:{self.password}@{self.host}:{self.port}/{name}"
+
+    def _check(self) -> None:
+        self.execute("SELECT 1")
+
+
+class MariaDB(DatabaseServer):
     """A MariaDB server, which takes a max_connections below 10 for 10.
 
     Since the user may do anything, it gets the one connection above max_connections too. execute() uses the
@@ -279,30 +310,25 @@ class MariaDB(Server):
 
     @classmethod
     def find(cls) -> str | None:
-        programs = [_which(name) for name in ("mariadbd", "mariadb-install-db", "mariadb")]
+        programs = [which(name) for name in ("mariadbd", "mariadb-install-db", "mariadb")]
         return programs[0] if all(programs) else None
-
-    @property
-    def certificate(self) -> Path:
-        """The server's self-signed certificate, for a client that verifies it (only with tls=True)."""
-        return self.directory / "certificate.pem"
 
     def create(self, name: str) -> None:
         self.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[str, ...]]:
         """Run statements and return the rows; NULL is the string "NULL"."""
-        command = [_need("mariadb"), "--no-defaults", "--batch", "--skip-column-names", "--skip-ssl"]
+        command = [need("mariadb"), "--no-defaults", "--batch", "--skip-column-names", "--skip-ssl"]
         command += ["--default-character-set=utf8mb4", "--protocol=tcp", f"--host={self.host}"]
         command += [f"--port={self.extra_port}", f"--user={self.user}"]
         command += [database] if database else []
-        output = self._run_client(command, sql, "MYSQL_PWD")
+        output = self._run_client(command, sql, MYSQL_PWD=self.password)
         return [tuple(_unescape(field) for field in line.split("\t")) for line in output.splitlines()]
 
     def _initialise(self) -> None:
         self._run_set_up(
             [
-                _need("mariadb-install-db"),
+                need("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={self.directory / 'data'}",
                 f"--tmpdir={self.directory}",
@@ -321,13 +347,6 @@ class MariaDB(Server):
         if self.tls:
             self._make_certificate()
 
-    def _make_certificate(self) -> None:
-        command = [_need("openssl"), "req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=localhost"]
-        command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        command += ["-addext", f"subjectAltName=DNS:localhost,IP:{self.host}"]
-        command += ["-keyout", str(self.directory / "key.pem"), "-out", str(self.certificate)]
-        self._run_set_up(command)
-
     @property
     def _fast_settings(self) -> list[str]:
         return [
@@ -342,7 +361,7 @@ class MariaDB(Server):
 
     def _command(self) -> list[str]:
         command = [
-            _need("mariadbd"),
+            need("mariadbd"),
             "--no-defaults",
             f"--datadir={self.directory / 'data'}",
             f"--tmpdir={self.directory}",
@@ -362,13 +381,13 @@ class MariaDB(Server):
             *self._fast_settings,
         ]
         if self.tls:
-            command += ["--ssl", f"--ssl-cert={self.certificate}", f"--ssl-key={self.directory / 'key.pem'}"]
+            command += ["--ssl", f"--ssl-cert={self.certificate}", f"--ssl-key={self._key}"]
         else:
             command += ["--skip-ssl"]
         return command + self.extra
 
 
-class PostgreSQL(Server):
+class PostgreSQL(DatabaseServer):
     """A PostgreSQL server. Since the user is a superuser, no connection is reserved from it.
 
     Nor is one reserved for execute(), which fails when all connections are taken.
@@ -395,7 +414,7 @@ class PostgreSQL(Server):
         command = [self._program("psql"), "--no-psqlrc", "--csv", "--tuples-only", "--quiet", "--no-password"]
         command += ["--set=ON_ERROR_STOP=1", f"--host={self.host}", f"--port={self.port}"]
         command += [f"--username={self.user}", f"--dbname={database or 'postgres'}"]
-        output = self._run_client(command, sql + "\n;", "PGPASSWORD")
+        output = self._run_client(command, sql + "\n;", PGPASSWORD=self.password)
         return [tuple(row) for row in csv.reader(io.StringIO(output, newline=""))]
 
     @staticmethod
@@ -444,13 +463,13 @@ class PostgreSQL(Server):
         return command + self.extra
 
 
-def _which(program: str) -> str | None:
+def which(program: str) -> str | None:
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     return shutil.which(program, path=path)
 
 
-def _need(program: str) -> str:
-    path = _which(program)
+def need(program: str) -> str:
+    path = which(program)
     if path is None:
         raise ServerError(f"{program} is not installed")
     return path

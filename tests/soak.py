@@ -26,10 +26,10 @@ from tests.e2e.conftest import MAX_CONNECTIONS, create_rows
 from tests.e2e.observer import DATABASE, observing
 from tests.e2e.sites import Site, eventually, gunicorn, url_through
 from tests.proxy import TcpProxy
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 from tests.site import ON_PURPOSE
 
-SERVERS: dict[str, type[Server]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
+SERVERS: dict[str, type[DatabaseServer]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
 SCOPES = ("request", "transaction")
 SIZE, MOST = 4, 6
 # What the faults change it to.
@@ -86,7 +86,7 @@ HALF_WRITTEN = "SELECT token FROM site_mark GROUP BY token HAVING COUNT(*) <> 2"
 class Soak:
     """One server, one site, and what has happened to them so far."""
 
-    def __init__(self, server: Server, proxy: TcpProxy, site: Site, chance: random.Random) -> None:
+    def __init__(self, server: DatabaseServer, proxy: TcpProxy, site: Site, chance: random.Random) -> None:
         self.server = server
         self.proxy = proxy
         self.site = site
@@ -313,7 +313,7 @@ def clients_of(port: int) -> set[str]:
 
 
 @contextmanager
-def prepared(server: Server) -> Iterator[Server]:
+def prepared(server: DatabaseServer) -> Iterator[DatabaseServer]:
     with server:
         create_rows(server)
         yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
+from tests.conftest import require_module
+from tests.servers import DatabaseServer
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = {
@@ -28,12 +28,11 @@ SECONDS = 600
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_behaviour(driver: str, concurrency: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     server_fixture, module = DRIVERS[driver]
-    if importlib.util.find_spec(module) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{driver} is not installed")
+    require_module(module)
     if server_fixture is None:
         url = f"sqlite://{tmp_path}/test.sqlite3"
     else:
-        server: Server = request.getfixturevalue(server_fixture)
+        server: DatabaseServer = request.getfixturevalue(server_fixture)
         name = f"behaviour_{driver}_{concurrency}"
         server.create(name)
         url = server.url(name)

@@ -14,21 +14,22 @@ import pytest
 
 from tests.conftest import require
 from tests.processes import has_ended, poll
-from tests.servers import MariaDB, PostgreSQL, Server, ServerError, free_port
+from tests.servers import DatabaseServer, MariaDB, PostgreSQL, Server, ServerError, free_port
+from tests.slapd import Slapd
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 
 
 @pytest.fixture(scope="module", params=[MariaDB, PostgreSQL], ids=lambda server: server.__name__)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
     require(request.param)
     with request.param() as server:
         server.create("bank")
         yield server
 
 
-def connect(server: Server) -> socket.socket:
+def connect(server: DatabaseServer) -> socket.socket:
     """A connection that is owed an answer: MariaDB speaks first, PostgreSQL when asked about TLS."""
     sock = socket.create_connection((server.host, server.port), timeout=10)
     if isinstance(server, PostgreSQL):
@@ -36,23 +37,23 @@ def connect(server: Server) -> socket.socket:
     return sock
 
 
-def test_creating_a_database_twice_keeps_its_tables(server: Server) -> None:
+def test_creating_a_database_twice_keeps_its_tables(server: DatabaseServer) -> None:
     server.execute("CREATE TABLE kept (id int)", "bank")
     server.create("bank")
     assert server.execute("SELECT count(*) FROM kept", "bank") == [("0",)]
 
 
-def test_rows_come_back_with_special_characters(server: Server) -> None:
+def test_rows_come_back_with_special_characters(server: DatabaseServer) -> None:
     sql = "CREATE TABLE texts (a int, b varchar(20)); INSERT INTO texts VALUES (1, 'ü\tß'), (2, 'a\nb');"
     assert server.execute(sql + "SELECT * FROM texts ORDER BY a", "bank") == [("1", "ü\tß"), ("2", "a\nb")]
 
 
-def test_a_statement_that_fails_raises_what_the_server_said(server: Server) -> None:
+def test_a_statement_that_fails_raises_what_the_server_said(server: DatabaseServer) -> None:
     with pytest.raises(ServerError, match="nowhere"):
         server.execute("SELECT * FROM nowhere", "bank")
 
 
-def test_a_restart_keeps_port_and_data(server: Server) -> None:
+def test_a_restart_keeps_port_and_data(server: DatabaseServer) -> None:
     server.execute("CREATE TABLE survivors (id int)", "bank")
     pid, url = server.pid, server.url("bank")
     server.restart()
@@ -60,7 +61,7 @@ def test_a_restart_keeps_port_and_data(server: Server) -> None:
     assert server.execute("SELECT count(*) FROM survivors", "bank") == [("0",)]
 
 
-def test_a_killed_server_refuses_connections_and_can_be_started_again(server: Server) -> None:
+def test_a_killed_server_refuses_connections_and_can_be_started_again(server: DatabaseServer) -> None:
     server.kill()
     with pytest.raises(ConnectionRefusedError):
         connect(server)
@@ -68,7 +69,7 @@ def test_a_killed_server_refuses_connections_and_can_be_started_again(server: Se
     assert server.execute("SELECT 1") == [("1",)]
 
 
-def test_a_server_that_somebody_else_has_killed_can_be_started_again(server: Server) -> None:
+def test_a_server_that_somebody_else_has_killed_can_be_started_again(server: DatabaseServer) -> None:
     pid = server.pid
     os.kill(pid, signal.SIGKILL)
     assert poll(lambda: has_ended(pid), 30)
@@ -76,7 +77,7 @@ def test_a_server_that_somebody_else_has_killed_can_be_started_again(server: Ser
     assert server.execute("SELECT 1") == [("1",)]
 
 
-def test_a_suspended_server_accepts_but_answers_only_when_resumed(server: Server) -> None:
+def test_a_suspended_server_accepts_but_answers_only_when_resumed(server: DatabaseServer) -> None:
     server.suspend()
     with connect(server) as sock:
         sock.settimeout(0.2)
@@ -87,7 +88,7 @@ def test_a_suspended_server_accepts_but_answers_only_when_resumed(server: Server
         assert len(sock.recv(1)) == 1
 
 
-def test_a_suspended_server_can_be_stopped(server: Server) -> None:
+def test_a_suspended_server_can_be_stopped(server: DatabaseServer) -> None:
     server.suspend()
     server.stop()
     server.start()
@@ -95,21 +96,27 @@ def test_a_suspended_server_can_be_stopped(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("server_class", "option"),
-    [(MariaDB, ["--no-such-option"]), (PostgreSQL, ["-c", "no_such_option=1"])],
-    ids=["MariaDB", "PostgreSQL"],
+    [
+        (MariaDB, ["--no-such-option"]),
+        (PostgreSQL, ["-c", "no_such_option=1"]),
+        (Slapd, ["no_such_option 1"]),
+    ],
+    ids=["MariaDB", "PostgreSQL", "Slapd"],
 )
 def test_a_failed_start_raises_the_end_of_the_log(server_class: type[Server], option: list[str]) -> None:
     require(server_class)
-    server = server_class(extra=option)  # type: ignore[call-arg]
+    server = server_class(extra=option)
     with pytest.raises(ServerError, match=r"no.such.option"), server:
         pass
 
 
-@pytest.mark.parametrize("server_class", [MariaDB, PostgreSQL], ids=lambda server: server.__name__)
-def test_nothing_is_left_when_the_process_that_started_a_server_is_killed(server_class: type[Server]) -> None:
+@pytest.mark.parametrize("server_class", [MariaDB, PostgreSQL, Slapd], ids=lambda server: server.__name__)
+def test_nothing_is_left_when_the_process_that_started_a_server_is_killed(
+    server_class: type[Server],
+) -> None:
     require(server_class)
     script = (
-        f"from tests.servers import {server_class.__name__}\n"
+        f"from {server_class.__module__} import {server_class.__name__}\n"
         f"with {server_class.__name__}() as server:\n"
         "    print(server.pid, server.directory, flush=True)\n"
         "    input()\n"

@@ -15,6 +15,8 @@ _MODULES = {
     "psycopg": "psycopg3",
     "psycopg2": "psycopg2",
     "sqlite3": "sqlite",
+    # A class: what python-ldap has of a DB-API module is made up by django-ldapdb.
+    "ldapdb": "ldap",
 }
 
 
@@ -24,7 +26,8 @@ def find(database: Any) -> Driver | None:
 
     PyMySQL says what it is even after ``install_as_MySQLdb()``: the module keeps its name.
     """
-    package = database.__name__.partition(".")[0]
+    name = database.__module__ if isinstance(database, type) else database.__name__
+    package = name.partition(".")[0]
     module = _MODULES.get(package)
     if module is None:
         return None

@@ -12,6 +12,7 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling import green
+from django_db_pooling.slot import Slot
 from django_db_pooling.waiter import Bell, ThreadBell
 
 # Not on every system; where it is missing a closed connection is "unread" and gets a ping.
@@ -37,6 +38,14 @@ class Driver:
     remembers = False
     # Whether session_changed() knows more than the text of a statement says.
     tells_changes = False
+    # Whether there is something that an atomic block could hold together.
+    has_transactions = True
+    # The scope of requests where the settings don't say.
+    scope = "request"
+
+    def basis(self, cls: type[Any]) -> type[Any]:
+        """What the pooled wrapper of a backend is built on, from that backend's own wrapper."""
+        return cls
 
     # -- for the pool ------------------------------------------------------------------------
 
@@ -158,6 +167,10 @@ class Driver:
     def session_changed(self, connection: Any) -> bool:
         """Whether the server says that the last statement has changed its session."""
         return False
+
+    def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
+        """Connect (I/O): put into a slot what ``make`` returns, in time if the driver can."""
+        slot.connection = make()
 
     def adapt(self, params: dict[str, Any], seconds: float | None) -> None:
         """Change connection parameters so that connecting takes no longer than this."""

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import require
 from tests.e2e.observer import DATABASE, Observer, observing
 from tests.e2e.sites import eventually
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 
 MAX_CONNECTIONS = 50
 ROWS = 20
@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than 15 seconds; leave out with -m 'not slow'")
 
 
-def create_rows(server: Server) -> None:
+def create_rows(server: DatabaseServer) -> None:
     server.create(DATABASE)
     rows = ", ".join(f"({number}, 'row {number}', 0)" for number in range(1, ROWS + 1))
     server.execute(
@@ -54,9 +54,9 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(params=["mariadb", "postgresql"])
-def server(request: pytest.FixtureRequest) -> Server:
+def server(request: pytest.FixtureRequest) -> DatabaseServer:
     """Each of the servers in turn."""
-    server: Server = request.getfixturevalue(request.param)
+    server: DatabaseServer = request.getfixturevalue(request.param)
     return server
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tests.e2e.observer import Observer
 from tests.e2e.sites import eventually
-from tests.servers import Server
+from tests.servers import DatabaseServer
 
 PATIENCE = 30.0
 COMPLAINTS = re.compile(
@@ -17,7 +17,7 @@ COMPLAINTS = re.compile(
 
 
 @contextmanager
-def good_manners(server: Server, observer: Observer) -> Iterator[None]:
+def good_manners(server: DatabaseServer, observer: Observer) -> Iterator[None]:
     """All clients of the block are gone at its end, and the server has nothing to complain about."""
     # Clients of an earlier test may still be leaving.
     eventually(lambda: observer.connections() == 0, PATIENCE)

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 
 DATABASE = "e2e"
 SAMPLE_SECONDS = 0.02
@@ -173,7 +173,7 @@ class PostgreSQLObserver(Observer):
 
 
 @contextmanager
-def observing(server: Server) -> Iterator[Observer]:
+def observing(server: DatabaseServer) -> Iterator[Observer]:
     if isinstance(server, MariaDB):
         import pymysql
 

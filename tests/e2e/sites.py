@@ -19,7 +19,7 @@ from typing import Any
 from tests import processes
 from tests.e2e.observer import DATABASE
 from tests.proxy import TcpProxy
-from tests.servers import HOST, Server, free_port
+from tests.servers import HOST, DatabaseServer, free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
@@ -123,14 +123,14 @@ def eventually(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def url_through(proxy: TcpProxy, server: Server) -> str:
+def url_through(proxy: TcpProxy, server: DatabaseServer) -> str:
     """The setting ``database_url`` of a site that reaches its server through a proxy."""
     return server.url(DATABASE).replace(f"@{server.host}:{server.port}/", f"@{proxy.host}:{proxy.port}/")
 
 
 @contextmanager
 def gunicorn(
-    server: Server,
+    server: DatabaseServer,
     *,
     pooling: tuple[int, int] | None,
     worker: str = "gevent",
@@ -152,7 +152,7 @@ def gunicorn(
 
 @contextmanager
 def uvicorn(
-    server: Server, *, pooling: tuple[int, int], arguments: Sequence[str] = (), **settings: Any
+    server: DatabaseServer, *, pooling: tuple[int, int], arguments: Sequence[str] = (), **settings: Any
 ) -> Iterator[Site]:
     """uvicorn with the test site, in one process; see ``gunicorn`` for the rest."""
     settings["pooling"] = "{}/{}".format(*pooling)
@@ -164,7 +164,7 @@ def uvicorn(
 
 
 @contextmanager
-def runserver(server: Server, **settings: Any) -> Iterator[Site]:
+def runserver(server: DatabaseServer, **settings: Any) -> Iterator[Site]:
     """Django's development server with the test site, pooled by INSTALLED_APPS."""
     port = free_port()
     command = [sys.executable, "-m", "django", "runserver", "--noreload", f"{HOST}:{port}"]
@@ -172,7 +172,7 @@ def runserver(server: Server, **settings: Any) -> Iterator[Site]:
         yield site
 
 
-def _environment(server: Server, settings: dict[str, Any]) -> dict[str, str]:
+def _environment(server: DatabaseServer, settings: dict[str, Any]) -> dict[str, str]:
     ours = ("SITE_", "GUNICORN_", "DJANGO_", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     module = settings.pop("module", "tests.site.settings")

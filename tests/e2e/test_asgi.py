@@ -21,7 +21,7 @@ from tests.e2e.conftest import ROWS
 from tests.e2e.manners import good_manners
 from tests.e2e.observer import Observer
 from tests.e2e.sites import Site, eventually, uvicorn
-from tests.servers import HOST, PostgreSQL, Server
+from tests.servers import HOST, DatabaseServer, PostgreSQL
 
 MOST = 5
 POOLING = (MOST, MOST)
@@ -60,7 +60,7 @@ def all_hold_or_wait(site: Site, waiting: int) -> bool:
 
 
 def test_async_and_sync_views_at_once_see_their_own_tokens_on_few_connections(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with uvicorn(server, pooling=POOLING) as site:
         with observer.watching() as watch:
@@ -76,7 +76,7 @@ def test_async_and_sync_views_at_once_see_their_own_tokens_on_few_connections(
 
 
 def test_who_waits_for_a_connection_does_not_keep_the_event_loop_from_others(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with uvicorn(server, pooling=POOLING) as site, ThreadPoolExecutor(1) as pool:
         holding = pool.submit(site.get_all, ["/hold?s=1"] * 2 * MOST)
@@ -94,7 +94,7 @@ def test_who_waits_for_a_connection_does_not_keep_the_event_loop_from_others(
 
 
 def test_a_stream_keeps_its_connection_between_its_parts_and_gives_it_back_at_its_end(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with uvicorn(server, pooling=POOLING) as site:
         with visitor(site, "/async/stream?t=mine&s=0.05") as client:
@@ -108,7 +108,7 @@ def test_a_stream_keeps_its_connection_between_its_parts_and_gives_it_back_at_it
         assert observer.connections() == 1
 
 
-def test_a_stream_that_fails_gives_its_connection_back(server: Server, observer: Observer) -> None:
+def test_a_stream_that_fails_gives_its_connection_back(server: DatabaseServer, observer: Observer) -> None:
     """Django sends no request_finished then: it is the end of the request's thread that tells."""
     with uvicorn(server, pooling=(1, 1)) as site:
         for _ in range(3):
@@ -123,7 +123,7 @@ def test_a_stream_that_fails_gives_its_connection_back(server: Server, observer:
 
 
 def test_clients_that_leave_in_the_middle_of_a_stream_hold_nothing(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     seconds = 3 if NOTICES_LEAVING else 0.05
     with uvicorn(server, pooling=POOLING) as site:
@@ -147,7 +147,7 @@ def test_clients_that_leave_in_the_middle_of_a_stream_hold_nothing(
 
 
 def test_connections_of_clients_that_leave_in_the_middle_of_a_statement_come_back_whole(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     """The thread finishes the statement, and request_finished waits for that; so do the visitors in line."""
     with uvicorn(server, pooling=POOLING) as site:
@@ -171,7 +171,7 @@ def test_connections_of_clients_that_leave_in_the_middle_of_a_statement_come_bac
 
 @pytest.mark.parametrize("scope", ["none", "request", "transaction"])
 def test_threads_of_the_event_loop_hold_nothing_although_they_never_end(
-    server: Server, observer: Observer, scope: str
+    server: DatabaseServer, observer: Observer, scope: str
 ) -> None:
     """More of them than there are connections, twice: without a scope, and with each kind."""
     with uvicorn(server, pooling=(2, 2)) as site:
@@ -184,7 +184,9 @@ def test_threads_of_the_event_loop_hold_nothing_although_they_never_end(
             assert site.stats()["checkouts"] == 5 * turn
 
 
-def test_a_page_for_errors_that_queries_holds_nothing_afterwards(server: Server, observer: Observer) -> None:
+def test_a_page_for_errors_that_queries_holds_nothing_afterwards(
+    server: DatabaseServer, observer: Observer
+) -> None:
     """Django makes it in a thread of the event loop's executor, outside of the request's."""
     with uvicorn(server, pooling=POOLING) as site:
         answer = site.get("/no/such/page")
@@ -194,7 +196,7 @@ def test_a_page_for_errors_that_queries_holds_nothing_afterwards(server: Server,
 
 
 def test_a_task_that_outlives_its_request_gives_back_at_the_end_of_its_scope(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with uvicorn(server, pooling=(1, 1)) as site:
         for number in (1, 2, 3):
@@ -208,7 +210,7 @@ def test_a_task_that_outlives_its_request_gives_back_at_the_end_of_its_scope(
 
 
 def test_a_query_at_the_start_holds_nothing_when_its_scope_is_over(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with uvicorn(server, pooling=(1, 1), query_at_start="yes") as site:
         assert site.stats()["checkouts"] == 1
@@ -218,7 +220,7 @@ def test_a_query_at_the_start_holds_nothing_when_its_scope_is_over(
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])
 def test_a_graceful_stop_answers_what_has_begun_and_leaves_no_connection(
-    server: Server, observer: Observer, lifespan: str
+    server: DatabaseServer, observer: Observer, lifespan: str
 ) -> None:
     """Also without close_all() at the end of the lifespan, but then the server isn't told goodbye."""
     manners = good_manners(server, observer) if lifespan == "on" else nullcontext()

@@ -16,7 +16,7 @@ from tests import processes
 from tests.e2e.checks import assert_every_slot_is_usable, assert_tokens_are_their_own, is_at_rest
 from tests.e2e.observer import MariaDBObserver, Observer
 from tests.e2e.sites import Answer, Site, eventually, gunicorn
-from tests.servers import HOST, MariaDB, Server
+from tests.servers import HOST, DatabaseServer, MariaDB
 
 PATIENCE = 30.0
 MOST = 5
@@ -36,7 +36,7 @@ def kill_workers(site: Site) -> None:
 
 
 @pytest.mark.parametrize("how", ["timeout", "kill", "atomic"])
-def test_requests_that_die_in_a_statement_lose_no_slot(server: Server, how: str) -> None:
+def test_requests_that_die_in_a_statement_lose_no_slot(server: DatabaseServer, how: str) -> None:
     with gunicorn(server, pooling=POOLING, arguments=["--keep-alive=1"]) as site:
         answers = site.get_all([f"/die?how={how}&s=0.2"] * 50)
         assert 200 not in {answer.status for answer in answers}, answers
@@ -56,7 +56,9 @@ def test_requests_that_time_out_around_the_application_lose_no_slot(mariadb: Mar
         assert_every_slot_is_usable(site)
 
 
-def test_requests_that_time_out_between_statements_give_their_connections_back_whole(server: Server) -> None:
+def test_requests_that_time_out_between_statements_give_their_connections_back_whole(
+    server: DatabaseServer,
+) -> None:
     with gunicorn(server, pooling=POOLING) as site:
         assert_every_slot_is_usable(site)
         for _ in range(3):
@@ -83,7 +85,7 @@ def test_a_killed_request_whose_client_stays_connected_holds_nothing(mariadb: Ma
         assert_every_slot_is_usable(site)
 
 
-def test_a_transaction_that_dies_leaves_nothing_in_the_database(server: Server) -> None:
+def test_a_transaction_that_dies_leaves_nothing_in_the_database(server: DatabaseServer) -> None:
     counter = "SELECT counter FROM site_row WHERE id = 3"
     before = server.execute(counter, "e2e")
     with gunicorn(server, pooling=(1, 1)) as site:
@@ -132,7 +134,7 @@ def test_half_a_request_takes_no_connection(mariadb: MariaDB) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_after_a_restart_of_the_server_no_request_fails(server: Server) -> None:
+def test_after_a_restart_of_the_server_no_request_fails(server: DatabaseServer) -> None:
     with gunicorn(server, pooling=(MOST, 10)) as site:
         meanwhile = site.load("/one", clients=8, seconds=6)
         eventually(lambda: site.stats()["checkouts"] > 20, PATIENCE)
@@ -149,7 +151,7 @@ def test_after_a_restart_of_the_server_no_request_fails(server: Server) -> None:
 
 
 def test_all_idle_connections_are_killed_and_of_200_requests_none_fails(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with gunicorn(server, pooling=(20, 20)) as site:
         eventually(
@@ -200,7 +202,9 @@ def test_a_connection_that_the_master_opened_is_used_by_no_worker(
         assert observer.connections() <= 2 * 4 + 1
 
 
-def test_two_workers_open_at_most_two_times_max_outstanding(server: Server, observer: Observer) -> None:
+def test_two_workers_open_at_most_two_times_max_outstanding(
+    server: DatabaseServer, observer: Observer
+) -> None:
     with gunicorn(server, pooling=(2, 4), arguments=["--workers=2"]) as site:
         with observer.watching() as watch:
             report = site.load("/one", clients=60, seconds=3).report()

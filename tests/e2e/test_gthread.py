@@ -7,12 +7,12 @@ import pytest
 
 from tests.e2e.observer import Observer
 from tests.e2e.sites import eventually, gunicorn, runserver
-from tests.servers import Server
+from tests.servers import DatabaseServer
 
 PATIENCE = 30.0
 
 
-def test_20_threads_share_5_connections(server: Server, observer: Observer) -> None:
+def test_20_threads_share_5_connections(server: DatabaseServer, observer: Observer) -> None:
     with gunicorn(server, pooling=(5, 5), worker="gthread", arguments=["--threads=20"]) as site:
         with observer.watching() as watch:
             report = site.load("/one", clients=40, seconds=4).report()
@@ -27,7 +27,9 @@ def test_20_threads_share_5_connections(server: Server, observer: Observer) -> N
         eventually(lambda: site.stats()["in_use"] == 0, PATIENCE)
 
 
-def test_as_many_threads_as_slots_hold_a_connection_at_once_and_the_others_wait(server: Server) -> None:
+def test_as_many_threads_as_slots_hold_a_connection_at_once_and_the_others_wait(
+    server: DatabaseServer,
+) -> None:
     with gunicorn(server, pooling=(5, 5), worker="gthread", arguments=["--threads=20"]) as site:
         answers = site.get_all(["/hold?s=0.5"] * 20)
         assert {answer.status for answer in answers} == {200}, answers
@@ -37,7 +39,9 @@ def test_as_many_threads_as_slots_hold_a_connection_at_once_and_the_others_wait(
 
 
 @pytest.mark.timeout(180)
-def test_under_runserver_each_thread_gives_back_when_it_ends(server: Server, observer: Observer) -> None:
+def test_under_runserver_each_thread_gives_back_when_it_ends(
+    server: DatabaseServer, observer: Observer
+) -> None:
     with runserver(server, pool={"SIZE": 5, "MAX_OUTSTANDING": 5}) as site:
         # The main thread has looked for migrations. Older versions of Django (4.2) keep that connection.
         of_main_thread = site.stats()["in_use"]

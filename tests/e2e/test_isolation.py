@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.checks import assert_every_slot_is_usable, is_at_rest
 from tests.e2e.observer import Observer
 from tests.e2e.sites import Site, eventually, gunicorn
-from tests.servers import Server
+from tests.servers import DatabaseServer
 from tests.ways import WAYS
 
 CLIENTS = 500
@@ -34,7 +34,7 @@ def counts(site: Site) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", SCOPES)
 def test_nobody_sees_what_500_others_do_to_their_sessions(
-    server: Server, observer: Observer, scope: str
+    server: DatabaseServer, observer: Observer, scope: str
 ) -> None:
     pool = {"SCOPE": scope, "TIMEOUT": 60}
     with gunicorn(server, pooling=(MOST, MOST), pool=pool, arguments=["--keep-alive=1"]) as site:
@@ -65,7 +65,7 @@ def test_nobody_sees_what_500_others_do_to_their_sessions(
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_where_nothing_is_reset_the_attack_is_noticed(server: Server, scope: str) -> None:
+def test_where_nothing_is_reset_the_attack_is_noticed(server: DatabaseServer, scope: str) -> None:
     """Otherwise the test above would say nothing."""
     with gunicorn(server, pooling=(2, 2), pool={"SCOPE": scope, "RESET": "never"}) as site:
         assert site.get("/attack/as_new").status == 200

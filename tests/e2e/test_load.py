@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.observer import Observer
 from tests.e2e.sites import eventually, gunicorn
-from tests.servers import Server
+from tests.servers import DatabaseServer
 
 CLIENTS = 400
 SECONDS = 20
@@ -22,7 +22,7 @@ ARGUMENTS = ["--workers=1", "--keep-alive=60"]
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_pooled_no_request_of_400_clients_fails(server: Server, observer: Observer) -> None:
+def test_pooled_no_request_of_400_clients_fails(server: DatabaseServer, observer: Observer) -> None:
     with gunicorn(server, pooling=(SIZE, MAX_OUTSTANDING), arguments=ARGUMENTS) as site:
         with observer.watching() as watch:
             report = site.load("/one", clients=CLIENTS, seconds=SECONDS).report()
@@ -44,7 +44,7 @@ def test_pooled_no_request_of_400_clients_fails(server: Server, observer: Observ
 
 
 @pytest.mark.timeout(180)
-def test_unpatched_the_same_load_is_refused_by_the_server(server: Server) -> None:
+def test_unpatched_the_same_load_is_refused_by_the_server(server: DatabaseServer) -> None:
     with gunicorn(server, pooling=None, arguments=ARGUMENTS, conn_max_age=60) as site:
         report = site.load("/one", clients=CLIENTS, seconds=UNPATCHED_SECONDS).report()
         print(server.scheme, report)
@@ -55,7 +55,7 @@ def test_unpatched_the_same_load_is_refused_by_the_server(server: Server) -> Non
 
 @pytest.mark.timeout(120)
 def test_connections_are_as_few_as_min_size_when_nobody_has_come_for_idle_timeout(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with gunicorn(server, pooling=(3, 6), pool={"IDLE_TIMEOUT": 2, "MIN_SIZE": 1}) as site:
         assert {answer.status for answer in site.get_all(["/hold?s=1"] * 6)} == {200}
@@ -67,7 +67,7 @@ def test_connections_are_as_few_as_min_size_when_nobody_has_come_for_idle_timeou
 
 @pytest.mark.timeout(120)
 def test_visitors_who_keep_their_connection_alive_hold_none_between_requests(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with gunicorn(server, pooling=(2, 4), arguments=ARGUMENTS) as site:
         with observer.watching() as watch:

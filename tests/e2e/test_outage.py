@@ -16,7 +16,7 @@ from tests.e2e.manners import good_manners
 from tests.e2e.observer import MariaDBObserver, Observer
 from tests.e2e.sites import Answer, Site, eventually, gunicorn, url_through
 from tests.proxy import TcpProxy
-from tests.servers import MariaDB, Server
+from tests.servers import DatabaseServer, MariaDB
 
 PATIENCE = 60.0
 # Seconds of a load that is ended by its test.
@@ -55,7 +55,7 @@ def statuses(answers: list[Answer]) -> Counter[int]:
 
 
 @pytest.mark.timeout(180)
-def test_while_the_server_restarts_only_statements_in_flight_fail(server: Server) -> None:
+def test_while_the_server_restarts_only_statements_in_flight_fail(server: DatabaseServer) -> None:
     # A busy machine may take its time to start a server.
     pool = {"CONNECT_RETRY": 30, "TIMEOUT": 50}
     with gunicorn(server, pooling=(5, 10), pool=pool, arguments=ARGUMENTS) as site:
@@ -77,7 +77,9 @@ def test_while_the_server_restarts_only_statements_in_flight_fail(server: Server
 
 
 @pytest.mark.timeout(180)
-def test_in_a_longer_outage_all_fail_and_new_callers_at_once_until_the_server_is_back(server: Server) -> None:
+def test_in_a_longer_outage_all_fail_and_new_callers_at_once_until_the_server_is_back(
+    server: DatabaseServer,
+) -> None:
     with gunicorn(server, pooling=POOLING, pool={"CONNECT_RETRY": 1, "TIMEOUT": 50}) as site:
         fill(site)
         server.stop()
@@ -99,7 +101,9 @@ def test_in_a_longer_outage_all_fail_and_new_callers_at_once_until_the_server_is
 # -- connections that die -----------------------------------------------------------------------------
 
 
-def test_all_in_use_are_killed_and_all_that_wait_are_served(server: Server, observer: Observer) -> None:
+def test_all_in_use_are_killed_and_all_that_wait_are_served(
+    server: DatabaseServer, observer: Observer
+) -> None:
     with gunicorn(server, pooling=POOLING) as site, ThreadPoolExecutor(30) as pool:
         fill(site)
         # Longer than a test may take: who waits for one of these to end by itself waits in vain.
@@ -115,7 +119,7 @@ def test_all_in_use_are_killed_and_all_that_wait_are_served(server: Server, obse
 
 
 def test_ten_dead_connections_and_a_live_server_are_no_stall_and_no_failure(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     dead = 10
     with (
@@ -140,7 +144,7 @@ def test_ten_dead_connections_and_a_live_server_are_no_stall_and_no_failure(
 
 
 def test_a_server_that_is_silent_for_5_seconds_costs_nobody_anything(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with gunicorn(server, pooling=POOLING, pool={"TIMEOUT": 50}, arguments=ARGUMENTS) as site:
         load = site.load(*WITH_TOKENS, clients=20, seconds=LONG)
@@ -161,7 +165,7 @@ def test_a_server_that_is_silent_for_5_seconds_costs_nobody_anything(
 
 @pytest.mark.timeout(180)
 def test_whatever_the_network_does_no_result_is_wrong_and_no_slot_is_lost(
-    server: Server, observer: Observer
+    server: DatabaseServer, observer: Observer
 ) -> None:
     with (
         TcpProxy(server.host, server.port) as proxy,
@@ -216,7 +220,9 @@ def assert_whole(site: Site, observer: Observer) -> None:
 # -- overload -----------------------------------------------------------------------------------------
 
 
-def test_two_pools_nested_in_opposite_order_end_by_pool_timeout_and_never_hang(server: Server) -> None:
+def test_two_pools_nested_in_opposite_order_end_by_pool_timeout_and_never_hang(
+    server: DatabaseServer,
+) -> None:
     server.create(SECOND)
     with gunicorn(server, pooling=POOLING, pool={"TIMEOUT": 1}, second=SECOND) as site:
         answers = site.get_all(["/nested?first=default", "/nested?first=second"] * 20)
@@ -253,7 +259,7 @@ def test_with_the_middleware_too_many_visitors_get_503_and_are_told_when_to_come
 
 
 @contextmanager
-def workers_of(server: Server, observer: Observer, *arguments: str) -> Iterator[Site]:
+def workers_of(server: DatabaseServer, observer: Observer, *arguments: str) -> Iterator[Site]:
     """A site whose connections are all closed as the protocol wants it, however its workers end."""
     arguments = ("--graceful-timeout=20", *arguments)
     with good_manners(server, observer), gunicorn(server, pooling=POOLING, arguments=arguments) as site:
@@ -265,7 +271,7 @@ def worker_of(site: Site) -> int:
     return worker
 
 
-def test_workers_that_end_after_some_requests_say_goodbye(server: Server, observer: Observer) -> None:
+def test_workers_that_end_after_some_requests_say_goodbye(server: DatabaseServer, observer: Observer) -> None:
     with workers_of(server, observer, "--max-requests=50") as site:
         first = worker_of(site)
         report = site.load("/one", "/atomic", "/token?t=TOKEN", clients=12, seconds=3).report()
@@ -278,7 +284,7 @@ def test_workers_that_end_after_some_requests_say_goodbye(server: Server, observ
         assert observer.connections() <= 2 * MOST
 
 
-def test_a_graceful_stop_under_load_says_goodbye(server: Server, observer: Observer) -> None:
+def test_a_graceful_stop_under_load_says_goodbye(server: DatabaseServer, observer: Observer) -> None:
     with workers_of(server, observer) as site:
         load = site.load("/one", "/atomic", "/token?t=TOKEN", clients=12, seconds=LONG)
         goes_on(site, 50)

@@ -13,7 +13,7 @@ from tests.e2e.checks import assert_tokens_are_their_own
 from tests.e2e.manners import good_manners
 from tests.e2e.observer import Observer
 from tests.e2e.sites import Site, eventually, gunicorn
-from tests.servers import Server
+from tests.servers import DatabaseServer
 
 PATIENCE = 30.0
 MOST = 4
@@ -34,13 +34,15 @@ def workers_that_answer(site: Site) -> int:
 
 
 @pytest.fixture
-def server(way: tuple[str, str, str], request: pytest.FixtureRequest) -> Server:
-    server: Server = request.getfixturevalue(way[1])
+def server(way: tuple[str, str, str], request: pytest.FixtureRequest) -> DatabaseServer:
+    server: DatabaseServer = request.getfixturevalue(way[1])
     return server
 
 
 @pytest.mark.parametrize("way", WAYS, ids="-".join)
-def test_masters_sessions_stay_its_own(way: tuple[str, str, str], server: Server, observer: Observer) -> None:
+def test_masters_sessions_stay_its_own(
+    way: tuple[str, str, str], server: DatabaseServer, observer: Observer
+) -> None:
     """One of them is in use and one is idle when workers are forked, first one, then another."""
     worker, _, driver = way
     if importlib.util.find_spec(MODULES.get(driver, driver)) is None:

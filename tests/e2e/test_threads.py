@@ -9,14 +9,14 @@ import pytest
 from tests.e2e.checks import PATIENCE, assert_tokens_are_their_own, is_at_rest
 from tests.e2e.observer import Observer
 from tests.e2e.sites import Site, eventually, gunicorn, runserver, uvicorn
-from tests.servers import Server
+from tests.servers import DatabaseServer
 
 # Fewer than the threads of one view, but for one that Django 4.2's runserver keeps for itself.
 MOST = 3
 WAYS = ["gthread", "gevent", "runserver", "uvicorn"]
 
 
-def running(way: str, server: Server) -> AbstractContextManager[Site]:
+def running(way: str, server: DatabaseServer) -> AbstractContextManager[Site]:
     if way == "runserver":
         return runserver(server, pool={"SIZE": MOST, "MAX_OUTSTANDING": MOST})
     if way == "uvicorn":
@@ -26,7 +26,7 @@ def running(way: str, server: Server) -> AbstractContextManager[Site]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_of_views_see_their_own_tokens_and_give_back_at_their_end_or_that_of_their_scope(
-    server: Server, observer: Observer, way: str
+    server: DatabaseServer, observer: Observer, way: str
 ) -> None:
     with running(way, server) as site:
         of_main_thread = site.stats()["in_use"]
@@ -44,7 +44,7 @@ def test_threads_of_views_see_their_own_tokens_and_give_back_at_their_end_or_tha
         assert (stats["reclaimed"], stats["broken"], stats["timeouts"]) == (0, 0, 0)
 
 
-def test_async_views_under_wsgi_see_their_own_tokens(server: Server, observer: Observer) -> None:
+def test_async_views_under_wsgi_see_their_own_tokens(server: DatabaseServer, observer: Observer) -> None:
     """An event loop for each request, whose sync code runs in the request's own thread."""
     with running("gthread", server) as site:
         with observer.watching() as watch:
@@ -54,7 +54,7 @@ def test_async_views_under_wsgi_see_their_own_tokens(server: Server, observer: O
         assert is_at_rest(site)
 
 
-def test_more_threads_than_connections_take_turns(server: Server, observer: Observer) -> None:
+def test_more_threads_than_connections_take_turns(server: DatabaseServer, observer: Observer) -> None:
     settings = {"worker": "gthread", "arguments": ["--threads=4"], "pool": {"TIMEOUT": 5}}
     with gunicorn(server, pooling=(1, 1), **settings) as site:
         for path in ("/threads/of_view", "/threads/that_stay"):

@@ -1,0 +1,213 @@
+"""python-ldap's connection, cooperative under gevent, with an eye on what its users do to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ldap
+from ldap.ldapobject import SimpleLDAPObject
+
+from django_db_pooling import green
+
+# Functions of libldap that send a request and return its number, and those that leave the session changed.
+_SENDS = frozenset(
+    {
+        "add_ext",
+        "cancel",
+        "compare_ext",
+        "delete_ext",
+        "extop",
+        "modify_ext",
+        "passwd",
+        "rename",
+        "search_ext",
+        "simple_bind",
+    }
+)
+_CHANGES = frozenset({"simple_bind", "sasl_bind_s", "sasl_interactive_bind_s", "start_tls_s"})
+# Messages that come before the last one of an answer.
+_PARTS = (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIATE)
+# The connection can't be used any more.
+DEAD = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.UNAVAILABLE)
+# What TLS holds back can't be seen on the socket: seconds between looks, as a net.
+LOOK_AROUND = 0.25
+
+
+class Connector(SimpleLDAPObject):  # type: ignore[misc]
+    """One connection to one server. Nothing connects it again, and nothing is sent twice.
+
+    Under gevent waiting for an answer lets other greenlets run. Connecting does not, nor do python-ldap's
+    calls without a message number (SASL binds, ``start_tls_s``, ``whoami_s``): call ``open`` off the hub.
+    """
+
+    def __init__(self, uri: str, **arguments: Any) -> None:
+        use_native_locks()
+        # Requests whose answer isn't complete.
+        self.pending: set[int] = set()
+        self.is_dead = False
+        # Somebody has bound it as somebody else.
+        self.is_changed = False
+        # Options that were changed since it was opened, and what they were before.
+        self._before: dict[int, Any] = {}
+        self._usual_timeout: float = -1
+        self.descriptor: int | None = None
+        # For an answer where nothing else is said, in seconds.
+        self.patience: float | None = None
+        super().__init__(uri, **arguments)
+
+    def open(
+        self,
+        bind: str | None,
+        password: str | None,
+        *,
+        start_tls: bool = False,
+        options: Mapping[int, Any] | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Connect and bind (I/O that blocks). ``bind`` None: as nobody, without asking for it.
+
+        ``seconds``: for each answer, and for TCP to connect; a TLS handshake has no limit. Raises
+        ldap.LDAPError.
+        """
+        options = dict(options or {})
+        if seconds is not None:
+            usual = options.get(ldap.OPT_NETWORK_TIMEOUT)
+            self.set_option(ldap.OPT_NETWORK_TIMEOUT, seconds if usual in (None, -1) else min(usual, seconds))
+            self.set_option(ldap.OPT_TIMEOUT, seconds)
+        for option, value in options.items():
+            if seconds is None or option not in (ldap.OPT_NETWORK_TIMEOUT, ldap.OPT_TIMEOUT):
+                self.set_option(option, value)
+        if ldap.OPT_X_TLS_NEWCTX not in options and any(map(_is_of_tls, options)):
+            # Without it, and unless it is the last one, options of TLS have no effect on a connection.
+            self.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+        most = -1 if seconds is None else seconds
+        if start_tls:
+            self.start_tls_s()
+        if bind is None:
+            # Anything that connects.
+            self._finish(self.search_ext("", ldap.SCOPE_BASE, attrlist=["1.1"]), most)
+        else:
+            self._finish(self.simple_bind(bind, password), most)
+        if seconds is not None:
+            self.set_option(ldap.OPT_TIMEOUT, options.get(ldap.OPT_TIMEOUT, -1))
+        self._usual_timeout = self.timeout
+        self.descriptor = self.fileno()
+        self.is_changed = False
+
+    @property
+    def is_as_opened(self) -> bool:
+        """Whether its options and its timeout are those with which it was opened."""
+        return not self._before and self.timeout == self._usual_timeout
+
+    def restore(self) -> None:
+        """Make its options and its timeout those again."""
+        self.timeout = self._usual_timeout
+        while self._before:
+            super().set_option(*self._before.popitem())
+
+    def set_option(self, option: int, invalue: Any) -> Any:
+        if self.descriptor is not None and option not in self._before:
+            self._before[option] = self.get_option(option)
+        return super().set_option(option, invalue)
+
+    def _finish(self, message: int, seconds: float) -> None:
+        """Wait for an answer without a look at gevent: open() runs in native threads."""
+        super().result4(message, 1, seconds)
+        self.pending.discard(message)
+
+    def is_usable(self, seconds: float | None) -> bool:
+        """Whether the server answers (I/O)."""
+        try:
+            number = self.search_ext("", ldap.SCOPE_BASE, attrlist=["1.1"])
+            self.result4(number, 1, -1 if seconds is None else seconds)
+        except DEAD + (ldap.TIMEOUT,):
+            return False
+        except ldap.LDAPError:
+            # Not everybody may read that; it is an answer.
+            return True
+        return True
+
+    def result4(
+        self,
+        msgid: int = ldap.RES_ANY,
+        all: int = 1,
+        timeout: float | None = None,
+        *arguments: Any,
+        **keywords: Any,
+    ) -> Any:
+        if timeout is None:
+            timeout = self.timeout
+        if timeout < 0 and self.patience is not None:
+            timeout = self.patience
+        try:
+            if green.patched("select"):
+                answer = self._poll(msgid, all, timeout, arguments, keywords)
+            else:
+                answer = super().result4(msgid, all, timeout, *arguments, **keywords)
+        except ldap.TIMEOUT:
+            raise
+        except ldap.LDAPError:
+            # The server's answer, complete.
+            self.pending.discard(msgid)
+            raise
+        if answer[0] not in (None, *_PARTS):
+            self.pending.discard(answer[2])
+        return answer
+
+    def _poll(self, message: int, all: int, seconds: float, arguments: Any, keywords: Any) -> Any:
+        """What ``result4`` does, waiting at the socket instead of in C."""
+        until = None if seconds < 0 else time.monotonic() + seconds
+        collects = all == 1
+        found: list[Any] = []
+        while True:
+            # One by one: only then "nothing yet" means that libldap has nothing left in a buffer.
+            answer = super().result4(message, 0 if collects else all, 0, *arguments, **keywords)
+            if answer[0] is None:
+                if seconds == 0:
+                    return answer
+                self._wait(until)
+            elif collects and answer[0] in _PARTS:
+                message = answer[2]
+                found += answer[1]
+            else:
+                return (answer[0], found + answer[1], *answer[2:]) if found else answer
+
+    def _wait(self, until: float | None) -> None:
+        left = LOOK_AROUND if until is None else until - time.monotonic()
+        if left <= 0:
+            raise ldap.TIMEOUT({"desc": "Timed out"})
+        green.cooperative_wait(self.fileno(), min(left, LOOK_AROUND))
+
+    def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
+        name = func.__name__
+        if name in _CHANGES:
+            self.is_changed = True
+        try:
+            result = super()._ldap_call(func, *arguments, **keywords)
+        except DEAD:
+            self.is_dead = True
+            raise
+        if name in _SENDS:
+            self.pending.add(result)
+        elif name == "abandon_ext":
+            self.pending.discard(arguments[0])
+        return result
+
+
+def _is_of_tls(option: int) -> bool:
+    # https://git.openldap.org/openldap/openldap/-/blob/master/include/ldap.h: the range of LDAP_OPT_X_TLS.
+    return bool(ldap.OPT_X_TLS <= option < ldap.OPT_X_TLS + 0x100)
+
+
+def use_native_locks() -> None:
+    """Where gevent has patched threading, have python-ldap's locks work between native threads.
+
+    They are held only while libldap runs, when no other greenlet can. python-ldap has made one already.
+    """
+    if green.patched("threading"):
+        allocate = green.original("_thread", "allocate_lock")
+        if ldap.LDAPLockBaseClass is not allocate:
+            ldap.LDAPLockBaseClass = allocate
+            ldap._ldap_module_lock._lock = allocate()
