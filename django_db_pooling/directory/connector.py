@@ -117,6 +117,15 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         super().result4(message, 1, seconds)
         self.pending.discard(message)
 
+    def confirm(self, bind: str, password: str | None) -> None:
+        """Bind again as whom it is bound (I/O), to hear whether that still holds. Raises ldap.LDAPError."""
+        self.simple_bind_s(bind, password)
+        self.is_changed = False
+
+    def become(self, fresh: Connector) -> None:
+        """Go on as another connection, whose object is of no use any more."""
+        self.__dict__.update(vars(fresh))
+
     def is_usable(self, seconds: float | None) -> bool:
         """Whether the server answers (I/O)."""
         try:

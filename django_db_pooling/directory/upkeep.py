@@ -1,0 +1,56 @@
+"""What happens to the connection managers of this process without their users: housekeeping, fork, exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import Protocol
+
+from django_db_pooling.housekeeper import Housekeeper
+
+
+class Kept(Protocol):
+    """What is looked after."""
+
+    def look_after(self) -> bool:
+        """Called every second (I/O). Whether it needs to be called again."""
+
+    def abandon(self) -> None:
+        """Called in a forked child: what there is of connections is the parent's."""
+
+    def close(self) -> None:
+        """Called at the end of the process."""
+
+
+_kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+
+def look_after(thing: Kept) -> None:
+    """From now on, as long as somebody else has it."""
+    _kept.add(thing)
+    _housekeeper.ensure_running()
+
+
+def _look_after_all() -> bool:
+    wanted = [thing.look_after() for thing in list(_kept)]
+    return any(wanted)
+
+
+_housekeeper = Housekeeper(_look_after_all)
+
+
+def _after_fork() -> None:
+    global _housekeeper
+    _housekeeper = Housekeeper(_look_after_all)
+    for thing in list(_kept):
+        thing.abandon()
+
+
+def _at_exit() -> None:
+    for thing in list(_kept):
+        thing.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,379 @@
+"""A pool for code that talks python-ldap itself. Without Django, and with the names that ldappool has.
+
+::
+
+    from django_db_pooling.ldap import ConnectionManager
+
+    manager = ConnectionManager("ldaps://a.example.org ldaps://b.example.org", "cn=app,o=example", secret)
+    with manager.connection() as connection:
+        connection.search_s("o=example", ldap.SCOPE_SUBTREE, "(uid=alice)")
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from threading import current_thread
+from typing import Any
+
+import ldap
+
+from django_db_pooling import inherited
+from django_db_pooling.directory import upkeep
+from django_db_pooling.directory.connecting import connect
+from django_db_pooling.directory.connector import DEAD, Connector
+from django_db_pooling.directory.identities import Identities, Identity, Secret
+from django_db_pooling.directory.pool import DirectoryPool
+from django_db_pooling.drivers.ldap import DRIVER
+from django_db_pooling.keepalive import keep_alive
+from django_db_pooling.limits import Limits
+from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.slot import Slot
+from django_db_pooling.stats import PoolStats
+
+__all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]
+
+logger = logging.getLogger("django_db_pooling")
+
+# A connection that has been idle for longer (seconds) is asked before it is used.
+LONG_IDLE = 60.0
+# Talking to the server gets at least this long (seconds), also where little time is left.
+LEAST = 1.0
+# Seconds of silence after which the system asks whether the other side is still there.
+KEEPALIVE = 60.0
+
+
+class MaxConnectionReachedError(Exception):
+    """All connections were in use for too long. ``waited``: seconds."""
+
+    def __init__(self, message: str, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+class BackendError(Exception):
+    """No connection could be made, for a reason other than that no server is there."""
+
+    def __init__(self, msg: str, backend: Any = None) -> None:
+        super().__init__(msg)
+        self.backend = backend
+
+
+class StateConnector(Connector):
+    """A connection that says whose it is. ``cred`` equals the password that it was bound with, and hides it.
+
+    A search whose connection turns out to be dead is made once more, on a fresh one. Nothing else is.
+    """
+
+    who: str | None = None
+    cred: Secret | None = None
+    _connected_at: float | None = None
+    _again: Any = None
+
+    def open(self, bind: str | None, password: str | None, **arguments: Any) -> None:
+        super().open(bind, password, **arguments)
+        self.who, self.cred = bind, None if password is None else Secret(password)
+        self._connected_at = time.monotonic()
+
+    @property
+    def connected(self) -> bool:
+        return self.descriptor is not None and not self.is_dead
+
+    def get_lifetime(self) -> float:
+        """Seconds since it was connected, 0 before."""
+        return 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
+
+    def search_ext_s(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().search_ext_s(*arguments, **keywords)
+        except ldap.SERVER_DOWN:
+            if self._again is None or not self._again():
+                raise
+        return super().search_ext_s(*arguments, **keywords)
+
+    def __str__(self) -> str:
+        state = "connected" if self.connected else "disconnected"
+        return f"LDAP connector ({state}) - who: {self.who!r} - uri: {self._uri!r}"
+
+
+class ConnectionManager:
+    """Connections to one LDAP server, or to any of several with the same data, for all threads and greenlets.
+
+    ``uri``: one, or several with spaces or commas between them, which are used in turn. ``bind``, ``passwd``:
+    who the connections are bound as, where ``connection()`` isn't told; None: nobody. ``size``: most
+    connections at any moment, whoever they are bound as. ``retry_max``: attempts to connect, ``retry_delay``
+    seconds apart. ``use_tls``: StartTLS. ``timeout``: seconds for each answer, -1: ``wait_timeout``.
+    ``connector_cls``: a subclass of StateConnector. ``use_pool`` False: each use has a connection of its own.
+    ``max_lifetime``: seconds after which a connection is replaced, less up to a tenth.
+
+    ``wait_timeout``: seconds for ``connection()`` in all, that is to wait for a free one and to connect; 0:
+    don't wait; None: no limit. ``idle_timeout``: seconds after which an idle one is closed, but not the last
+    ``min_size``, which are kept open from the first use on. ``options``: of python-ldap's ``set_option``, for
+    each connection. Raises ValueError for an empty ``uri`` and for numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        bind: str | None = None,
+        passwd: str | None = None,
+        size: int = 10,
+        retry_max: int = 3,
+        retry_delay: float = 0.1,
+        use_tls: bool = False,
+        timeout: float = -1,
+        connector_cls: type[StateConnector] = StateConnector,
+        use_pool: bool = True,
+        max_lifetime: float | None = 600,
+        *,
+        wait_timeout: float | None = 30.0,
+        idle_timeout: float | None = 300.0,
+        min_size: int = 0,
+        options: Mapping[int, Any] | None = None,
+    ) -> None:
+        if not uri.strip():
+            raise ValueError("uri must name a server")
+        if size < 1 or not 0 <= min_size <= size:
+            raise ValueError(f"size must be 1 or more and min_size from 0 to size, not {size} and {min_size}")
+        if not issubclass(connector_cls, StateConnector):
+            raise TypeError("connector_cls must be a subclass of django_db_pooling.ldap.StateConnector")
+        self.uri = uri
+        self.bind = bind
+        self.retry_max = retry_max
+        self.retry_delay = retry_delay
+        self.use_tls = use_tls
+        self.timeout = timeout
+        self.connector_cls = connector_cls
+        self.use_pool = use_pool
+        self.wait_timeout = wait_timeout
+        self.options = dict(options or {})
+        # Not an attribute, which would be found in dumps.
+        self._passwd: Callable[[], str | None] = lambda: passwd
+        self._identities = Identities()
+        # Their own is kept for good: it is what the pool opens by itself.
+        self._own = self._identities.of(bind, passwd)
+        limits = Limits(
+            size=size,
+            max_outstanding=size if use_pool else None,
+            timeout=wait_timeout,
+            min_size=min_size if use_pool else 0,
+            idle_timeout=idle_timeout,
+            max_age=max_lifetime,
+        )
+        self._pool = DirectoryPool(uri, limits, self._own)
+
+    @property
+    def passwd(self) -> Secret | None:
+        """Something that equals the password, and hides it."""
+        passwd = self._passwd()
+        return None if passwd is None else Secret(passwd)
+
+    @property
+    def size(self) -> int:
+        return self._pool.limits.size
+
+    @contextmanager
+    def connection(self, bind: str | None = None, passwd: str | None = None) -> Iterator[StateConnector]:
+        """A connection of one's own for the block, bound as this manager says or as whoever is given.
+
+        The server is always asked about a password that is given, also where a connection that was bound
+        with it is idle: it may have been changed.
+
+        Raises MaxConnectionReachedError when all are in use for ``wait_timeout`` seconds,
+        ldap.INVALID_CREDENTIALS for a wrong password, ldap.SERVER_DOWN or ldap.TIMEOUT where no server
+        answers, BackendError where else none can be made.
+        """
+        passwd = self._passwd() if passwd is None else passwd
+        bind = self.bind if bind is None else bind
+        slot = self._check_out(bind, passwd)
+        connection: StateConnector = slot.connection
+        try:
+            yield connection
+        finally:
+            connection._again = None
+            self._give_back(slot)
+
+    def authenticate(self, dn: str, password: str) -> bool:
+        """Whether the server accepts this password for this name; it is asked each time.
+
+        False, too, for an empty one, which LDAP takes for a wish to be nobody
+        (https://www.rfc-editor.org/rfc/rfc4513#section-5.1.2). Raises what ``connection()`` raises, but not
+        ldap.INVALID_CREDENTIALS.
+        """
+        if not dn or not password:
+            return False
+        try:
+            with self.connection(dn, password):
+                return True
+        except ldap.INVALID_CREDENTIALS:
+            return False
+
+    def purge(self, bind: str | None, passwd: str | None = None) -> None:
+        """Close the connections that are bound as ``bind``, but for those that were with ``passwd``.
+
+        Idle ones now, those in use as they come back.
+        """
+        kept = None if passwd is None else self._identities.of(bind, passwd)
+        self._pool.purge(lambda home: home.bind == bind and home is not kept)
+
+    def close(self) -> None:
+        """Close idle connections now, those in use as they come back; the next use opens anew."""
+        self._pool.recycle()
+
+    def stats(self) -> PoolStats:
+        """What the pool counts; a plain read."""
+        return self._pool.snapshot()
+
+    def __len__(self) -> int:
+        """How many connections there are, idle, in use or being made."""
+        return len(self._pool)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} of {self.size} connections to {self.uri}"]
+        return "\n".join([*lines, *(f"  {connection}" for connection in self._pool.connections())])
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
+        began = time.monotonic()
+        until = None if self.wait_timeout is None else began + self.wait_timeout
+        identity = self._identities.of(bind, passwd)
+        while True:
+            try:
+                slot = self._pool.checkout(until, _holder(), began, identity)
+            except CheckoutTimeout as error:
+                raise MaxConnectionReachedError(str(error), error.waited) from None
+            try:
+                if slot.connection is None:
+                    self._open(slot, bind, passwd, until)
+                elif not self._is_good(slot, identity, bind, passwd, until):
+                    self._pool.death_seen()
+                    self._pool.discard(slot, broken=True)
+                    continue
+                slot.connection.patience = self.wait_timeout and max(self.wait_timeout, LEAST)
+                slot.connection._again = partial(self._open_again, slot, bind, passwd, until)
+                return slot
+            except BaseException:
+                self._pool.discard(slot)
+                raise
+
+    def _is_good(
+        self, slot: Slot, identity: Identity, bind: str | None, passwd: str | None, until: float | None
+    ) -> bool:
+        """Whether an idle connection can be used. Raises what the server says of a password."""
+        connection: StateConnector = slot.connection
+        left = _left(until)
+        if identity is not self._own and bind is not None:
+            connection.patience = left
+            try:
+                connection.confirm(bind, passwd)
+            except DEAD:
+                return False
+        elif self._pool.doubts(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
+            if not connection.is_usable(left):
+                return False
+        else:
+            return True
+        self._pool.proved(slot)
+        return True
+
+    def _open(self, slot: Slot, bind: str | None, passwd: str | None, until: float | None) -> None:
+        """Connect, and try again while no server is there. Raises as ``connection()`` says."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
+                break
+            except ldap.LDAPError as error:
+                in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
+                if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
+                    self._pool.open_failed(slot, error)
+                    if isinstance(
+                        error,
+                        ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT,
+                    ):
+                        raise
+                    raise BackendError(str(error)) from error
+            time.sleep(self.retry_delay)
+        keep_alive(slot.connection.descriptor, KEEPALIVE, ())
+        self._pool.opened(slot)
+        upkeep.look_after(self)
+
+    def _connecting(self, bind: str | None, passwd: str | None, until: float | None) -> Any:
+        return partial(
+            connect,
+            self.connector_cls,
+            self.uri,
+            bind,
+            passwd,
+            start_tls=self.use_tls,
+            options=self.options,
+            timeout=self.timeout,
+            seconds=_left(until),
+        )
+
+    def _open_again(self, slot: Slot, bind: str | None, passwd: str | None, until: float | None) -> bool:
+        """Put a fresh connection into the dead one's place, if there is time left."""
+        connection: StateConnector = slot.connection
+        if until is not None and time.monotonic() >= until:
+            return False
+        try:
+            DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
+        except ldap.LDAPError:
+            return False
+        connection.become(slot.connection)
+        slot.connection = connection
+        self._pool.reopened(slot)
+        return True
+
+    def _give_back(self, slot: Slot) -> None:
+        connection = slot.connection
+        usable = self.use_pool and not slot.unusable and self._pool.keeps(slot)
+        if usable and not DRIVER.broken(connection) and not DRIVER.unread(connection):
+            connection.restore()
+            self._pool.checkin(slot)
+        else:
+            self._pool.close(slot)
+
+    # -- upkeep -----------------------------------------------------------------------------
+
+    def look_after(self) -> bool:
+        """Called by the housekeeper."""
+        pool = self._pool
+        pool.maintain()
+        slot = pool.reserve_minimum()
+        if slot is not None:
+            try:
+                self._open(slot, self.bind, self._passwd(), _until(self.wait_timeout))
+                pool.checkin(slot)
+            except Exception as error:
+                logger.info("%s: can't open a connection for min_size: %s", self.uri, error)
+            except BaseException:
+                pool.discard(slot)
+                raise
+        return bool(len(pool) or pool.limits.min_size)
+
+    def abandon(self) -> None:
+        """Called in a forked child."""
+        pool = self._pool
+        # For whoever has one of its connections at this moment.
+        pool.closing = True
+        inherited.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
+        inherited.keep(pool)
+        self._pool = DirectoryPool(self.uri, pool.limits, self._own)
+
+
+def _holder() -> str:
+    return f"thread {current_thread().name}"
+
+
+def _until(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), LEAST)
