@@ -17,6 +17,8 @@ release = version = __version__
 
 extensions = ["sphinx.ext.autodoc"]
 autodoc_member_order = "bysource"
+# It is compiled where it is installed, which not everybody can.
+autodoc_mock_imports = [] if importlib.util.find_spec("ldap") else ["ldap"]
 autodoc_typehints = "description"
 exclude_patterns = ["_build"]
 html_theme = "furo" if importlib.util.find_spec("furo") else "alabaster"
