@@ -32,7 +32,7 @@ from django_db_pooling.keepalive import keep_alive
 from django_db_pooling.limits import Limits
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.slot import Slot
-from django_db_pooling.stats import PoolStats
+from django_db_pooling.stats import Closed, PoolStats
 
 __all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]
 
@@ -251,7 +251,7 @@ class ConnectionManager:
                     self._open(slot, bind, passwd, until)
                 elif not self._is_good(slot, identity, bind, passwd, until):
                     self._pool.death_seen()
-                    self._pool.discard(slot, broken=True)
+                    self._pool.discard(slot, Closed.BROKEN)
                     continue
                 slot.connection.patience = self.wait_timeout and max(self.wait_timeout, LEAST)
                 slot.connection._again = partial(self._open_again, slot, bind, passwd, until)

@@ -9,6 +9,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from django_db_pooling.lease import Leasing
+from django_db_pooling.stats import Closed
 
 
 class ConnectionErrors(DatabaseErrorWrapper):
@@ -83,11 +84,13 @@ class Losing(Leasing):
         if isinstance(error, self.Database.Error):
             if broken:
                 self._pool.death_seen()
+                self._pool.note("lost", error)
                 self.lose()
             elif dialect.unfit(error):
                 # This request may go on with it.
                 slot.unusable = True
         elif broken or dialect.interrupted(slot.connection, error):
+            self._pool.note("lost", error)
             self.lose()
 
     def lose(self) -> None:
@@ -97,7 +100,7 @@ class Losing(Leasing):
             return
         if dialect.remembers and slot.connection is not None:
             self._begun = dialect.in_transaction(slot.connection) is not False
-        self._pool.discard(self._let_go(), broken=True)
+        self._pool.discard(self._let_go(), Closed.BROKEN)
         if not dialect.has_transactions:
             self._part()
             return

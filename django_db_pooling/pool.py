@@ -15,6 +15,7 @@ import os
 import random
 import time
 import weakref
+from bisect import bisect_left
 from collections import deque
 from functools import partial
 from typing import Any, Protocol
@@ -22,10 +23,11 @@ from typing import Any, Protocol
 from django_db_pooling import inherited
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.growth import Growth
+from django_db_pooling.histogram import BOUNDS
 from django_db_pooling.leaks import Leaks
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
-from django_db_pooling.stats import Counts, PoolStats
+from django_db_pooling.stats import Closed, Counts, PoolStats, Trouble
 from django_db_pooling.waiter import Bell, Waiter
 
 logger = logging.getLogger("django_db_pooling")
@@ -40,6 +42,7 @@ EXCESS_STAYS = 10.0
 LINGER = 0.05
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1
+MOST_TROUBLES = 20
 
 
 class Driver(Protocol):
@@ -103,6 +106,8 @@ class Pool:
         self._death_seen_at = -math.inf
         self.leaks = Leaks(name)
         self.counts = Counts()
+        # The latest things that went wrong.
+        self.troubles: deque[Trouble] = deque(maxlen=MOST_TROUBLES)
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -154,6 +159,7 @@ class Pool:
         alive = self.driver.alive(slot.connection)
         if alive is False:
             self.counts.broken += 1
+            slot.unusable = True
             self.death_seen()
             return False
         if alive is None:
@@ -192,6 +198,7 @@ class Pool:
                     self._match()
                 slot = waiter.take()
                 if slot.connection is None or self._fit(slot):
+                    self.counts.queued += 1
                     return slot
                 waiter.expect_again()
                 self._return_to_queue(waiter)
@@ -201,7 +208,7 @@ class Pool:
             raise
         finally:
             waited = time.monotonic() - started
-            self.counts.wait_seconds += waited
+            self.counts.waits.observe(waited)
             if waited > self.counts.longest_wait_seconds:
                 self.counts.longest_wait_seconds = waited
 
@@ -321,7 +328,7 @@ class Pool:
             # A connection of another hub is of no use to this waiter, but its place is.
             for foreign in list(self._idle):
                 if foreign.home is not waiter.home and self._claim_idle(foreign):
-                    self.discard(foreign)
+                    self.discard(foreign, Closed.SURPLUS)
                     return self._new_slot(waiter.home)
         return slot
 
@@ -358,6 +365,7 @@ class Pool:
         age = self.limits.max_age
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
+        self.counts.connects.observe(slot.opened_at - slot.taken_at)
         self.growth.end(slot.number)
         self.growth.succeeded()
         self.counts.opened += 1
@@ -367,6 +375,7 @@ class Pool:
         """The taker of a bare slot could not open a connection; the slot is free again."""
         if isinstance(error, Exception):
             self.growth.failed(error, time.monotonic())
+            self.note("connect", error)
         if self.growth.outage:
             self._turn_waiters_away()
         self.discard(slot)
@@ -408,7 +417,8 @@ class Pool:
     def _count_held(self, slot: Slot, now: float) -> None:
         if slot.taken_at:
             held = now - slot.taken_at
-            self.counts.held_seconds += held
+            self.counts.helds.buckets[bisect_left(BOUNDS, held)] += 1
+            self.counts.helds.seconds += held
             if slot.overdue is not None:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0
@@ -422,7 +432,7 @@ class Pool:
         if self._waiters:
             self._match()
 
-    def close(self, slot: Slot) -> None:
+    def close(self, slot: Slot, reason: Closed | None = None) -> None:
         """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens."""
         most = self.limits.max_outstanding
         at_cap = most is not None and len(self._slots) >= most
@@ -432,16 +442,16 @@ class Pool:
         except Exception:
             logger.debug("%s: closing a connection failed", self.name, exc_info=True)
         finally:
-            self.discard(slot)
+            self.discard(slot, reason)
 
-    def discard(self, slot: Slot, *, broken: bool = False) -> None:
+    def discard(self, slot: Slot, reason: Closed | None = None) -> None:
         """Drop a connection without a word to the server and free its slot. No I/O, no switch.
 
-        ``broken``: it can't be used any more, for the statistics. Discarding twice is harmless:
-        the slot is freed once. One that is being opened in another thread is dropped when that ends.
+        ``reason``: where it isn't what the slot says. Discarding twice is harmless: the slot is freed
+        once. One that is being opened in another thread is dropped when that ends.
         """
         if slot.attempt is not None and not slot.attempt.is_over:
-            slot.attempt.when_over(partial(self.discard, slot))
+            slot.attempt.when_over(partial(self.discard, slot, reason))
             return
         connection, slot.connection = slot.connection, None
         if connection is not None:
@@ -451,11 +461,21 @@ class Pool:
                 logger.exception("%s: dropping a connection failed", self.name)
         if self._forget(slot):
             self._count_held(slot, time.monotonic())
-            self.counts.broken += broken
+            self.counts.broken += reason is Closed.BROKEN
             if slot.opened_at:
                 # One that failed while it was set up never counted as opened.
-                self.counts.closed += 1
+                self.counts.closed[reason or self._why(slot)] += 1
             self._match()
+
+    def _why(self, slot: Slot) -> Closed:
+        """Why a connection is not kept."""
+        if slot.unusable:
+            return Closed.BROKEN
+        if self.closing or slot.generation != self._generation:
+            return Closed.RECYCLED
+        if time.monotonic() >= slot.expires_at:
+            return Closed.AGE
+        return Closed.SURPLUS if self._over_cap() else Closed.UNCLEAN
 
     def reclaim(self, slot: Slot) -> None:
         """The last reference to a slot is gone. Called by its finalizer, anywhere."""
@@ -465,7 +485,7 @@ class Pool:
             inherited.keep(slot.connection)
             return
         self.counts.reclaimed += 1
-        self.discard(slot)
+        self.discard(slot, Closed.UNCLEAN)
 
     # -- doubt -----------------------------------------------------------------------------
 
@@ -492,7 +512,7 @@ class Pool:
         self.limits = limits
         while self._over_cap():
             try:
-                self._dismiss(self._idle.popleft())
+                self._dismiss(self._idle.popleft(), Closed.SURPLUS)
             except IndexError:
                 break
         self._match()
@@ -506,7 +526,7 @@ class Pool:
         """Close what is idle."""
         while self._idle:
             try:
-                self._dismiss(self._idle.popleft())
+                self._dismiss(self._idle.popleft(), Closed.RECYCLED)
             except IndexError:
                 return
 
@@ -515,40 +535,41 @@ class Pool:
         home = self.driver.home()
         for slot in list(self._idle):
             if slot.home is home and self._claim_idle(slot):
-                self.close(slot)
+                self.close(slot, Closed.RECYCLED)
 
-    def _dismiss(self, slot: Slot) -> None:
+    def _dismiss(self, slot: Slot, reason: Closed | None) -> None:
         if slot.home is self.driver.home():
-            self.close(slot)
+            self.close(slot, reason)
         else:
-            self.discard(slot)
+            self.discard(slot, reason)
 
     def maintain(self) -> None:
         """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
         now = time.monotonic()
         limits = self.limits
         for slot in list(self._idle):
-            unused = now - slot.returned_at
-            surplus = (
-                self.closing
-                or self._over_cap()
-                or unused >= self.server_timeout
-                or (unused >= EXCESS_STAYS and len(self._idle) > limits.size)
-                or (
-                    limits.idle_timeout is not None
-                    and unused >= limits.idle_timeout
-                    and len(self._slots) > limits.min_size
-                )
-            )
-            if (surplus or self._looks_bad(slot)) and self._claim_idle(slot):
+            reason = self._not_wanted(slot, now - slot.returned_at)
+            if (reason or self._looks_bad(slot)) and self._claim_idle(slot):
                 # It may have been in use since the look, and be back.
-                if not surplus and self._fit(slot):
+                if reason is None and self._fit(slot):
                     self._idle.append(slot)
                 else:
-                    self._dismiss(slot)
+                    self._dismiss(slot, reason)
         self.leaks.look(self._living(), limits.leak_threshold, now)
         if self._waiters:
             self._match()
+
+    def _not_wanted(self, slot: Slot, unused: float) -> Closed | None:
+        """Why one that has been unused for so many seconds isn't wanted any more."""
+        limits = self.limits
+        if self.closing:
+            return Closed.RECYCLED
+        if self._over_cap() or (unused >= EXCESS_STAYS and len(self._idle) > limits.size):
+            return Closed.SURPLUS
+        is_over_minimum = limits.idle_timeout is not None and len(self._slots) > limits.min_size
+        if unused >= self.server_timeout or (is_over_minimum and unused >= (limits.idle_timeout or 0.0)):
+            return Closed.IDLE
+        return None
 
     def _looks_bad(self, slot: Slot) -> bool:
         """A look at a slot that is not in our hands: it may be in use by the time."""
@@ -597,8 +618,18 @@ class Pool:
             idle=idle,
             opening=opening,
             waiting=len(self._waiters),
-            **vars(self.counts),
+            **self.counts.read(),
         )
+
+    def held(self) -> list[tuple[float, str]]:
+        """Seconds, and who, for each connection that is checked out, the longest first."""
+        now = time.monotonic()
+        slots = sorted((slot for slot in self._living() if slot.taken_at), key=lambda slot: slot.taken_at)
+        return [(now - slot.taken_at, str(slot.holder)) for slot in slots]
+
+    def note(self, kind: str, error: object) -> None:
+        """Something has gone wrong."""
+        self.troubles.append(Trouble(time.monotonic(), kind, f"{type(error).__name__}: {error}"))
 
     def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
         self.counts.timeouts += 1
@@ -608,11 +639,12 @@ class Pool:
             f"No connection from pool {self.name!r}: {why}; {stats.in_use} in use, {stats.idle} idle, "
             f"{stats.opening} opening, {stats.waiting} waiting, max_outstanding {stats.max_outstanding}."
         )
-        held = [slot for slot in self._living() if slot.taken_at]
+        held = self.held()
         if held:
-            longest = min(held, key=lambda slot: slot.taken_at)
-            message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."
+            message += " Held longest: {:.1f} s by {}.".format(*held[0])
         if self.growth.last_error is not None:
             at, error = self.growth.last_error
             message += f" Last connect error, {now - at:.1f} s ago: {type(error).__name__}: {error}."
-        return CheckoutTimeout(message, waited)
+        refusal = CheckoutTimeout(message, waited)
+        self.note("timeout", refusal)
+        return refusal

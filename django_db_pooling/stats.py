@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from django_db_pooling.histogram import Durations, Histogram
 
 MAXIMUM = frozenset({"longest_wait_seconds"})
 NOT_ADDED = frozenset({"alias", "size", "max_outstanding"})
 
 
-@dataclass
-class Counts:
-    """What a pool adds up; the fields of PoolStats that only grow."""
+class Closed(StrEnum):
+    """Why a connection was closed."""
 
-    checkouts: int = 0
-    opened: int = 0
-    closed: int = 0
-    timeouts: int = 0
-    resets: int = 0
-    pins: int = 0
-    reclaimed: int = 0
-    broken: int = 0
-    wait_seconds: float = 0.0
-    longest_wait_seconds: float = 0.0
-    held_seconds: float = 0.0
-    busy_seconds: float = 0.0
+    AGE = "age"
+    IDLE = "idle"
+    # More than are wanted at rest, or allowed since a limit was lowered; or it had to make room.
+    SURPLUS = "surplus"
+    # recycle(), close_all(), other settings.
+    RECYCLED = "recycled"
+    # Dead, or given up after an interrupted statement.
+    BROKEN = "broken"
+    # Its session can't be made as new, or its transaction be rolled back.
+    UNCLEAN = "unclean"
+
+
+class Trouble(NamedTuple):
+    """Something that went wrong. ``at``: of ``time.monotonic()``. ``kind``: "connect", "timeout", "lost"."""
+
+    at: float
+    kind: str
+    error: str
+
+
+class Counts:
+    """What a pool adds up: what of PoolStats only grows."""
+
+    def __init__(self) -> None:
+        self.checkouts = 0
+        # Of these, those that had to queue.
+        self.queued = 0
+        self.opened = 0
+        self.timeouts = 0
+        self.resets = 0
+        self.pins = 0
+        self.reclaimed = 0
+        self.broken = 0
+        self.longest_wait_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.closed: dict[str, int] = dict.fromkeys(Closed, 0)
+        self.waits = Histogram()
+        self.helds = Histogram()
+        self.connects = Histogram()
+
+    def read(self) -> dict[str, Any]:
+        """The fields of PoolStats."""
+        told = dict(vars(self))
+        queued, closed = told.pop("queued"), dict(told["closed"])
+        waits = self.waits.read(at_once=self.checkouts - queued)
+        helds, connects = self.helds.read(), self.connects.read()
+        return told | {
+            "closed": sum(closed.values()),
+            "closed_by_reason": {str(reason): count for reason, count in closed.items()},
+            "wait_seconds": waits.seconds,
+            "held_seconds": helds.seconds,
+            "waits": waits,
+            "helds": helds,
+            "connects": connects,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +83,9 @@ class PoolStats:
     ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
     ``resets``: sessions made as new. ``pins``: connections kept to the end of
     a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
+    ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
+    ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
+    open one.
     """
 
     alias: str
@@ -57,16 +107,33 @@ class PoolStats:
     longest_wait_seconds: float = 0.0
     held_seconds: float = 0.0
     busy_seconds: float = 0.0
+    closed_by_reason: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Closed), 0))
+    waits: Durations = field(default=Durations(), repr=False)
+    helds: Durations = field(default=Durations(), repr=False)
+    connects: Durations = field(default=Durations(), repr=False)
+
+    @property
+    def free(self) -> int | None:
+        """How many could be checked out at this moment without waiting; None: no limit."""
+        return (
+            None
+            if self.max_outstanding is None
+            else max(0, self.max_outstanding - self.in_use - self.opening)
+        )
 
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""
         values = {}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if field.name in NOT_ADDED:
-                values[field.name] = mine
-            elif field.name in MAXIMUM:
-                values[field.name] = max(mine, theirs)
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if one.name in NOT_ADDED:
+                values[one.name] = mine
+            elif one.name in MAXIMUM:
+                values[one.name] = max(mine, theirs)
+            elif isinstance(mine, Durations):
+                values[one.name] = mine.plus(theirs)
+            elif isinstance(mine, Mapping):
+                values[one.name] = {key: mine[key] + theirs[key] for key in mine}
             else:
-                values[field.name] = mine + theirs
+                values[one.name] = mine + theirs
         return PoolStats(**values)

@@ -31,6 +31,7 @@ from django_db_pooling.registry import registry
 from django_db_pooling.sessions import Sessions
 from django_db_pooling.signals import connection_checked_out
 from django_db_pooling.slot import Slot
+from django_db_pooling.stats import Closed
 from django_db_pooling.transactions import Transactions
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
@@ -119,7 +120,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self._make_usable(slot):
             return True
         pool.death_seen()
-        pool.discard(self._let_go(), broken=True)
+        pool.discard(self._let_go(), Closed.BROKEN)
         self.connection = None
         return False
 

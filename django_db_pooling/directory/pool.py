@@ -9,6 +9,7 @@ from django_db_pooling.drivers.ldap import LDAP
 from django_db_pooling.limits import Limits
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
+from django_db_pooling.stats import Closed
 
 
 class ForOne(LDAP):
@@ -34,7 +35,7 @@ class DirectoryPool(Pool):
         """Its connection was dead and is replaced."""
         self.death_seen()
         self.counts.broken += 1
-        self.counts.closed += 1
+        self.counts.closed[Closed.BROKEN] += 1
         self.opened(slot)
 
     def purge(self, concerns: Callable[[Identity], bool]) -> None:
@@ -43,8 +44,8 @@ class DirectoryPool(Pool):
             if isinstance(slot.home, Identity) and concerns(slot.home):
                 slot.unusable = True
                 if self._claim_idle(slot):
-                    self.close(slot)
+                    self.close(slot, Closed.RECYCLED)
 
-    def _dismiss(self, slot: Slot) -> None:
+    def _dismiss(self, slot: Slot, reason: Closed | None) -> None:
         # Any thread can say goodbye for any identity.
-        self.close(slot)
+        self.close(slot, reason)

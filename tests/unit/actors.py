@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from django_db_pooling.limits import Limits
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.slot import Slot
+from django_db_pooling.stats import Closed
 from tests.unit.fiber_driver import Away, Fault, FiberBell
 from tests.unit.fibers import suspend
 
@@ -132,7 +133,8 @@ class Actor:
 
     def resize(self, limits: Limits) -> None:
         self.pool.resize(limits)
-        most = limits.max_outstanding
+        # Unless somebody else has resized it meanwhile.
+        most = limits.max_outstanding if self.pool.limits is limits else None
         assert most is None or len(self.pool) <= most or not self.pool._idle, "more than the cap are idle"
 
     def recycle(self) -> None:
@@ -269,7 +271,7 @@ class Actor:
 
     def lose(self) -> None:
         self.world.counts.broken += 1
-        self.pool.discard(self.let_go(), broken=True)
+        self.pool.discard(self.let_go(), Closed.BROKEN)
 
     # -- giving back ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Connection, FakeDriver, FakePool
 
 CAP = 5
@@ -146,7 +147,7 @@ class Storm:
             cycle: list[Any] = [slot]
             cycle.append(cycle)
         elif fate < 0.10:
-            pool.discard(slot, broken=True)
+            pool.discard(slot, Closed.BROKEN)
             pool.discard(slot)
         elif fate < 0.14:
             pool.close(slot)

@@ -10,6 +10,7 @@ import pytest
 
 from django_db_pooling import pool as pool_module
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -270,7 +271,7 @@ def test_the_counters_add_up(clock: Clock) -> None:
     clock.now += 2
     pool.give(slots.pop())
     pool.close(slots.pop())
-    pool.discard(slots.pop(), broken=True)
+    pool.discard(slots.pop(), Closed.BROKEN)
     slots.clear()
     stats = pool.snapshot()
     assert stats.checkouts == 5

@@ -15,6 +15,7 @@ from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from django_db_pooling import waiter as waiter_module
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up, until
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -77,7 +78,7 @@ def test_a_connection_that_dies_in_use_wakes_the_oldest_waiter() -> None:
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
     oldest, other = queue_up(pool, 2)
-    pool.discard(slot, broken=True)
+    pool.discard(slot, Closed.BROKEN)
     bare = oldest.result()
     assert bare.connection is None
     assert other.is_alive()
@@ -173,7 +174,7 @@ def test_a_waiter_that_came_before_anybody_opened_sees_them_stall(monkeypatch: p
     held = [pool.take_now() for _ in range(3)]
     callers = queue_up(pool, 3)
     for slot in held:
-        pool.discard(slot, broken=True)
+        pool.discard(slot, Closed.BROKEN)
     stalled = [callers[0].result(), callers[1].result()]
     assert callers[2].result(2.0).connection is None
     assert len(stalled) == 2

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, FakePool, StrikingLimits, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("no_second_look")
 def test_discarding_twice_frees_and_counts_once() -> None:
     pool = FakePool(size=2, max_outstanding=2)
     slot, other = pool.take_now(), pool.take_now()
-    pool.discard(slot, broken=True)
-    pool.discard(slot, broken=True)
+    pool.discard(slot, Closed.BROKEN)
+    pool.discard(slot, Closed.BROKEN)
     stats = pool.snapshot()
     assert (len(pool), stats.closed, stats.broken) == (1, 1, 1)
     assert other.connection is not None

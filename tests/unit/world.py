@@ -13,7 +13,7 @@ from django_db_pooling import pool as pool_module
 from django_db_pooling.growth import MOST_PAUSE, STALLED
 from django_db_pooling.pool import LOOK_AROUND, CheckoutTimeout
 from django_db_pooling.slot import Slot
-from django_db_pooling.stats import Counts
+from django_db_pooling.stats import Closed, Counts
 from django_db_pooling.waiter import Waiter
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, Clock, FakePool
@@ -32,9 +32,9 @@ class FiberPool(FakePool):
         with never_switching():
             super().checkin(slot)
 
-    def discard(self, slot: Slot, *, broken: bool = False) -> None:
+    def discard(self, slot: Slot, reason: Closed | None = None) -> None:
         with never_switching():
-            super().discard(slot, broken=broken)
+            super().discard(slot, reason)
 
     def reclaim(self, slot: Slot) -> None:
         with never_switching():

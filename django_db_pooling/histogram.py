@@ -1,0 +1,45 @@
+"""How long things took, in buckets."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+# Upper bounds in seconds; one more bucket is for what took longer.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """``buckets``: how many took up to each of ``BOUNDS``, and longer than the one before; the last: how many
+    took longer than all of them. ``seconds``: what they took together.
+    """
+
+    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(self.buckets)
+
+    def plus(self, other: Durations) -> Durations:
+        together = zip(self.buckets, other.buckets, strict=True)
+        return Durations(tuple(mine + theirs for mine, theirs in together), self.seconds + other.seconds)
+
+
+class Histogram:
+    """Adds durations up."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.seconds += seconds
+
+    def read(self, at_once: int = 0) -> Durations:
+        """What there is. ``at_once``: of others that took no time."""
+        return Durations((self.buckets[0] + at_once, *self.buckets[1:]), self.seconds)
