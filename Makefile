@@ -60,8 +60,10 @@ $(VENV)/venv.stamp: | provision-venv
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# python-ldap is compiled on this machine: the demo has no directory where that can't be done.
 $(VENV)/example.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	$(INSTALL) '.[example]'
+	sh tests/provision.sh can-use-ldap && $(INSTALL) '.[test-ldap]' || true
 	touch $@
 
 # mysqlclient and python-ldap are compiled on this machine: without what that takes their tests are skipped,

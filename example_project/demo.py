@@ -1,6 +1,7 @@
 """Starts the example site with a database of its own, sends it some visitors and prints what the pool does.
 
 DATABASE_URL says which database; without it a private MariaDB is started where one is installed, else SQLite.
+LDAP_URL says which directory; without it a private slapd is started where it and django-ldapdb are installed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from load import Load
@@ -29,6 +31,7 @@ HOST = "127.0.0.1"
 PORT = 8000
 DATABASE = "bank"
 MAX_CONNECTIONS = 50
+CLERKS = 100
 START_SECONDS = 30
 STOP_SECONDS = 15
 REPORT_SECONDS = 5
@@ -45,6 +48,14 @@ class Database:
     url: str
     connections: Callable[[], int] | None = None
     """How many connections the server itself counts for this database, where that is known."""
+
+
+@dataclass(frozen=True)
+class Directory:
+    name: str
+    environment: dict[str, str] = field(default_factory=dict)
+    figures: Callable[[], str] | None = None
+    """What the server itself counts, where that is known."""
 
 
 def main() -> int:
@@ -83,31 +94,37 @@ def _ignore_signals() -> None:
 
 
 def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
+    sys.path.insert(0, str(ROOT))
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bank-demo-")))
     database = stack.enter_context(_database(directory))
+    people = stack.enter_context(_people())
     port = port or _free_port()
     password = secrets.token_urlsafe(9)
-    environment = os.environ | {
+    environment = {
+        **os.environ,
+        **people.environment,
         "DATABASE_URL": database.url,
         "DEMO_ADMIN_PASSWORD": password,
         "PORT": str(port),
         "HOST": HOST,
         "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])),
     }
-    print(f"Database: {database.name}", flush=True)
+    print(f"Database: {database.name}\nDirectory: {people.name}", flush=True)
     _manage(environment, "migrate", "--verbosity=0")
     _manage(environment, "seed", "--accounts=200", "--transfers=2000", "--demo-admin")
 
     url = f"http://{HOST}:{port}"
     stack.enter_context(_gunicorn(environment, url, directory / "gunicorn.log"))
     print(f"\n  Bank   {url}/\n  Pool   {url}/pool/")
+    if people.environment:
+        print(f"  People {url}/people/")
     print(f"  Admin  {url}/admin/  user demo, password {password}\n", flush=True)
-    load = Load(HOST, port)
+    load = Load(HOST, port, people=bool(people.environment))
     load.start()
     stack.callback(load.stop)
     if seconds is None:
         print("Ctrl-C ends it.", flush=True)
-    _report_until_end(load, url, database, seconds)
+    _report_until_end(load, url, database, people, seconds)
     load.stop()
     print(f"{load.answered} requests answered, {load.failed} failed.")
     return 1 if load.failed else 0
@@ -120,7 +137,6 @@ def _database(directory: Path) -> Iterator[Database]:
     if given:
         yield Database("the one in DATABASE_URL", given)
         return
-    sys.path.insert(0, str(ROOT))
     from tests.servers import MariaDB
 
     if MariaDB.find() is None:
@@ -135,6 +151,32 @@ def _database(directory: Path) -> Iterator[Database]:
 
         name = f"a private MariaDB on port {server.port}, which takes {MAX_CONNECTIONS} connections"
         yield Database(name, server.url(DATABASE), connections)
+
+
+@contextmanager
+def _people() -> Iterator[Directory]:
+    """A given directory, a private slapd, or none."""
+    given = os.environ.get("LDAP_URL")
+    if given:
+        yield Directory("the one in LDAP_URL", {"LDAP_URL": given})
+        return
+    from tests.slapd import Slapd
+
+    if Slapd.find() is None or not (find_spec("ldap") and find_spec("ldapdb")):
+        yield Directory("none, since slapd or django-ldapdb is not installed")
+        return
+    with Slapd(users=CLERKS) as server:
+
+        def figures() -> str:
+            now = server.monitor()
+            return f"{now.connections}, after {now.binds} binds and {now.searches} searches"
+
+        environment = {
+            "LDAP_URL": f"{server.uri}/{server.base_dn}",
+            "LDAP_BIND_DN": server.user_dn(0),
+            "LDAP_PASSWORD": server.user_password(0),
+        }
+        yield Directory(f"a private slapd on port {server.port}", environment, figures)
 
 
 def _free_port() -> int:
@@ -193,29 +235,36 @@ def _get(url: str) -> bytes:
         return response.read()
 
 
-def _report_until_end(load: Load, url: str, database: Database, seconds: float | None) -> None:
+def _report_until_end(
+    load: Load, url: str, database: Database, people: Directory, seconds: float | None
+) -> None:
     end = None if seconds is None else time.monotonic() + seconds
     while end is None or time.monotonic() < end:
         answered, began = load.answered, time.monotonic()
         time.sleep(REPORT_SECONDS if end is None else max(0, min(REPORT_SECONDS, end - began)))
         rate = (load.answered - answered) / (time.monotonic() - began)
         failures = f", {load.failed} failed ({load.last_failure})" if load.failed else ""
-        print(f"{rate:5.1f} requests/s{failures} | {_pool_figures(url, database)}", flush=True)
+        begin = f"{rate:5.1f} requests/s{failures}"
+        for figures in _pool_figures(url, database, people):
+            print(f"{begin} | {figures}", flush=True)
+            begin = " " * len(begin)
 
 
-def _pool_figures(url: str, database: Database) -> str:
+def _pool_figures(url: str, database: Database, people: Directory) -> list[str]:
+    """A line for each pool."""
     try:
         pools = json.loads(_get(f"{url}/pool.json"))["pools"]
     except OSError as failure:
-        return f"no figures: {failure}"
-    parts = [
-        "{alias}: {in_use} in use, {idle} idle, {opening} opening, {waiting} waiting, "
+        return [f"no figures: {failure}"]
+    lines = {
+        alias: "{alias}: {in_use} in use, {idle} idle, {opening} opening, {waiting} waiting, "
         "{checkouts} checkouts on {opened} connections".format_map(pool)
-        for pool in pools.values()
-    ] or ["no pool"]
-    if database.connections:
-        parts.append(f"the server counts {database.connections()}")
-    return " | ".join(parts)
+        for alias, pool in pools.items()
+    } or {"default": "no pool"}
+    for alias, count in {"default": database.connections, "directory": people.figures}.items():
+        if count:
+            lines[alias] = f"{lines.get(alias, f'{alias}: no pool')} | the server counts {count()}"
+    return list(lines.values())
 
 
 if __name__ == "__main__":

@@ -15,18 +15,24 @@ TIMEOUT_SECONDS = 20
 TRANSFER_CENTS = (100, 5000)
 FORM_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 ACCOUNT_LINK = re.compile(r'href="/accounts/(\d+)/">(TB-\d+)<')
+PERSON_LINK = re.compile(r'href="(/people/[^"/]+/)"')
 
 
 class Load:
-    """Visitors in threads between `start` and `stop`; `answered` and `failed` only grow."""
+    """Visitors in threads between `start` and `stop`; `answered` and `failed` only grow.
 
-    def __init__(self, host: str, port: int) -> None:
+    ``people``: whether the site has a directory, so that they look at that too.
+    """
+
+    def __init__(self, host: str, port: int, people: bool = False) -> None:
         self.host = host
         self.port = port
+        self.people = people
         self.answered = 0
         self.failed = 0
         self.last_failure = ""
         self._accounts: list[tuple[str, str]] = []
+        self._people: list[str] = []
         self._counting = threading.Lock()
         self._stopping = threading.Event()
         self._visitors = [
@@ -36,6 +42,8 @@ class Load:
 
     def start(self) -> None:
         self._accounts = ACCOUNT_LINK.findall(self._request("GET", "/accounts/")[1])
+        if self.people:
+            self._people = PERSON_LINK.findall(self._request("GET", "/people/")[1])
         for visitor in self._visitors:
             visitor.start()
 
@@ -64,7 +72,9 @@ class Load:
             f"/accounts/{key}/balance.json",
             f"/mixed/{key}.json",
         )
-        what = dice.choice([*pages, "/transfers/", f"/quote/?account={source}&currency=USD", "transfer"])
+        people = ("/people/", dice.choice(self._people)) if self._people else ()
+        others = ("/transfers/", f"/quote/?account={source}&currency=USD", "transfer")
+        what = dice.choice([*pages, *people, *others])
         if what == "transfer":
             self._transfer(source, target, dice.randint(*TRANSFER_CENTS))
         else:

@@ -2,6 +2,7 @@
 # Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo or test.
 # On Debian as root what is missing is installed, without starting the machine's own database services.
 # Otherwise it is named; `make demo` and `make test` can do without, CI cannot.
+# can-use-ldap only says, by its status, whether there is a server and what it takes to compile a client.
 set -eu
 
 purpose=$1
@@ -53,6 +54,11 @@ install_missing() {
 }
 
 case $purpose in
+can-use-ldap)
+    has_server slapd Slapd >/dev/null 2>&1 && has_python_headers >/dev/null 2>&1 &&
+        has_header ldap.h >/dev/null 2>&1 && has_header sasl/sasl.h >/dev/null 2>&1
+    exit
+    ;;
 venv)
     need python3-venv "$python" -c 'import ensurepip, venv'
     without='no virtual environment can be made'
@@ -76,7 +82,7 @@ test)
     without='tests that need them are skipped'
     ;;
 *)
-    echo "usage: $0 venv|demo|test" >&2
+    echo "usage: $0 venv|demo|test|can-use-ldap" >&2
     exit 2
     ;;
 esac

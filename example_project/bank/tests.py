@@ -72,6 +72,9 @@ class SeedTests(TestCase):
 
 
 class PageTests(TestCase):
+    # Where there is a directory, an account's page asks it for the clerk.
+    databases = "__all__"
+
     @classmethod
     def setUpTestData(cls):
         call_command("seed", "--accounts=60", "--transfers=400", stdout=io.StringIO())
@@ -170,6 +173,8 @@ class EndpointTests(TestCase):
 
 
 class TransferTests(TestCase):
+    databases = "__all__"
+
     def setUp(self):
         self.bakery = make_account("Amber Bakery", 10_000, "TB-1")
         self.dairy = make_account("Teal Dairy", 500, "TB-2")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from typing import TypeVar
 
+from django.apps import apps
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q, Sum
@@ -21,6 +19,7 @@ from bank.charts import bars, sparkline
 from bank.elsewhere import SLOW_CALL_SECONDS, exchange_rate
 from bank.forms import QuoteForm, TransferForm
 from bank.models import Account, Customer, Transfer
+from bank.steps import Steps
 from bank.templatetags.money import money
 from bank.transfers import TransferRefused, transfer
 
@@ -30,8 +29,6 @@ DAYS_ON_FRONT = 30
 SPARKLINE_POINTS = 120
 SUGGESTIONS = 500
 
-T = TypeVar("T")
-
 
 def _with_parties(transfers):
     return transfers.select_related("source__customer", "target__customer")
@@ -39,6 +36,15 @@ def _with_parties(transfers):
 
 def _suggested_accounts():
     return Account.objects.values_list("number", "customer__name")[:SUGGESTIONS]
+
+
+def _clerk_of(account: Account):
+    """Who looks after it, where the site has a directory that says so."""
+    if not apps.is_installed("people"):
+        return None
+    from people.clerks import clerk_of
+
+    return clerk_of(account)
 
 
 @require_safe
@@ -86,6 +92,7 @@ def account(request: HttpRequest, pk: int) -> HttpResponse:
     balances = list(statement.values_list("balance_after", flat=True)[:SPARKLINE_POINTS])
     context = {
         "account": shown,
+        "clerk": _clerk_of(shown),
         "page": Paginator(_with_parties(statement), PAGE_SIZE).get_page(request.GET.get("page")),
         "sparkline": sparkline([int(balance) for balance in reversed(balances)]),
         "points": len(balances),
@@ -123,18 +130,11 @@ def quote(request: HttpRequest) -> HttpResponse:
     """A customer's money in another currency: a query, a slow call to somebody else, a query."""
     form = QuoteForm(request.GET or None)
     context = {"form": form, "slow_call_ms": round(SLOW_CALL_SECONDS * 1000)}
-    steps: list[tuple[str, float]] = []
-
-    def timed(name: str, step: Callable[[], T]) -> T:
-        began = time.perf_counter()
-        result = step()
-        steps.append((name, (time.perf_counter() - began) * 1000))
-        return result
-
-    if timed("query", form.is_valid):
+    steps = Steps()
+    if steps.timed("query", form.is_valid):
         account, currency = form.cleaned_data["account"], form.cleaned_data["currency"]
-        rate = timed("simulated call", lambda: exchange_rate(currency))
-        held = timed(
+        rate = steps.timed("simulated call", lambda: exchange_rate(currency))
+        held = steps.timed(
             "query",
             lambda: account.customer.accounts.aggregate(total=Sum("balance"), accounts=Count("pk")),
         )
@@ -144,7 +144,7 @@ def quote(request: HttpRequest) -> HttpResponse:
             "rate": rate,
             "held": held,
             "worth": f"{Decimal(held['total']) / 100 * rate:,.2f}",
-            "steps": steps,
+            "steps": steps.done,
         }
     context["suggestions"] = _suggested_accounts()
     return render(request, "bank/quote.html", context)

@@ -1,13 +1,22 @@
-"""Settings of the example site. Everything that differs by place comes from the environment."""
+"""Settings of the example site. Everything that differs by place comes from the environment.
+
+DATABASE_URL names the database; without it SQLite. With LDAP_URL the site shows people of a directory too:
+
+    LDAP_URL      ldap://host:389/dc=example,dc=org, the server and the name that all entries are below
+    LDAP_BIND_DN  whom the site binds as, and LDAP_PASSWORD; without it as nobody
+"""
 
 from __future__ import annotations
 
 import os
+from datetime import UTC
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import dj_database_url
 import django
+import django.utils.timezone
 
 from bank_site.mysql_driver import choose_mysql_driver
 
@@ -78,6 +87,21 @@ def _database() -> dict[str, Any]:
 
 
 DATABASES = {"default": _database()}
+
+if os.environ.get("LDAP_URL"):
+    # django-ldapdb 1.5 wants the name that Django 5 has dropped.
+    django.utils.timezone.utc = UTC
+    _ldap_url = urlsplit(os.environ["LDAP_URL"])
+    LDAP_BASE_DN = unquote(_ldap_url.path.strip("/"))
+    DATABASES["directory"] = {
+        "ENGINE": "ldapdb.backends.ldap",
+        "NAME": f"{_ldap_url.scheme}://{_ldap_url.netloc}",
+        "USER": os.environ.get("LDAP_BIND_DN", ""),
+        "PASSWORD": os.environ.get("LDAP_PASSWORD", ""),
+    }
+    DATABASE_ROUTERS = ["ldapdb.router.Router"]
+    INSTALLED_APPS.insert(1, "people")
+
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # In a cookie, so that a page shows a message without a query for a session.

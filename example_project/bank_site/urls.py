@@ -1,3 +1,4 @@
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.staticfiles.views import serve
 from django.urls import include, path
@@ -8,3 +9,5 @@ urlpatterns = [
     # "insecure" lets Python serve them with DEBUG off too: enough for an example without a web server.
     path("static/<path:path>", serve, {"insecure": True}),
 ]
+if apps.is_installed("people"):
+    urlpatterns.append(path("people/", include("people.urls")))

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import require
+from tests.conftest import require, require_module
 from tests.servers import MariaDB
+from tests.slapd import Slapd
 
 DEMO = Path(__file__).parents[2] / "example_project" / "demo.py"
 SECONDS = 120
+CLERKS = 100
+# On Python's path it comes before everything else.
+WITHOUT_LDAP = "import sys\n\nsys.modules.update(ldap=None, ldapdb=None)\n"
+
+
+@pytest.fixture
+def without_ldap(tmp_path: Path) -> dict[str, str]:
+    """Variables with which neither python-ldap nor django-ldapdb can be imported."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_LDAP)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path}
+
+
+def clean_environment() -> dict[str, str]:
+    of_the_site = ("DATABASE_URL", "LDAP_URL", "LDAP_BIND_DN", "LDAP_PASSWORD", "PORT")
+    return {name: value for name, value in os.environ.items() if name not in of_the_site}
 
 
 def run_demo(**variables: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "PORT")}
     run = subprocess.run(
         [sys.executable, str(DEMO), "--once"],
-        env=environment | variables,
+        env=clean_environment() | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -33,10 +50,34 @@ def run_demo(**variables: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 30)
-def test_on_sqlite(tmp_path: Path) -> None:
-    output = run_demo(DATABASE_URL=f"sqlite:///{tmp_path / 'bank.sqlite3'}")
+def test_on_sqlite_without_a_directory(tmp_path: Path, without_ldap: dict[str, str]) -> None:
+    output = run_demo(DATABASE_URL=f"sqlite:///{tmp_path / 'bank.sqlite3'}", **without_ldap)
     assert " 0 failed" in output
     assert " checkouts on " in output
+    assert "Directory: none" in output
+    assert "/people/" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 30)
+def test_with_the_slapd_that_it_starts_itself(tmp_path: Path) -> None:
+    require(Slapd)
+    require_module("ldap")
+    require_module("ldapdb")
+    output = run_demo(DATABASE_URL=f"sqlite:///{tmp_path / 'bank.sqlite3'}")
+    assert "a private slapd" in output
+    assert "/people/\n" in output
+    assert " 0 failed" in output
+    figures = re.findall(
+        r"directory: .* (\d+) checkouts on (\d+) connections \| "
+        r"the server counts (\d+), after (\d+) binds and (\d+) searches",
+        output,
+    )
+    checkouts, opened, connections, binds, searches = map(int, figures[-1])
+    # The load goes on between the pool's figures and the server's.
+    assert 0 < opened <= connections <= binds
+    assert 0 < checkouts <= searches
+    assert binds < searches
 
 
 @pytest.mark.slow
@@ -49,18 +90,11 @@ def test_on_the_mariadb_that_it_starts_itself() -> None:
     assert " checkouts on " in output
 
 
-@pytest.mark.timeout(SECONDS + 30)
-@pytest.mark.parametrize("server", ["sqlite", "mariadb", "postgresql"])
-def test_the_sites_own_tests_pass(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    url = (
-        f"sqlite:///{tmp_path / 'bank.sqlite3'}"
-        if server == "sqlite"
-        else request.getfixturevalue(server).url("bank")
-    )
+def run_site_tests(*labels: str, **variables: str) -> None:
     run = subprocess.run(
-        [sys.executable, "manage.py", "test", "bank"],
+        [sys.executable, "manage.py", "test", *labels],
         cwd=DEMO.parent,
-        env=os.environ | {"DATABASE_URL": url, "MYSQL_DRIVER": "pymysql"},
+        env=clean_environment() | {"MYSQL_DRIVER": "pymysql"} | variables,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -68,3 +102,30 @@ def test_the_sites_own_tests_pass(server: str, request: pytest.FixtureRequest, t
     print(run.stdout, run.stderr)
     assert run.returncode == 0
     assert "\nOK" in run.stderr
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize("server", ["sqlite", "mariadb", "postgresql"])
+def test_the_sites_own_tests_pass(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path, without_ldap: dict[str, str]
+) -> None:
+    url = (
+        f"sqlite:///{tmp_path / 'bank.sqlite3'}"
+        if server == "sqlite"
+        else request.getfixturevalue(server).url("bank")
+    )
+    run_site_tests("bank", DATABASE_URL=url, **without_ldap)
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_the_sites_own_tests_pass_with_a_directory(tmp_path: Path) -> None:
+    require(Slapd)
+    require_module("ldap")
+    require_module("ldapdb")
+    with Slapd(users=CLERKS) as directory:
+        run_site_tests(
+            DATABASE_URL=f"sqlite:///{tmp_path / 'bank.sqlite3'}",
+            LDAP_URL=f"{directory.uri}/{directory.base_dn}",
+            LDAP_BIND_DN=directory.user_dn(0),
+            LDAP_PASSWORD=directory.user_password(0),
+        )
