@@ -160,9 +160,7 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    """Say goodbye to the servers, who would log aborted connections else."""
     if os.getpid() == _pid:
         for wrapper in owner.current().holding():
             wrapper.give_back()
-        for pool in registry.pools():
-            pool.drain_here()
+        registry.end()

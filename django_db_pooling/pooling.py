@@ -129,11 +129,7 @@ def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
     _check(alias)
     if alias is not None:
         return registry.stats(alias, connections.settings[alias])
-    return {
-        name: registry.stats(name, settings_dict)
-        for name, settings_dict in connections.settings.items()
-        if not conf.is_off(settings_dict)
-    }
+    return registry.all_stats()
 
 
 def _check(alias: str | None) -> None:

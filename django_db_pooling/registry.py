@@ -12,13 +12,14 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from django_db_pooling import checks, conf, inherited
+from django_db_pooling import checks, conf, inherited, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import PoolStats
+from django_db_pooling.workers import Publisher
 
 logger = logging.getLogger("django_db_pooling")
 
@@ -112,6 +113,7 @@ class Registry:
         self._past: dict[str, PoolStats] = {}
         self._lock = threading.Lock()
         self._housekeeper = Housekeeper(self._look_after)
+        self._publisher = Publisher()
 
     def pools(self, alias: str | None = None) -> list[DatabasePool]:
         if alias is not None:
@@ -167,7 +169,11 @@ class Registry:
                 except Exception as error:
                     logger.info("%s: can't open a connection for MIN_SIZE: %s", pool.name, error)
         self._forget_empty()
-        return any(len(pool) or pool.limits.min_size for pool in self.pools())
+        pools = self.pools()
+        tells = bool(pools) and workers.is_on()
+        if tells:
+            self._publisher.publish(self.all_stats(), pools)
+        return tells or any(len(pool) or pool.limits.min_size for pool in pools)
 
     def _forget_empty(self) -> None:
         with self._lock:
@@ -193,6 +199,20 @@ class Registry:
             total = total.plus(pool.snapshot())
         past = self._past.get(alias)
         return total if past is None else total.plus(replace(past, in_use=0, idle=0, opening=0, waiting=0))
+
+    def all_stats(self) -> dict[str, PoolStats]:
+        """By alias, of all but those with ``POOL = False``."""
+        return {
+            alias: self.stats(alias, settings_dict)
+            for alias, settings_dict in connections.settings.items()
+            if not conf.is_off(settings_dict)
+        }
+
+    def end(self) -> None:
+        """The process ends: say goodbye to the servers, who would log aborted connections else."""
+        for pool in self.pools():
+            pool.drain_here()
+        self._publisher.forget()
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""
