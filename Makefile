@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak conformance benchmark benchmark-micro lint check-code check-format check-types docs clean
+.PHONY: help demo test soak conformance benchmark benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test
 
 help:
@@ -15,7 +15,7 @@ help:
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
-	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro'
+	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro, benchmark-ldap'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    build the documentation into docs/_build'
 	@echo 'make clean   remove everything that these have made'
@@ -37,6 +37,9 @@ benchmark: $(VENV)/test.stamp | provision-test
 
 benchmark-micro: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.micro $(ARGS)
+
+benchmark-ldap: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m benchmarks.ldap $(ARGS)
 
 lint: check-code check-format check-types
 

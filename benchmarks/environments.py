@@ -57,7 +57,10 @@ class Environments:
 
     def python_for(self, variant: Variant) -> Path:
         """The interpreter to run a variant with. Raises CannotInstall, each time."""
-        key = variant.requires
+        return self.python_with(*variant.requires)
+
+    def python_with(self, *key: str) -> Path:
+        """The same for any other purpose."""
         if key in self._failures:
             raise CannotInstall(self._failures[key])
         if key not in self._pythons:

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import ROWS, partner, token
+from benchmarks.rows import ROWS, partner, person, token
 
 HOST = "127.0.0.1"
 # For requests under way when the time is up: seconds until they count as never answered.
@@ -216,6 +216,7 @@ class Load:
         return {
             "requests_per_second": self._answers / used["seconds"],
             "p50_ms": _quantile(seconds, 0.5) * 1000,
+            "p95_ms": _quantile(seconds, 0.95) * 1000,
             "p99_ms": _quantile(seconds, 0.99) * 1000,
             "max_ms": _quantile(seconds, 1.0) * 1000,
             "without_answer": answers.count(0),
@@ -258,6 +259,8 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _expected(view: str, key: int) -> str:
+    if view == "user":
+        return person(key)
     return f"{token(key)} {token(partner(key))}" if view == "mixed" else token(key)
 
 

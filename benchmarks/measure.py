@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,21 +63,24 @@ def measure(
     variant: Variant, python: Path, server: DatabaseServer, observer: Observer, case: Case, effort: Effort
 ) -> dict[str, Any]:
     """Raises DoesNotRun."""
-    _wait_for_quiet(observer)
-    environment = {
-        "BENCHMARK_VARIANT": variant.name,
-        "BENCHMARK_DATABASE_URL": server.url(DATABASE),
-        "BENCHMARK_POOL_SIZE": str(effort.pool_size),
-    }
-    with _gunicorn(python, environment) as (port, process), observer.watching() as watch:
-        workers = processes.family(process.pid)[1:]
-        arguments = [f"--view={case.view}", f"--clients={case.clients}"]
-        arguments += ["--keep-alive"] if case.keep_alive else []
-        result = generate_load(port, effort, *arguments, "--pids", *map(str, workers))
+    wait_for_quiet(observer.connections)
+    with (
+        site(variant, python, server.url(DATABASE), effort) as (port, process),
+        observer.watching() as watch,
+    ):
+        result = load_on(port, process, case, effort)
     result["connections"] = max(watch.most, watch.highest)
     result["connects"] = watch.connects
     result["connects_per_request"] = watch.connects / max(result["finished"], 1)
     return {"variant": variant.name, **asdict(case), **result}
+
+
+def load_on(port: int, process: subprocess.Popen[bytes], case: Case, effort: Effort) -> dict[str, Any]:
+    """What the load generator tells of a site, and of its worker."""
+    workers = processes.family(process.pid)[1:]
+    arguments = [f"--view={case.view}", f"--clients={case.clients}"]
+    arguments += ["--keep-alive"] if case.keep_alive else []
+    return generate_load(port, effort, *arguments, "--pids", *map(str, workers))
 
 
 def generate_load(port: int, effort: Effort, *arguments: str) -> dict[str, Any]:
@@ -100,7 +103,16 @@ def generator_alone(case: Case, effort: Effort) -> dict[str, Any]:
 
 
 @contextmanager
-def _gunicorn(python: Path, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def site(
+    variant: Variant, python: Path, url: str, effort: Effort, **more: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The benchmark site on a port; ``more`` goes to its environment. Raises DoesNotRun."""
+    environment = {
+        "BENCHMARK_VARIANT": variant.name,
+        "BENCHMARK_DATABASE_URL": url,
+        "BENCHMARK_POOL_SIZE": str(effort.pool_size),
+        **more,
+    }
     port = free_port()
     command = [str(python), "-m", "gunicorn", "benchmarks.site.wsgi:application", f"--bind={HOST}:{port}"]
     command += ["--worker-class=gevent", "--workers=1", "--keep-alive=60", "--log-level=error"]
@@ -163,8 +175,8 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> 
     raise DoesNotRun(errors[-1].strip()[:200] if errors else f"no answer within {START_SECONDS:.0f} s")
 
 
-def _wait_for_quiet(observer: Observer) -> None:
+def wait_for_quiet(connections: Callable[[], int]) -> None:
     """Until the server has seen the end of the last site's connections."""
     deadline = time.monotonic() + QUIET_SECONDS
-    while observer.connections() and time.monotonic() < deadline:
+    while connections() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

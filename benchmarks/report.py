@@ -10,6 +10,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,16 +51,36 @@ WAIT_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "wait max ms": _worst("wait_max_ms", ".2f"),
     "max/p50": _worst("wait_ratio", ".1f"),
 }
+# Of the view that asks a directory: a row for each variant and number of clients.
+DIRECTORY_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
+    "clients": lambda runs: str(runs[0]["clients"]),
+    "req/s": _median("requests_per_second", ".0f"),
+    "p50 ms": _median("p50_ms", ".0f"),
+    "p95 ms": _median("p95_ms", ".0f"),
+    "max ms": _worst("max_ms", ".0f"),
+    "errors": _total("errors"),
+    "no answer": _worst("without_answer", "d"),
+    "CPU ms/req": _median("cpu_ms_per_request", ".2f"),
+    "connections": _worst("connections", "d"),
+    "searches/req": _median("searches_per_request", ".2f"),
+    "binds/req": _median("binds_per_request", ".2f"),
+    "longest gap ms": _worst("gap_ms", ".0f"),
+}
 
 
 def tables(results: dict[str, Any], rst: bool) -> str:
     """All tables of one benchmark, as text for a terminal or for the documentation."""
-    parts = [_conditions(results), _generator(results["generator"], rst)]
+    parts = [_conditions(results)]
+    if results["generator"]:
+        parts.append(_generator(results["generator"], rst))
     for case in _cases(results["runs"]):
         runs = [run for run in results["runs"] if _case(run) == case]
-        _compare(runs)
         absent = [failure for failure in results["failures"] if failure["database"] == case[0]]
-        parts.append(_table_of(case, runs, absent, rst))
+        if case[1] == "user":
+            parts.append(_directory_table(case, runs, absent, rst))
+        else:
+            _compare(runs)
+            parts.append(_table_of(case, runs, absent, rst))
     return "\n\n".join(parts)
 
 
@@ -81,7 +102,9 @@ def _generator(runs: list[Run], rst: bool) -> str:
 
 
 def _case(run: Run) -> Case:
-    return run["database"], run["view"], run["clients"], run["keep_alive"]
+    """What has a table of its own."""
+    clients = 0 if run["view"] == "user" else run["clients"]
+    return run["database"], run["view"], clients, run["keep_alive"]
 
 
 def _cases(runs: Iterable[Run]) -> list[Case]:
@@ -106,9 +129,23 @@ def _table_of(case: Case, runs: list[Run], absent: list[Run], rst: bool) -> str:
         own = [run for run in runs if run["variant"] == variant.name]
         if own:
             rows.append([variant.name, *(tell(own) for tell in columns.values())])
+    return render(title, ["", *columns], rows, rst, _notes(runs, absent))
+
+
+def _directory_table(case: Case, runs: list[Run], absent: list[Run], rst: bool) -> str:
+    database, view, _, keep_alive = case
+    title = f"{database}, {view}, {'with' if keep_alive else 'without'} keep-alive"
+    rows = []
+    for variant, clients in product(VARIANTS, sorted({run["clients"] for run in runs})):
+        own = [run for run in runs if (run["variant"], run["clients"]) == (variant.name, clients)]
+        if own:
+            rows.append([variant.name, *(tell(own) for tell in DIRECTORY_COLUMNS.values())])
+    return render(title, ["", *DIRECTORY_COLUMNS], rows, rst, _notes(runs, absent))
+
+
+def _notes(runs: list[Run], absent: list[Run]) -> list[str]:
     notes = [f"{failure['variant']}: does not run: {failure['why']}" for failure in absent]
-    notes += _worst_errors(runs)
-    return render(title, ["", *columns], rows, rst, notes)
+    return notes + _worst_errors(runs)
 
 
 def _worst_errors(runs: list[Run]) -> list[str]:

@@ -15,6 +15,11 @@ def partner(key: int) -> int:
     return key % ROWS + 1
 
 
+def person(key: int) -> str:
+    """Whom a view finds in the directory, see tests/slapd.py."""
+    return f"User {key:03}"
+
+
 def sql() -> str:
     """Statements that create the table."""
     rows = ", ".join(f"({key}, '{token(key)}')" for key in range(1, ROWS + 1))

@@ -12,6 +12,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from benchmarks import report, rows
 from benchmarks.environments import CannotInstall, Environments, base_requirements
 from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, generator_alone, measure
-from benchmarks.variants import BY_NAME, MYSQL, POSTGRESQL, VARIANTS, Variant
+from benchmarks.variants import MYSQL, POSTGRESQL, VARIANTS, Variant
 from tests.e2e.observer import DATABASE, observing
 from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 
 VIEWS = ["one", "mixed", "wait"]
+NAMED = {variant.name: variant for variant in VARIANTS if {MYSQL, POSTGRESQL} & {*variant.databases}}
 QUICK: dict[str, Any] = {
     "rounds": 2,
     "seconds": 4.0,
@@ -41,15 +44,18 @@ FULL: dict[str, Any] = {
 }
 
 
+# One run of a variant, as measure() does it.
+Measure = Callable[[Variant, Path, Case], dict[str, Any]]
+
+
 class Benchmark:
     """Collects the results; also those that are there when it is interrupted."""
 
-    def __init__(self, effort: Effort, max_connections: int) -> None:
+    def __init__(self, effort: Effort, conditions: dict[str, Any], environments: Environments) -> None:
         self._effort = effort
-        self._max_connections = max_connections
-        self._environments = Environments()
+        self._environments = environments
         self.results: dict[str, Any] = {
-            "conditions": _conditions(effort, max_connections),
+            "conditions": _conditions(effort, conditions),
             "generator": [],
             "runs": [],
             "failures": [],
@@ -68,25 +74,41 @@ class Benchmark:
                 self._environments.python_for(variant)
             except CannotInstall as error:
                 self._drop(working, variant, database, error)
-        with self._server(database) as server, observing(server) as observer:
-            server.create(DATABASE)
-            server.execute(rows.sql(), DATABASE)
+        with self._measuring(database) as measure_one:
             for number, case in product(range(rounds), cases):
                 turn = number % max(len(working), 1)
                 for variant in working[turn:] + working[:turn]:
                     python = self._environments.python_for(variant)
                     try:
-                        run = measure(variant, python, server, observer, case, self._effort)
+                        run = measure_one(variant, python, case)
                     except DoesNotRun as error:
                         self._drop(working, variant, database, error)
                         continue
                     self.results["runs"].append({"database": database, "round": number, **run})
-                    _say(f"{database}, round {number + 1}, {case}: {variant.name}: {_short(run)}")
+                    say(f"{database}, round {number + 1}, {case}: {variant.name}: {_short(run)}")
 
     def _drop(self, working: list[Variant], variant: Variant, database: str, error: Exception) -> None:
         working.remove(variant)
         self.results["failures"].append({"database": database, "variant": variant.name, "why": str(error)})
-        _say(f"{database}: {variant.name} does not run: {error}")
+        say(f"{database}: {variant.name} does not run: {error}")
+
+    @contextmanager
+    def _measuring(self, database: str) -> Iterator[Measure]:
+        """As long as the server runs that is measured with."""
+        raise NotImplementedError
+
+
+class DatabaseBenchmark(Benchmark):
+    def __init__(self, effort: Effort, max_connections: int) -> None:
+        super().__init__(effort, {"max_connections of the server": max_connections}, Environments())
+        self._max_connections = max_connections
+
+    @contextmanager
+    def _measuring(self, database: str) -> Iterator[Measure]:
+        with self._server(database) as server, observing(server) as observer:
+            server.create(DATABASE)
+            server.execute(rows.sql(), DATABASE)
+            yield lambda variant, python, case: measure(variant, python, server, observer, case, self._effort)
 
     def _server(self, database: str) -> DatabaseServer:
         if database == MYSQL:
@@ -95,7 +117,7 @@ class Benchmark:
         return PostgreSQL(self._max_connections, ["-c", "log_connections=on", "-c", "log_disconnections=on"])
 
 
-def _conditions(effort: Effort, max_connections: int) -> dict[str, Any]:
+def _conditions(effort: Effort, more: dict[str, Any]) -> dict[str, Any]:
     model = next(
         (
             line.partition(": ")[2]
@@ -107,7 +129,7 @@ def _conditions(effort: Effort, max_connections: int) -> dict[str, Any]:
     return {
         "Python": platform.python_version(),
         **dict(requirement.split("==") for requirement in base_requirements()),
-        "max_connections of the server": max_connections,
+        **more,
         "connections of a pool": effort.pool_size,
         "seconds of a run": effort.seconds,
         "CPUs": f"{os.cpu_count()} × {model}",
@@ -131,7 +153,7 @@ def _short(run: dict[str, Any]) -> str:
     )
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -147,9 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+")
     parser.add_argument("--views", nargs="+", choices=VIEWS)
     parser.add_argument("--keep-alive", nargs="+", choices=["no", "yes"])
-    parser.add_argument(
-        "--variants", nargs="+", choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME)
-    )
+    parser.add_argument("--variants", nargs="+", choices=list(NAMED), metavar="NAME", help=", ".join(NAMED))
     parser.add_argument("--pool-size", type=int, default=20, help="most connections of each pool")
     parser.add_argument("--max-connections", type=int, default=500, help="of the database server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs there")
@@ -163,19 +183,19 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
-    variants = [BY_NAME[name] for name in arguments.variants] if arguments.variants else VARIANTS
+    variants = [NAMED[name] for name in arguments.variants] if arguments.variants else VARIANTS
     cases = [
         Case(view, clients, keep_alive == "yes")
         for view, clients, keep_alive in product(arguments.views, arguments.clients, arguments.keep_alive)
     ]
     effort = Effort(arguments.warm_up, arguments.seconds, arguments.pool_size)
-    benchmark = Benchmark(effort, arguments.max_connections)
+    benchmark = DatabaseBenchmark(effort, arguments.max_connections)
     try:
         benchmark.measure_generator(cases)
         for database in arguments.database:
             benchmark.run(database, variants, cases, arguments.rounds)
     except KeyboardInterrupt:
-        _say("interrupted; this is what there is")
+        say("interrupted; this is what there is")
     if arguments.json:
         arguments.json.write_text(json.dumps(benchmark.results, indent=1))
     print(report.tables(benchmark.results, arguments.rst))

@@ -14,8 +14,12 @@ from typing import Any
 TREE = "this working tree"
 MYSQL = "mysql"
 POSTGRESQL = "postgresql"
+LDAP = "ldap"
+LDAPS = "ldaps"
 # What the others are measured against.
 CEILING = "ceiling: ORM"
+# An engine that is not one of Django's own; this release of it is for Django 5.
+DJANGO_LDAPDB = ("mprov-django-ldapdb>=1.5.4", "python-ldap>=3.4.5")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,34 @@ VARIANTS = [
     Variant(
         "Django, CONN_MAX_AGE 60",
         settings=lambda database, size: {"CONN_MAX_AGE": 60},
+    ),
+    Variant(
+        "django-ldapdb",
+        databases=(LDAP, LDAPS),
+        requires=DJANGO_LDAPDB,
+        reader="ThroughDirectory",
+    ),
+    Variant(
+        "django-ldapdb, CONN_MAX_AGE None",
+        databases=(LDAP, LDAPS),
+        requires=DJANGO_LDAPDB,
+        settings=lambda database, size: {"CONN_MAX_AGE": None},
+        reader="ThroughDirectory",
+    ),
+    Variant(
+        "django_db_pooling, per request",
+        databases=(LDAP, LDAPS),
+        requires=(TREE, *DJANGO_LDAPDB),
+        settings=lambda database, size: {"POOL": {"SCOPE": "request"}},
+        start=_patch,
+        reader="ThroughDirectory",
+    ),
+    Variant(
+        "django_db_pooling, per operation",
+        databases=(LDAP, LDAPS),
+        requires=(TREE, *DJANGO_LDAPDB),
+        start=_patch,
+        reader="ThroughDirectory",
     ),
 ]
 

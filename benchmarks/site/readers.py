@@ -40,6 +40,19 @@ class ThroughORM:
         yield self.read
 
 
+class ThroughDirectory(ThroughORM):
+    """Django's ORM on django-ldapdb, which searches twice for one ``get()``."""
+
+    def __init__(self, size: int) -> None:
+        from benchmarks.site.directory import Person
+
+        self._people = Person.objects
+
+    def read(self, key: int) -> str:
+        name: str = self._people.get(uid=f"user{key:03}").name
+        return name
+
+
 class Borrowed:
     """Up to ``size`` connections of any kind, opened at first need, lent for the time of one query."""
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from benchmarks.variants import BY_NAME, MYSQL, POSTGRESQL
+from django.utils import timezone
+
+from benchmarks.variants import BY_NAME, LDAP, MYSQL, POSTGRESQL
 
 VARIANT = BY_NAME[os.environ["BENCHMARK_VARIANT"]]
 SIZE = int(os.environ["BENCHMARK_POOL_SIZE"])
 
 _url = urlsplit(os.environ["BENCHMARK_DATABASE_URL"])
-_database = MYSQL if _url.scheme == "mysql" else POSTGRESQL
+_database = {"mysql": MYSQL, "postgres": POSTGRESQL, "ldap": LDAP, "ldaps": LDAP}[_url.scheme]
 
 if _database == MYSQL:
     import pymysql
 
     pymysql.install_as_MySQLdb()
+elif _database == LDAP and not hasattr(timezone, "utc"):
+    # django-ldapdb imports it; Django 5 hasn't got it any more.
+    timezone.utc = datetime.UTC  # type: ignore[attr-defined]
 
 # The server has no TLS. PyMySQL 1.2 would try it and load the system's certificates at each connect.
-_options = {MYSQL: {"ssl_disabled": True}, POSTGRESQL: {"sslmode": "disable"}}[_database]
+_options = {MYSQL: {"ssl_disabled": True}, POSTGRESQL: {"sslmode": "disable"}, LDAP: {}}[_database]
 _changes = VARIANT.settings(_database, SIZE)
 
 _default: dict[str, Any] = {
-    "ENGINE": f"django.db.backends.{_database}",
+    "ENGINE": "ldapdb.backends.ldap" if _database == LDAP else f"django.db.backends.{_database}",
     "NAME": _url.path.lstrip("/"),
     "USER": _url.username,
     "PASSWORD": _url.password,
@@ -33,6 +39,12 @@ _default: dict[str, Any] = {
     **_changes,
     "OPTIONS": {**_options, **_changes.get("OPTIONS", {})},
 }
+
+if _database == LDAP:
+    _default["NAME"] = f"{_url.scheme}://{_url.hostname}:{_url.port}"
+    _default["USER"] = unquote(_url.username or "")
+# Below which entry of a directory its people are.
+PEOPLE = unquote(_url.path.lstrip("/"))
 
 DATABASES = {"default": _default}
 INSTALLED_APPS = ["benchmarks.site"]

@@ -14,6 +14,8 @@ urlpatterns = [
     path("one", views.one),
     path("mixed", views.mixed),
     path("wait", views.wait),
+    path("user", views.user),
+    path("gap", views.gap),
 ]
 
 

@@ -9,10 +9,12 @@ from django.http import HttpRequest, HttpResponse
 from benchmarks.rows import partner
 from benchmarks.site import readers
 from benchmarks.site.settings import SIZE, VARIANT
+from benchmarks.site.ticker import Ticker
 
 ELSEWHERE_SECONDS = 0.1
 
 reader = getattr(readers, VARIANT.reader)(SIZE)
+ticker = Ticker()
 
 
 def nothing(request: HttpRequest) -> HttpResponse:
@@ -31,6 +33,18 @@ def mixed(request: HttpRequest) -> HttpResponse:
     first = reader.read(key)
     time.sleep(ELSEWHERE_SECONDS)
     return HttpResponse(f"{first} {reader.read(partner(key))}")
+
+
+def user(request: HttpRequest) -> HttpResponse:
+    """Somebody's entry in a directory, and then something slow that isn't the directory's."""
+    name = reader.read(int(request.GET["id"]))
+    time.sleep(ELSEWHERE_SECONDS)
+    return HttpResponse(name)
+
+
+def gap(request: HttpRequest) -> HttpResponse:
+    """For how long nobody else could run, at worst, since the last time this was asked; in seconds."""
+    return HttpResponse(f"{ticker.longest_gap():.6f}")
 
 
 def wait(request: HttpRequest) -> HttpResponse:
