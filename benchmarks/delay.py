@@ -16,12 +16,12 @@ from tests.servers import HOST
 
 
 @contextmanager
-def delayed(port: int, seconds: float) -> Iterator[int]:
-    """The port where the answers of another one come so much later."""
+def delayed(port: int, seconds: float) -> Iterator[tuple[int, int]]:
+    """The port where the answers of another one come so much later, and whose process sees to it."""
     command = [sys.executable, "-m", "benchmarks.delay", str(port), str(seconds)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline()), process.pid
         process.stdin.close()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -23,10 +24,12 @@ from urllib.parse import quote
 from benchmarks import report
 from benchmarks.delay import delayed
 from benchmarks.environments import ROOT, CannotInstall, Environments, only_benchmarks
+from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, load_on, site, wait_for_quiet
 from benchmarks.rows import ROWS
 from benchmarks.run import Benchmark, Measure, say
 from benchmarks.variants import DJANGO_LDAPDB, LDAP, LDAPS, VARIANTS, Variant
+from tests import processes
 from tests.servers import HOST
 from tests.slapd import Slapd
 
@@ -47,10 +50,11 @@ class Here(Environments):
 class Directory:
     """A slapd that is far away, as one measurement after the other sees it."""
 
-    def __init__(self, server: Slapd, port: int, scheme: str) -> None:
+    def __init__(self, server: Slapd, scheme: str, port: int, proxy: int) -> None:
         account = f"{quote(server.user_dn(0), safe='')}:{quote(server.user_password(0), safe='')}"
         self.url = f"{scheme}://{account}@{HOST}:{port}/{quote(server.people_dn)}"
         self.server = server
+        self.pids = [server.pid, proxy]
 
     def connections(self) -> int:
         return self.server.monitor().connections
@@ -94,8 +98,8 @@ class DirectoryBenchmark(Benchmark):
     def _measuring(self, database: str) -> Iterator[Measure]:
         with Slapd(users=ROWS + 1, tls=database == LDAPS) as server:
             port = server.tls_port if database == LDAPS else server.port
-            with delayed(port, self._delay) as far_port:
-                directory = Directory(server, far_port, database)
+            with delayed(port, self._delay) as (far_port, proxy):
+                directory = Directory(server, database, far_port, proxy)
                 yield lambda variant, python, case: self._measure(directory, variant, python, case)
 
     def _measure(self, directory: Directory, variant: Variant, python: Path, case: Case) -> dict[str, Any]:
@@ -108,9 +112,14 @@ class DirectoryBenchmark(Benchmark):
             # The first one makes everything that is made once.
             _ask(port, "user?id=1")
             _ask(port, "gap")
+            pids = [*directory.pids, *processes.family(process.pid)]
             with directory.watching() as seen:
+                before = Usage(pids)
                 result = load_on(port, process, case, self._effort)
+                used = Usage(pids).since(before)
             result["gap_ms"] = float(_ask(port, "gap")) * 1000
+        ours = used["watched"] / used["seconds"] + result["generator_share"]
+        result["others_share"] = max(used["machine"] - ours / (os.cpu_count() or 1), 0.0)
         result["connections"] = seen["connections"]
         for name in ("binds", "searches", "connects"):
             result[f"{name}_per_request"] = seen[name] / max(result["finished"], 1)

@@ -65,6 +65,8 @@ DIRECTORY_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "searches/req": _median("searches_per_request", ".2f"),
     "binds/req": _median("binds_per_request", ".2f"),
     "longest gap ms": _worst("gap_ms", ".0f"),
+    # How much of the machine other programs had meanwhile.
+    "others": _median("others_share", ".0%"),
 }
 
 
