@@ -27,7 +27,7 @@ from benchmarks.environments import ROOT, CannotInstall, Environments, only_benc
 from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, load_on, site, wait_for_quiet
 from benchmarks.rows import ROWS
-from benchmarks.run import Benchmark, Measure, say
+from benchmarks.run import Benchmark, Measure, add_common_arguments, say
 from benchmarks.variants import DJANGO_LDAPDB, LDAP, LDAPS, VARIANTS, Variant
 from tests import processes
 from tests.servers import HOST
@@ -84,13 +84,13 @@ class Directory:
 
 
 class DirectoryBenchmark(Benchmark):
-    def __init__(self, effort: Effort, delay: float, environments: Environments) -> None:
+    def __init__(self, effort: Effort, delay: float, environments: Environments, patience: float) -> None:
         conditions = {
             **_versions(environments),
             "entries of the directory": ROWS + 1,
             "its answers are late by, in seconds": delay,
         }
-        super().__init__(effort, conditions, environments)
+        super().__init__(effort, conditions, environments, patience)
         self._delay = delay
         self._more = {"PYTHONPATH": str(ROOT)} if isinstance(environments, Here) else {}
 
@@ -179,8 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pool-size", type=int, default=8, help="most connections of each pool")
     parser.add_argument("--delay", type=float, default=0.005, help="seconds by which answers are late")
     parser.add_argument("--here", action="store_true", help="install nothing; use this environment and tree")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs there")
-    parser.add_argument("--rst", action="store_true", help="print tables for the documentation")
+    add_common_arguments(parser)
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw response times there, as SVG")
     return parser.parse_args()
 
@@ -190,7 +189,7 @@ def main() -> None:
     variants = [NAMED[name] for name in arguments.variants]
     environments = Here() if arguments.here else Environments()
     effort = Effort(arguments.warm_up, arguments.seconds, arguments.pool_size)
-    benchmark = DirectoryBenchmark(effort, arguments.delay, environments)
+    benchmark = DirectoryBenchmark(effort, arguments.delay, environments, arguments.patience)
     try:
         for database, numbers in ((LDAP, arguments.clients), (LDAPS, arguments.tls_clients)):
             cases = [Case("user", clients, arguments.keep_alive == "yes") for clients in numbers]

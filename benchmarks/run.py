@@ -44,6 +44,9 @@ FULL: dict[str, Any] = {
 }
 
 
+# With others at less of the machine than this it counts as quiet.
+QUIET_SHARE = 0.2
+
 # One run of a variant, as measure() does it.
 Measure = Callable[[Variant, Path, Case], dict[str, Any]]
 
@@ -51,9 +54,12 @@ Measure = Callable[[Variant, Path, Case], dict[str, Any]]
 class Benchmark:
     """Collects the results; also those that are there when it is interrupted."""
 
-    def __init__(self, effort: Effort, conditions: dict[str, Any], environments: Environments) -> None:
+    def __init__(
+        self, effort: Effort, conditions: dict[str, Any], environments: Environments, patience: float
+    ) -> None:
         self._effort = effort
         self._environments = environments
+        self._patience = patience
         self.results: dict[str, Any] = {
             "conditions": _conditions(effort, conditions),
             "generator": [],
@@ -79,6 +85,7 @@ class Benchmark:
                 turn = number % max(len(working), 1)
                 for variant in working[turn:] + working[:turn]:
                     python = self._environments.python_for(variant)
+                    _wait_for_others(self._patience)
                     try:
                         run = measure_one(variant, python, case)
                     except DoesNotRun as error:
@@ -99,8 +106,9 @@ class Benchmark:
 
 
 class DatabaseBenchmark(Benchmark):
-    def __init__(self, effort: Effort, max_connections: int) -> None:
-        super().__init__(effort, {"max_connections of the server": max_connections}, Environments())
+    def __init__(self, effort: Effort, max_connections: int, patience: float) -> None:
+        conditions = {"max_connections of the server": max_connections}
+        super().__init__(effort, conditions, Environments(), patience)
         self._max_connections = max_connections
 
     @contextmanager
@@ -145,6 +153,13 @@ def _busy() -> float:
     return Usage([]).since(before)["machine"]
 
 
+def _wait_for_others(seconds: float) -> None:
+    """Until they leave the machine alone, for so long at most."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and _busy() > QUIET_SHARE:
+        pass
+
+
 def _short(run: dict[str, Any]) -> str:
     return (
         f"{run['requests_per_second']:.0f} req/s, p99 {run['p99_ms']:.0f} ms,"
@@ -155,6 +170,18 @@ def _short(run: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help=f"most to wait before each run until others use less than {QUIET_SHARE:.0%}% of the machine",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs there")
+    parser.add_argument("--rst", action="store_true", help="print tables for the documentation")
 
 
 def _arguments() -> argparse.Namespace:
@@ -172,8 +199,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=list(NAMED), metavar="NAME", help=", ".join(NAMED))
     parser.add_argument("--pool-size", type=int, default=20, help="most connections of each pool")
     parser.add_argument("--max-connections", type=int, default=500, help="of the database server")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs there")
-    parser.add_argument("--rst", action="store_true", help="print tables for the documentation")
+    add_common_arguments(parser)
     arguments = parser.parse_args()
     for name, value in (FULL if arguments.full else QUICK).items():
         if getattr(arguments, name) is None:
@@ -189,7 +215,7 @@ def main() -> None:
         for view, clients, keep_alive in product(arguments.views, arguments.clients, arguments.keep_alive)
     ]
     effort = Effort(arguments.warm_up, arguments.seconds, arguments.pool_size)
-    benchmark = DatabaseBenchmark(effort, arguments.max_connections)
+    benchmark = DatabaseBenchmark(effort, arguments.max_connections, arguments.patience)
     try:
         benchmark.measure_generator(cases)
         for database in arguments.database:
