@@ -117,6 +117,14 @@ class Leasing(Backend):
         self.connection = None
         self._deferred = self.in_atomic_block
 
+    def _lose_block(self) -> None:
+        """The connection of an atomic block is gone: what Django's ``close()`` says of that in a block."""
+        self.closed_in_transaction = True
+        self.needs_rollback = True
+        # Django's next connect() may run what is left here.
+        self.run_on_commit = []
+        self._lost = True
+
     def _let_go(self) -> Slot:
         slot = self._slot
         assert slot is not None
@@ -151,7 +159,8 @@ class Leasing(Backend):
     def in_transaction(self) -> bool:
         """Whether a transaction is known to be open, however it was begun."""
         if self.in_atomic_block or self._slot is None:
-            return self.in_atomic_block or self._lost
+            # Where a block was lost, Django's end of it sets `connection` to None.
+            return self.in_atomic_block or (self._lost and self.connection is not None)
         return self._in_transaction(self._slot) is True
 
     def _roll_back(self, slot: Slot) -> bool:

@@ -105,9 +105,7 @@ class Losing(Leasing):
             self._part()
             return
         if self.in_atomic_block:
-            self.closed_in_transaction = True
-            self.needs_rollback = True
-            self._lost = True
+            self._lose_block()
             return
         ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
         if (self._begun or self._by_hand) and not ends_atomic:

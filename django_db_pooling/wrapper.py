@@ -266,12 +266,10 @@ class Pooling(Parts, Opening, Sessions, Losing):
         """In a forked child: the connection is the parent's."""
         if self._slot is not None:
             self._slot = None
-            if self.in_atomic_block:
-                self.closed_in_transaction = True
-                self.needs_rollback = True
-                self._lost = True
+            if self.in_atomic_block and self._pool.dialect.has_transactions:
+                self._lose_block()
             else:
-                self.connection = None
+                self._part()
 
     def _worth_keeping(self, slot: Slot) -> bool:
         pool = self._pool

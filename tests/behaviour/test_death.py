@@ -182,6 +182,28 @@ def test_killed_inside_atomic_and_the_error_swallowed_nothing_is_committed(obser
 
 
 @servers
+def test_killed_inside_atomic_its_on_commit_hooks_never_run(observer: Observer) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    ran: list[str] = []
+    request_started()
+    # Since a hook has failed, Django would run what is registered when it connects.
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        add("a")
+        transaction.on_commit(fail)
+    with pytest.raises(LOST), transaction.atomic():
+        transaction.on_commit(lambda: ran.append("b"))
+        one()
+        kill_all(observer)
+        add("b")
+    add("c")
+    assert (committed(), ran) == (["a", "c"], [])
+    request_finished()
+    assert_whole()
+
+
+@servers
 def test_killed_before_the_commit_the_commit_fails(observer: Observer) -> None:
     hooks = []
     request_started()
