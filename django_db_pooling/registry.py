@@ -71,9 +71,14 @@ class DatabasePool(Pool):
 
     def serves(self, wrapper: Any) -> bool:
         """Whether its connections are what the wrapper's settings say this instant."""
-        # Asked at each checkout.
+        # Asked at each checkout, so without a call where it can be.
         settings_dict = self._lasting(wrapper.settings_dict) if self._passing else wrapper.settings_dict
-        return self.identity == (wrapper.__class__, time_zones(), settings_dict)
+        cls, zones, lasting = self.identity
+        return bool(
+            wrapper.__class__ is cls
+            and zones == (settings.USE_TZ or settings.TIME_ZONE)
+            and lasting == settings_dict
+        )
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for are different ones by now."""

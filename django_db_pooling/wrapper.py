@@ -36,6 +36,8 @@ from django_db_pooling.transactions import Transactions
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
 LONG_IDLE = 60.0
+# Seconds after which more may be different than when a checkout began.
+A_WAIT = 0.001
 
 
 class Pooling(Parts, Opening, Sessions, Losing):
@@ -105,8 +107,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self.connection = None
             super().close()
         self._slot = slot = pool.checkout(self._deadline, holder, began)
-        if not pool.serves(self):
-            # The settings have changed while this waited.
+        if slot.taken_at - began > A_WAIT and not pool.serves(self):
+            # The settings have changed meanwhile.
             pool.checkin(self._let_go())
             return False
         if slot.connection is None:
