@@ -36,8 +36,6 @@ from django_db_pooling.transactions import Transactions
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
 LONG_IDLE = 60.0
-# Seconds after which more may be different than when a checkout began.
-A_WAIT = 0.001
 
 
 class Pooling(Parts, Opening, Sessions, Losing):
@@ -106,9 +104,10 @@ class Pooling(Parts, Opening, Sessions, Losing):
             # Another session than the last one, and nothing to close.
             self.connection = None
             super().close()
+        queued = pool.counts.queued
         self._slot = slot = pool.checkout(self._deadline, holder, began)
-        if slot.taken_at - began > A_WAIT and not pool.serves(self):
-            # The settings have changed meanwhile.
+        if pool.counts.queued != queued and not pool.serves(self):
+            # The settings have changed while this waited.
             pool.checkin(self._let_go())
             return False
         if slot.connection is None:
