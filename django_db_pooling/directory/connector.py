@@ -198,6 +198,9 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         except DEAD:
             self.is_dead = True
             raise
+        if name == "result4" and result[0] is None:
+            # Nothing yet: python-ldap would look for controls in it.
+            return None
         if name in _SENDS:
             self.pending.add(result)
         elif name == "abandon_ext":

@@ -1,0 +1,29 @@
+"""Runs tests/ldap_manager once more, in greenlets, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require, require_module
+from tests.slapd import Slapd
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 300
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_the_connection_manager_under_gevent() -> None:
+    require(Slapd)
+    require_module("ldap")
+    command = [sys.executable, "-m", "tests.ldap_manager", "-q", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTEST_ADDOPTS": ""}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, timeout=SECONDS, text=True, capture_output=True, check=False
+    )
+    print(run.stdout, run.stderr)
+    assert run.returncode == 0
