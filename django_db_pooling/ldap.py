@@ -253,7 +253,9 @@ class ConnectionManager:
                     self._pool.death_seen()
                     self._pool.discard(slot, Closed.BROKEN)
                     continue
-                slot.connection.patience = self.wait_timeout and max(self.wait_timeout, LEAST)
+                slot.connection.patience = (
+                    None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
+                )
                 slot.connection._again = partial(self._open_again, slot, bind, passwd, until)
                 return slot
             except BaseException:

@@ -111,6 +111,25 @@ def test_who_waits_in_vain_is_told_how_long(manager: Make, server: Slapd) -> Non
     assert_whole(full, server)
 
 
+def test_with_no_time_to_wait_a_free_one_or_a_new_one_is_had_but_nobody_waits(
+    manager: Make, server: Slapd
+) -> None:
+    from django_db_pooling.ldap import MaxConnectionReachedError
+
+    never = manager(wait_timeout=0)
+    with held(never, 2) as connections:
+        with pytest.raises(MaxConnectionReachedError) as caught, never.connection():
+            pass
+        assert caught.value.waited == 0
+        # It is no limit for what is asked later.
+        assert [find(connection, server) for connection in connections] == [[server.user_dn(7)]] * 2
+    with never.connection(server.user_dn(1), server.user_password(1)) as connection:
+        assert whoami(connection) == f"dn:{server.user_dn(1)}"
+    with never.connection(server.user_dn(1), server.user_password(1)) as connection:
+        assert whoami(connection) == f"dn:{server.user_dn(1)}"
+    assert_whole(never, server)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"size": 0}, {"size": -1}, {"min_size": 3}, {"min_size": -1}, {"uri": " "}, {"connector_cls": object}],
