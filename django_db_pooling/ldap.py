@@ -42,6 +42,8 @@ logger = logging.getLogger("django_db_pooling")
 LONG_IDLE = 60.0
 # Talking to the server gets at least this long (seconds), also where little time is left.
 LEAST = 1.0
+# An idle connection that gives no answer for so long (seconds) is dead.
+SILENT = 5.0
 # Seconds of silence after which the system asks whether the other side is still there.
 KEEPALIVE = 60.0
 
@@ -87,12 +89,18 @@ class StateConnector(Connector):
         return 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
 
     def search_ext_s(self, *arguments: Any, **keywords: Any) -> Any:
+        patience = self.patience
+        until = _until(patience)
         try:
             return super().search_ext_s(*arguments, **keywords)
         except ldap.SERVER_DOWN:
-            if self._again is None or not self._again():
+            if self._again is None or not self._again(until):
                 raise
-        return super().search_ext_s(*arguments, **keywords)
+        try:
+            self.patience = _left(until)
+            return super().search_ext_s(*arguments, **keywords)
+        finally:
+            self.patience = patience
 
     def __str__(self) -> str:
         state = "connected" if self.connected else "disconnected"
@@ -164,6 +172,7 @@ class ConnectionManager:
             max_age=max_lifetime,
         )
         self._pool = DirectoryPool(uri, limits, self._own)
+        upkeep.know(self)
 
     @property
     def passwd(self) -> Secret | None:
@@ -243,6 +252,7 @@ class ConnectionManager:
         identity = self._identities.of(bind, passwd)
         while True:
             try:
+                # From here on slot.pool: in a forked child there is another one.
                 slot = self._pool.checkout(until, _holder(), began, identity)
             except CheckoutTimeout as error:
                 raise MaxConnectionReachedError(str(error), error.waited) from None
@@ -250,16 +260,18 @@ class ConnectionManager:
                 if slot.connection is None:
                     self._open(slot, bind, passwd, until)
                 elif not self._is_good(slot, identity, bind, passwd, until):
-                    self._pool.death_seen()
-                    self._pool.discard(slot, Closed.BROKEN)
+                    slot.pool.death_seen()
+                    slot.pool.discard(slot, Closed.BROKEN)
+                    if until is not None and time.monotonic() >= max(until, began + LEAST):
+                        raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
                     continue
                 slot.connection.patience = (
                     None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
                 )
-                slot.connection._again = partial(self._open_again, slot, bind, passwd, until)
+                slot.connection._again = self._again(slot, bind, passwd)
                 return slot
             except BaseException:
-                self._pool.discard(slot)
+                slot.pool.discard(slot)
                 raise
 
     def _is_good(
@@ -268,18 +280,19 @@ class ConnectionManager:
         """Whether an idle connection can be used. Raises what the server says of a password."""
         connection: StateConnector = slot.connection
         left = _left(until)
+        # Most of the time is for a fresh one, should this one be dead without a word.
+        seconds = SILENT if left is None else max(LEAST, min(left / 2, SILENT))
         if identity is not self._own and bind is not None:
-            connection.patience = left
             try:
-                connection.confirm(bind, passwd)
-            except DEAD:
+                connection.confirm(bind, passwd, seconds)
+            except DEAD + (ldap.TIMEOUT,):
                 return False
-        elif self._pool.doubts(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
-            if not connection.is_usable(left):
+        elif slot.pool.doubts(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
+            if not connection.is_usable(seconds):
                 return False
         else:
             return True
-        self._pool.proved(slot)
+        slot.pool.proved(slot)
         return True
 
     def _open(self, slot: Slot, bind: str | None, passwd: str | None, until: float | None) -> None:
@@ -293,7 +306,8 @@ class ConnectionManager:
             except ldap.LDAPError as error:
                 in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
                 if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
-                    self._pool.open_failed(slot, error)
+                    # Without the frames that it has come through, in which there are passwords.
+                    slot.pool.open_failed(slot, type(error)(*error.args))
                     if isinstance(
                         error,
                         ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT,
@@ -302,7 +316,7 @@ class ConnectionManager:
                     raise BackendError(str(error)) from error
             time.sleep(self.retry_delay)
         keep_alive(slot.connection.descriptor, KEEPALIVE, ())
-        self._pool.opened(slot)
+        slot.pool.opened(slot)
         upkeep.look_after(self)
 
     def _connecting(self, bind: str | None, passwd: str | None, until: float | None) -> Any:
@@ -318,28 +332,36 @@ class ConnectionManager:
             seconds=_left(until),
         )
 
-    def _open_again(self, slot: Slot, bind: str | None, passwd: str | None, until: float | None) -> bool:
-        """Put a fresh connection into the dead one's place, if there is time left."""
+    def _again(self, slot: Slot, bind: str | None, passwd: str | None) -> Callable[[float | None], bool]:
+        """What puts a fresh connection into the dead one's place, if there is time left.
+
+        Not if the fresh one would be another user's, or others wait for answers of the dead one.
+        """
         connection: StateConnector = slot.connection
-        if until is not None and time.monotonic() >= until:
-            return False
-        try:
-            DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
-        except ldap.LDAPError:
-            return False
-        connection.become(slot.connection)
-        slot.connection = connection
-        self._pool.reopened(slot)
-        return True
+        pool = self._pool
+
+        # Not a partial, which tells its arguments.
+        def open_again(until: float | None) -> bool:
+            if connection.is_changed or connection.pending or slot.connection is not connection:
+                return False
+            if slot.attempt is not None or (until is not None and time.monotonic() >= until):
+                return False
+            try:
+                DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
+            except ldap.LDAPError:
+                return False
+            connection.become(slot.connection)
+            slot.connection = connection
+            pool.reopened(slot)
+            return True
+
+        return open_again
 
     def _give_back(self, slot: Slot) -> None:
-        connection = slot.connection
-        usable = self.use_pool and not slot.unusable and self._pool.keeps(slot)
-        if usable and not DRIVER.broken(connection) and not DRIVER.unread(connection):
-            connection.restore()
-            self._pool.checkin(slot)
+        if self.use_pool and not slot.unusable and slot.pool.keeps(slot) and _is_clean(slot.connection):
+            slot.pool.checkin(slot)
         else:
-            self._pool.close(slot)
+            slot.pool.close(slot)
 
     # -- upkeep -----------------------------------------------------------------------------
 
@@ -367,6 +389,14 @@ class ConnectionManager:
         inherited.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
         inherited.keep(pool)
         self._pool = DirectoryPool(self.uri, pool.limits, self._own)
+
+
+def _is_clean(connection: StateConnector) -> bool:
+    """Whether it can be made as it was when it was opened; it is, then."""
+    if DRIVER.broken(connection):
+        return False
+    connection.restore()
+    return not DRIVER.unread(connection)
 
 
 def _holder() -> str:

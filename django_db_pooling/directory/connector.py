@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,10 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         use_native_locks()
         # Requests whose answer isn't complete.
         self.pending: set[int] = set()
+        # Parts of answers that somebody has waited for in vain.
+        self._parts: dict[int, deque[Any]] = {}
         self.is_dead = False
-        # Somebody has bound it as somebody else.
+        # Somebody has bound it as somebody else, or set what can't be undone.
         self.is_changed = False
         # Options that were changed since it was opened, and what they were before.
         self._before: dict[int, Any] = {}
@@ -87,7 +90,13 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
             self.start_tls_s()
         if bind is None:
             # Anything that connects.
-            self._finish(self.search_ext("", ldap.SCOPE_BASE, attrlist=["1.1"]), most)
+            try:
+                self._finish(self.search_ext("", ldap.SCOPE_BASE, attrlist=["1.1"]), most)
+            except DEAD + (ldap.BUSY, ldap.TIMEOUT):
+                raise
+            except ldap.LDAPError:
+                # Not everybody may read that; it is an answer.
+                pass
         else:
             self._finish(self.simple_bind(bind, password), most)
         if seconds is not None:
@@ -102,29 +111,43 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         return not self._before and self.timeout == self._usual_timeout
 
     def restore(self) -> None:
-        """Make its options and its timeout those again."""
+        """Make its options and its timeout those again; it is changed where that can't be done."""
         self.timeout = self._usual_timeout
         while self._before:
-            super().set_option(*self._before.popitem())
+            try:
+                super().set_option(*self._before.popitem())
+            except (TypeError, ValueError, ldap.LDAPError):
+                # There are options that can't be set to what they are at first.
+                self.is_changed = True
 
     def set_option(self, option: int, invalue: Any) -> Any:
         if self.descriptor is not None and option not in self._before:
-            self._before[option] = self.get_option(option)
+            try:
+                self._before[option] = self.get_option(option)
+            except (ValueError, ldap.LDAPError):
+                # It can only be set.
+                self.is_changed = True
         return super().set_option(option, invalue)
 
     def _finish(self, message: int, seconds: float) -> None:
         """Wait for an answer without a look at gevent: open() runs in native threads."""
-        super().result4(message, 1, seconds)
-        self.pending.discard(message)
+        try:
+            super().result4(message, 1, seconds)
+        finally:
+            self.pending.discard(message)
 
-    def confirm(self, bind: str, password: str | None) -> None:
+    def confirm(self, bind: str, password: str | None, seconds: float) -> None:
         """Bind again as whom it is bound (I/O), to hear whether that still holds. Raises ldap.LDAPError."""
-        self.simple_bind_s(bind, password)
+        self.result4(self.simple_bind(bind, password), 1, seconds)
         self.is_changed = False
 
     def become(self, fresh: Connector) -> None:
-        """Go on as another connection, whose object is of no use any more."""
+        """Go on as another connection, whose object is of no use any more. What was set stays so."""
+        timeout, changed = self.timeout, {option: self.get_option(option) for option in self._before}
         self.__dict__.update(vars(fresh))
+        self.timeout = timeout
+        for option, value in changed.items():
+            self.set_option(option, value)
 
     def is_usable(self, seconds: float | None) -> bool:
         """Whether the server answers (I/O)."""
@@ -148,8 +171,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
     ) -> Any:
         if timeout is None:
             timeout = self.timeout
-        if timeout < 0 and self.patience is not None:
-            timeout = self.patience
+        if timeout < 0:
+            timeout = self._most_seconds()
         try:
             if green.patched("select"):
                 answer = self._poll(msgid, all, timeout, arguments, keywords)
@@ -157,20 +180,34 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
                 answer = super().result4(msgid, all, timeout, *arguments, **keywords)
         except ldap.TIMEOUT:
             raise
-        except ldap.LDAPError:
+        except ldap.LDAPError as error:
             # The server's answer, complete.
-            self.pending.discard(msgid)
+            told = error.args[0] if error.args else None
+            self._settle(told.get("msgid", msgid) if isinstance(told, dict) else msgid)
             raise
         if answer[0] not in (None, *_PARTS):
-            self.pending.discard(answer[2])
+            self._settle(answer[2])
         return answer
+
+    def _most_seconds(self) -> float:
+        """For an answer where nothing else is said; -1: no limit."""
+        chosen = self.get_option(ldap.OPT_TIMEOUT)
+        if chosen is not None and chosen >= 0:
+            return float(chosen)
+        return -1 if self.patience is None else self.patience
+
+    def _settle(self, message: int) -> None:
+        """Its answer is complete, or nobody wants it any more."""
+        self.pending.discard(message)
+        self._parts.pop(message, None)
 
     def _poll(self, message: int, all: int, seconds: float, arguments: Any, keywords: Any) -> Any:
         """What ``result4`` does, waiting at the socket instead of in C."""
         until = None if seconds < 0 else time.monotonic() + seconds
         collects = all == 1
-        found: list[Any] = []
         while True:
+            if not collects and (kept := self._kept_part(message)) is not None:
+                return kept
             # One by one: only then "nothing yet" means that libldap has nothing left in a buffer.
             answer = super().result4(message, 0 if collects else all, 0, *arguments, **keywords)
             if answer[0] is None:
@@ -178,10 +215,23 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
                     return answer
                 self._wait(until)
             elif collects and answer[0] in _PARTS:
-                message = answer[2]
-                found += answer[1]
+                # Kept here: when the time is up somebody may ask once more.
+                self._parts.setdefault(answer[2], deque()).append(answer)
+            elif collects and (parts := self._parts.pop(answer[2], None)):
+                return answer[0], [*(one for part in parts for one in part[1]), *answer[1]], *answer[2:]
             else:
-                return (answer[0], found + answer[1], *answer[2:]) if found else answer
+                return answer
+
+    def _kept_part(self, message: int) -> Any:
+        """The first part of an answer that wasn't complete in time."""
+        number = next(iter(self._parts), message) if message == ldap.RES_ANY else message
+        parts = self._parts.get(number)
+        if not parts:
+            return None
+        part = parts.popleft()
+        if not parts:
+            del self._parts[number]
+        return part
 
     def _wait(self, until: float | None) -> None:
         left = LOOK_AROUND if until is None else until - time.monotonic()
@@ -193,6 +243,9 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         name = func.__name__
         if name in _CHANGES:
             self.is_changed = True
+        elif name == "unbind_ext":
+            # The number may be another file's in a moment.
+            self.descriptor = None
         try:
             result = super()._ldap_call(func, *arguments, **keywords)
         except DEAD:
@@ -204,7 +257,7 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if name in _SENDS:
             self.pending.add(result)
         elif name == "abandon_ext":
-            self.pending.discard(arguments[0])
+            self._settle(arguments[0])
         return result
 
 

@@ -23,7 +23,13 @@ class Kept(Protocol):
         """Called at the end of the process."""
 
 
+_known: weakref.WeakSet[Kept] = weakref.WeakSet()
 _kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+
+def know(thing: Kept) -> None:
+    """Have it abandoned in forked children, and closed at the end."""
+    _known.add(thing)
 
 
 def look_after(thing: Kept) -> None:
@@ -43,12 +49,12 @@ _housekeeper = Housekeeper(_look_after_all)
 def _after_fork() -> None:
     global _housekeeper
     _housekeeper = Housekeeper(_look_after_all)
-    for thing in list(_kept):
+    for thing in list(_known):
         thing.abandon()
 
 
 def _at_exit() -> None:
-    for thing in list(_kept):
+    for thing in list(_known):
         thing.close()
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import sys
+import traceback
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.ldap_manager.conftest import Make, assert_whole, whoami
+from tests.ldap_manager.conftest import Make, assert_whole, find, whoami
 from tests.slapd import Slapd
 
 NEW = "another-secret"
@@ -123,3 +128,92 @@ def test_the_state_says_whose_it_is(manager: Make, server: Slapd) -> None:
 
 
 # -- secrets --------------------------------------------------------------------------------
+
+
+def reachable(*roots: Any) -> Iterator[Any]:
+    """Whatever these lead to, but for modules, classes, and what functions are closed over."""
+    seen = {id(globals()), id(sys.modules)}
+    todo = list(roots)
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, types.ModuleType | type | types.CellType):
+            continue
+        seen.add(id(thing))
+        yield thing
+        if isinstance(thing, types.FunctionType):
+            todo += [thing.__defaults__, thing.__kwdefaults__, thing.__dict__, thing.__closure__]
+        elif isinstance(thing, types.TracebackType):
+            todo += [frame.f_locals for frame, _ in traceback.walk_tb(thing)]
+        else:
+            todo += gc.get_referents(thing)
+            if hasattr(thing, "__dict__"):
+                todo.append(vars(thing))
+
+
+def assert_told_nowhere(secrets: list[str], *roots: Any) -> None:
+    for thing in reachable(*roots):
+        if isinstance(thing, str | bytes | bytearray):
+            text = thing if isinstance(thing, str) else bytes(thing).decode("latin-1")
+            assert not any(secret in text for secret in secrets), thing
+
+
+def test_no_password_can_be_read(manager: Make, server: Slapd, caplog: pytest.LogCaptureFixture) -> None:
+    import ldap
+
+    caplog.set_level(logging.DEBUG)
+    secrets = [server.user_password(0), server.user_password(1), "user002-wrong"]
+    two = manager(wait_timeout=0.2, min_size=1)
+    errors = []
+    with two.connection() as mine, two.connection(server.user_dn(1), server.user_password(1)) as other:
+        for connection in (mine, other):
+            assert_told_nowhere(secrets, connection, vars(connection))
+            for value in vars(connection).values():
+                assert not any(secret in repr(value) for secret in secrets)
+        assert_told_nowhere(secrets, two, two._pool._living())
+        with pytest.raises(Exception) as caught, two.connection():
+            pass
+        errors.append(str(caught.value))
+    with (
+        pytest.raises(ldap.INVALID_CREDENTIALS) as refused,
+        two.connection(server.user_dn(2), "user002-wrong"),
+    ):
+        pass
+    errors.append(str(refused.value))
+    del caught, refused
+    two.uri = "ldap://127.0.0.1:1"
+    for whose in ((), (server.user_dn(1), server.user_password(1))):
+        two.close()
+        with pytest.raises(ldap.SERVER_DOWN) as away, two.connection(*whose):
+            pass
+        errors.append(str(away.value))
+        del away
+    texts = [repr(two), str(two), repr(vars(two)), repr(two.stats()), repr(two.passwd), str(two.passwd)]
+    texts += [repr(mine), str(mine), repr(mine.cred), str(other), repr(other.cred), repr(two._own)]
+    texts += [caplog.text, *errors]
+    assert not any(secret in text for secret in secrets for text in texts)
+    assert_told_nowhere(secrets, two, two.stats(), mine, other, *two._pool.connections())
+
+
+def test_an_error_of_connecting_keeps_nobody_alive(manager: Make, server: Slapd) -> None:
+    """What the pool remembers of it has no frames, in which there are passwords and other people's things."""
+    import weakref
+
+    import ldap
+
+    class Thing:
+        pass
+
+    two = manager("ldap://127.0.0.1:1", retry_delay=0.01)
+
+    def use() -> weakref.ref[Thing]:
+        thing = Thing()
+        with pytest.raises(ldap.SERVER_DOWN), two.connection():
+            pass
+        return weakref.ref(thing)
+
+    told = use()
+    gc.collect()
+    assert told() is None
+    two.uri = server.uri
+    with two.connection() as connection:
+        assert find(connection, server) == [server.user_dn(7)]
