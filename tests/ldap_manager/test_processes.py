@@ -59,11 +59,14 @@ def work():
             assert wait(pid) in (0, -9)
             tell(find(mine))
             return
-    # The child has left the block with its parent's connection.
-    assert len(manager) == 0
-    with manager.connection() as one, manager.connection() as two:
-        find(one), find(two)
+        own = manager.connection()
+        own.__enter__()
+    # The child has left the block with its parent's connection, and goes on with one of its own.
+    assert len(manager) == 1
+    with manager.connection() as another:
+        find(another)
         assert len(manager) == 2
+    own.__exit__(None, None, None)
     assert len(manager) == 2
     {end}
 work()

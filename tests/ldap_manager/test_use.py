@@ -397,6 +397,17 @@ def test_a_large_answer(manager: Make) -> None:
         one = manager(large.uri, size=1)
         with one.connection() as connection:
             found = connection.search_s(large.people_dn, ldap.SCOPE_SUBTREE, EVERYBODY)
+            # Looking for it again and again is as good.
+            number = connection.search(large.people_dn, ldap.SCOPE_SUBTREE, EVERYBODY)
+            answer: Any = (None, None)
+            while answer[0] is None:
+                time.sleep(0.001)
+                answer = connection.result(number, 1, 0)
+            assert answer == (ldap.RES_SEARCH_RESULT, found)
+            # Or for all of it to begin with, and then for one after the other.
+            number = connection.search(large.people_dn, ldap.SCOPE_SUBTREE, EVERYBODY)
+            assert connection.result(number, 1, 0)[0] is None
+            assert joined(everything(connection, number, all=0))[0] == found
         stock = ldap.initialize(large.uri)
         stock.simple_bind_s(large.user_dn(0), large.user_password(0))
         assert found == stock.search_s(large.people_dn, ldap.SCOPE_SUBTREE, EVERYBODY)
