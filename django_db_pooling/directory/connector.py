@@ -275,4 +275,9 @@ def use_native_locks() -> None:
         allocate = green.original("_thread", "allocate_lock")
         if ldap.LDAPLockBaseClass is not allocate:
             ldap.LDAPLockBaseClass = allocate
-            ldap._ldap_module_lock._lock = allocate()
+            renew_module_lock()
+
+
+def renew_module_lock() -> None:
+    """A new lock for python-ldap's module: in a forked child nobody may be left to release the old one."""
+    ldap._ldap_module_lock._lock = ldap.LDAPLockBaseClass()

@@ -7,6 +7,7 @@ import os
 import weakref
 from typing import Protocol
 
+from django_db_pooling.directory.connector import renew_module_lock
 from django_db_pooling.housekeeper import Housekeeper
 
 
@@ -49,6 +50,7 @@ _housekeeper = Housekeeper(_look_after_all)
 def _after_fork() -> None:
     global _housekeeper
     _housekeeper = Housekeeper(_look_after_all)
+    renew_module_lock()
     for thing in list(_known):
         thing.abandon()
 

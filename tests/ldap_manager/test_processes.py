@@ -176,3 +176,20 @@ tell([len(found), max(seen) <= 3, found.count(found[0])])
 tell([three.stats().in_use, three.stats().waiting])
 """)
     assert told == [[250, True, 250], [0, 0]]
+
+
+def test_a_child_can_connect_whatever_its_parents_threads_did_at_that_moment(
+    in_process: Run, server: Slapd
+) -> None:
+    told = in_process("""
+# As a thread that is just making a connection.
+ldap._ldap_module_lock.acquire()
+pid = os.fork()
+if not pid:
+    signal.alarm(5)
+    with manager.connection() as connection:
+        tell(find(connection))
+    os._exit(0)
+tell(wait(pid))
+""")
+    assert told == [[server.user_dn(7)], 0]
