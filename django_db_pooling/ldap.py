@@ -383,6 +383,7 @@ class ConnectionManager:
 
     def abandon(self) -> None:
         """Called in a forked child."""
+        self._identities.renew_lock()
         pool = self._pool
         # For whoever has one of its connections at this moment.
         pool.closing = True

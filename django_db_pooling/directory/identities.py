@@ -8,6 +8,8 @@ import secrets
 import weakref
 from typing import Any
 
+from django_db_pooling import green
+
 # Of this process: what is told apart with it can't be compared with anything outside.
 _KEY = secrets.token_bytes(32)
 
@@ -55,7 +57,14 @@ class Identities:
     def __init__(self) -> None:
         self._known: weakref.WeakValueDictionary[tuple[str | None, bytes | None], Identity]
         self._known = weakref.WeakValueDictionary()
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """In a forked child nobody may be left to release it."""
+        # A native one: greenlets don't switch while they have it. Reentrant for the sake of finalizers.
+        self._lock = green.original("_thread", "RLock")()
 
     def of(self, bind: str | None, password: str | bytes | None) -> Identity:
         key = (bind, None if password is None else _digest(password))
-        return self._known.setdefault(key, Identity(bind))
+        with self._lock:
+            return self._known.setdefault(key, Identity(bind))
