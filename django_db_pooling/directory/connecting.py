@@ -44,13 +44,14 @@ def connect(
         connection = cls(uri)
         connection.timeout = timeout
         try:
-            connection.open(
-                bind,
-                password,
-                start_tls=start_tls,
-                options=options,
-                seconds=known.seconds_for_one(left, others),
-            )
+            with known.attempt(uri):
+                connection.open(
+                    bind,
+                    password,
+                    start_tls=start_tls,
+                    options=options,
+                    seconds=known.seconds_for_one(left, others),
+                )
         except AWAY:
             known.missed(uri)
             close(connection)

@@ -355,3 +355,29 @@ def test_tls(way: str, trusted: bool, manager: Make, server: Slapd) -> None:
     assert_whole(two, server)
     two.close()
     eventually(lambda: server.monitor().connections == 0)
+
+
+def test_one_silent_server_does_not_get_all_who_connect(
+    manager: Make, server: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TLS handshake with it never ends: others are asked first as long as one goes on."""
+    import ldap
+
+    from django_db_pooling.directory import servers
+
+    monkeypatch.setattr(servers, "NEXT_AFTER", 0.1)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        both = manager(
+            f"ldaps://127.0.0.1:{listener.getsockname()[1]} {server.tls_uri}",
+            size=3,
+            wait_timeout=1.0,
+            options={ldap.OPT_X_TLS_CACERTFILE: str(server.certificate)},
+        )
+        with pytest.raises(ldap.TIMEOUT), both.connection():
+            pass
+        for _ in range(6):
+            both.close()
+            with both.connection() as connection:
+                assert find(connection, server) == [server.user_dn(7)]
+        assert both.stats().opening == 1
+    eventually(lambda: both.stats().opening == 0)
