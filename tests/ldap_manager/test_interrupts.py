@@ -75,7 +75,7 @@ def test_an_interruption_at_any_point(
     user = server.user_dn(1), server.user_password(1)
 
     def use() -> None:
-        for whose, name in (((), server.user_dn(0)), (user, user[0])):
+        for whose, name in [((), server.user_dn(0)), (user, user[0])] * 3:
             with two.connection(*whose) as connection:
                 if state == "dies":
                     proxy.drop()
@@ -105,7 +105,7 @@ def test_an_interruption_at_any_point(
             break
     else:
         raise AssertionError(f"more than {MOST_SWITCHES} switches")
-    assert number >= 4, "hardly anything was interrupted"
+    assert number >= 20, "hardly anything was interrupted"
     assert_whole(two, server)
 
 
