@@ -1,4 +1,4 @@
-"""Runs tests/ldap_manager once more, in greenlets, in a process of its own."""
+"""Runs tests/ldap_manager once more, in greenlets, in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ SECONDS = 300
 
 
 @pytest.mark.timeout(SECONDS + 30)
-def test_the_connection_manager_under_gevent() -> None:
+@pytest.mark.parametrize(
+    "part", sorted(path.name for path in (ROOT / "tests/ldap_manager").glob("test_*.py"))
+)
+def test_the_connection_manager_under_gevent(part: str) -> None:
     require(Slapd)
     require_module("ldap")
-    command = [sys.executable, "-m", "tests.ldap_manager", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "tests.ldap_manager", part, "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTEST_ADDOPTS": ""}
     run = subprocess.run(
         command, cwd=ROOT, env=environment, timeout=SECONDS, text=True, capture_output=True, check=False

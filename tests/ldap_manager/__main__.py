@@ -1,4 +1,7 @@
-"""pytest for this folder in greenlets, with gevent's patch in place before anything else is imported."""
+"""pytest for files of this folder in greenlets: gevent's patch is in place before anything else is imported.
+
+The first argument may be one of them, such as "test_use.py".
+"""
 
 import sys
 from pathlib import Path
@@ -9,4 +12,5 @@ monkey.patch_all()
 
 import pytest  # noqa: E402
 
-sys.exit(pytest.main([str(Path(__file__).parent), *sys.argv[1:]]))
+part = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1].endswith(".py") else ""
+sys.exit(pytest.main([str(Path(__file__).parent / part), *sys.argv[1:]]))
