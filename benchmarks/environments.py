@@ -6,29 +6,21 @@ have the versions that the runner's own environment has, in all of them.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.variants import TREE, Variant
+from tests.environments import CannotInstall, environment, install
 
 ROOT = Path(__file__).parents[1]
 BASE = ("Django", "gevent", "greenlet", "gunicorn", "packaging", "PyMySQL", "psycopg", "psycopg-binary")
 # The package itself, without what lies beside it in the tree.
 PACKAGE = ("django_db_pooling", "setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE")
-INSTALL_SECONDS = 600.0
-
-
-class CannotInstall(Exception):
-    """An environment could not be made; the message is the installer's last word."""
 
 
 def cache() -> Path:
@@ -74,15 +66,7 @@ class Environments:
 
 def _make(requires: tuple[str, ...]) -> Path:
     published = [*base_requirements(), *(name for name in requires if name != TREE)]
-    identity = "\n".join([sys.version, *published, *requires])
-    directory = cache() / hashlib.sha256(identity.encode()).hexdigest()[:12]
-    python = directory / "bin" / "python"
-    complete = directory / "complete"
-    if not complete.exists():
-        print(f"installing {', '.join(requires) or 'plain Django'} into {directory}", file=sys.stderr)
-        venv.create(directory, clear=True, with_pip=True)
-        _install(python, *published)
-        complete.write_text(identity)
+    python = environment(cache(), published, name=" ".join(requires))
     if TREE in requires:
         _install_tree(python)
     return python
@@ -97,17 +81,4 @@ def _install_tree(python: Path) -> None:
                 shutil.copytree(source, Path(copy) / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, copy)
-        _install(python, "--no-deps", "--force-reinstall", copy)
-
-
-def _install(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    try:
-        run = subprocess.run(
-            command, cwd=python.parent, capture_output=True, text=True, timeout=INSTALL_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise CannotInstall(f"pip took longer than {INSTALL_SECONDS:.0f} s") from error
-    if run.returncode:
-        lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
-        raise CannotInstall(lines[-1] if lines else f"pip ended with status {run.returncode}")
+        install(python, "--no-deps", "--force-reinstall", copy)

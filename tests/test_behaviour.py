@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import require_module
+from tests.folders import SECONDS, run_folder
 from tests.servers import DatabaseServer
 
-ROOT = Path(__file__).parent.parent
 DRIVERS = {
     "pymysql": ("mariadb", "pymysql"),
     "mysqlclient": ("mariadb", "MySQLdb"),
@@ -20,7 +17,6 @@ DRIVERS = {
     "psycopg2": ("postgresql", "psycopg2"),
     "sqlite3": (None, "sqlite3"),
 }
-SECONDS = 600
 
 
 @pytest.mark.timeout(SECONDS + 30)
@@ -36,14 +32,4 @@ def test_behaviour(driver: str, concurrency: str, request: pytest.FixtureRequest
         name = f"behaviour_{driver}_{concurrency}"
         server.create(name)
         url = server.url(name)
-    environment = os.environ | {
-        "POOLING_DRIVER": driver,
-        "POOLING_DATABASE_URL": url,
-        "POOLING_GEVENT": "1" if concurrency == "gevent" else "",
-    }
-    command = [sys.executable, "-m", "tests.behaviour", "-q", "-p", "no:cacheprovider"]
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, timeout=SECONDS, text=True, capture_output=True, check=False
-    )
-    print(run.stdout, run.stderr)
-    assert run.returncode == 0
+    run_folder("behaviour", concurrency, {"POOLING_DRIVER": driver, "POOLING_DATABASE_URL": url})

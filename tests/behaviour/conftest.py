@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
@@ -19,16 +18,18 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.behaviour.settings"
 
 django.setup()
 
-from django.core import signals  # noqa: E402
 from django.db import connection, connections  # noqa: E402
 from django.db.utils import load_backend  # noqa: E402
 
 from django_db_pooling import conf, owner, pooling  # noqa: E402
 from tests.behaviour.models import Note  # noqa: E402
 from tests.behaviour.observer import DRIVER, Observer  # noqa: E402
+from tests.concurrency import PATIENCE, eventually, in_threads  # noqa: E402
+from tests.concurrency import in_thread as in_thread  # noqa: E402
+from tests.requests import request_finished  # noqa: E402
+from tests.requests import request_started as request_started  # noqa: E402
 
 GEVENT = bool(os.environ.get("POOLING_GEVENT"))
-PATIENCE = 10.0  # seconds
 
 _numbers = itertools.count(1)
 
@@ -105,41 +106,6 @@ def abandon_wrappers() -> None:
         wrapper.in_atomic_block = False
         wrapper.close()
         del connections[wrapper.alias]
-
-
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until it is true; fail when that takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"still not true after {PATIENCE} s: {condition}"
-        time.sleep(0.01)
-
-
-def in_thread(function: Callable[[], Any]) -> Any:
-    """Run in another thread (under gevent: greenlet) to its end; its result, or its exception."""
-    return in_threads([function])[0]
-
-
-def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
-    """Run all at the same time; their results, or the first one's exception."""
-    results: list[Any] = [None] * len(functions)
-    errors: list[BaseException] = []
-
-    def run(number: int, function: Callable[[], Any]) -> None:
-        try:
-            results[number] = function()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=item) for item in enumerate(functions)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE * 2)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
-    return results
 
 
 def sql(statement: str, *params: Any, using: str = "default") -> list[Any]:
@@ -256,20 +222,3 @@ def assert_whole(using: str = "default") -> None:
     in_threads([use] * most)
     eventually(lambda: pooling.stats(using).in_use == 0)
     eventually(lambda: pooling.stats(using).idle <= most)
-
-
-_of_this_request = threading.local()
-
-
-# A server refers to a request's environ as long as the request lasts.
-_environs = threading.local()
-
-
-def request_started() -> None:
-    _environs.current = {"REQUEST_METHOD": "GET", "PATH_INFO": "/test"}
-    signals.request_started.send(sender=None, environ=_environs.current)
-
-
-def request_finished() -> None:
-    signals.request_finished.send(sender=None)
-    _environs.current = None

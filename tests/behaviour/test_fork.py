@@ -33,7 +33,7 @@ from tests.behaviour.conftest import (
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
 from tests.behaviour.test_errors import in_process
-from tests.behaviour.test_patch import in_child
+from tests.concurrency import in_child
 
 servers = pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import signal
 import threading
 import time
 from contextlib import suppress
@@ -18,7 +15,6 @@ from django.db import connection, connections, transaction
 from django_db_pooling import drivers, housekeeper, pooling
 from tests.behaviour.conftest import (
     MYSQL,
-    PATIENCE,
     another_alias,
     assert_whole,
     committed,
@@ -35,6 +31,7 @@ from tests.behaviour.conftest import (
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
 from tests.behaviour.test_errors import forget_overrides, in_process
+from tests.concurrency import in_child
 
 servers = pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
 
@@ -190,29 +187,6 @@ print(json.dumps(len({job.value[0] for job in jobs})))
 def forget_wrapper() -> None:
     with suppress(AttributeError):
         del connections["default"]
-
-
-def in_child(function: Any) -> Any:
-    """Run in a forked child, which ends without any cleaning up; what it returns."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(20)
-        try:
-            result = json.dumps(["ok", function()])
-        except BaseException as error:
-            result = json.dumps(["error", repr(error)])
-        os.write(writing, result.encode())
-        os._exit(0)
-    os.close(writing)
-    # Under gevent a descriptor is closed at the next chance that other greenlets get: here.
-    assert select.select([reading], [], [], PATIENCE)[0], "the child hangs"
-    answer = os.read(reading, 65536)
-    os.close(reading)
-    os.waitpid(pid, 0)
-    state, value = json.loads(answer)
-    assert state == "ok", value
-    return value
 
 
 def test_a_forked_child_opens_its_own_and_the_parents_connections_go_on(observer: Observer) -> None:

@@ -35,7 +35,7 @@ from tests.behaviour.conftest import (
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
 from tests.behaviour.test_fork import child_with_its_own_connection, complaints
-from tests.behaviour.test_patch import in_child
+from tests.concurrency import in_child
 
 pytestmark = [pytest.mark.transaction_scope, pytest.mark.usefixtures("nothing_told")]
 

@@ -1,0 +1,72 @@
+"""Threads, greenlets where gevent has patched threading, forked children, and waiting for what they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 10.0  # seconds
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until it is true; fail when that takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"still not true after {PATIENCE} s: {condition}"
+        time.sleep(0.01)
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Run in another thread (under gevent: greenlet) to its end; its result, or its exception."""
+    return in_threads([function])[0]
+
+
+def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
+    """Run all at the same time; their results, or the first one's exception."""
+    results: list[Any] = [None] * len(functions)
+    errors: list[BaseException] = []
+
+    def run(number: int, function: Callable[[], Any]) -> None:
+        try:
+            results[number] = function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE * 2)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return results
+
+
+def in_child(function: Any) -> Any:
+    """Run in a forked child, which ends without any cleaning up; what it returns."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            result = json.dumps(["ok", function()])
+        except BaseException as error:
+            result = json.dumps(["error", repr(error)])
+        os.write(writing, result.encode())
+        os._exit(0)
+    os.close(writing)
+    # Under gevent a descriptor is closed at the next chance that other greenlets get: here.
+    assert select.select([reading], [], [], PATIENCE)[0], "the child hangs"
+    answer = os.read(reading, 65536)
+    os.close(reading)
+    os.waitpid(pid, 0)
+    state, value = json.loads(answer)
+    assert state == "ok", value
+    return value
