@@ -1,0 +1,56 @@
+"""A process that forks with connections in every state keeps them; its child opens its own."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections, transaction
+
+from django_db_pooling import pooling
+from tests.concurrency import in_child, in_thread
+from tests.directory.conftest import Configure, a_request, ask, assert_whole, held, in_use
+from tests.slapd import Slapd
+
+
+@pytest.mark.parametrize("scope", ["request", "transaction"])
+def test_a_child_opens_its_own_and_the_parents_go_on(scope: str, configure: Configure, server: Slapd) -> None:
+    alias = configure(POOL={"SCOPE": scope})
+
+    def child() -> list[int]:
+        for number in range(3):
+            ask(number)
+        stats = pooling.stats(alias)
+        return [stats.opened, stats.idle, stats.in_use]
+
+    with a_request(), transaction.atomic(using=alias):
+        ask()
+        with held(2):
+            before = pooling.stats(alias)
+            assert in_child(child) == ([1, 0, 1] if scope == "request" else [1, 1, 0])
+            after = pooling.stats(alias)
+            ask(3)
+        assert (after.opened, after.idle, after.in_use) == (before.opened, before.idle, before.in_use)
+    in_thread(ask)
+    assert pooling.stats(alias).opened == before.opened
+    assert pooling.stats(alias).broken == 0
+    assert_whole(alias, server)
+
+
+def test_a_child_that_says_goodbye_disturbs_nobody(configure: Configure, server: Slapd) -> None:
+    alias = configure(POOL={"SCOPE": "request"})
+
+    def child() -> bool:
+        connections.close_all()
+        pooling.close_all()
+        return True
+
+    with a_request():
+        ask()
+        with held(1):
+            pass
+        raw = connections[alias].connection
+        assert in_child(child)
+        ask()
+        assert connections[alias].connection is raw
+        assert server.monitor().connections == 2
+        assert in_use(alias) == 1
+    assert pooling.stats(alias).opened == 2

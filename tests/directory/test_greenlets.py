@@ -1,0 +1,206 @@
+"""Under gevent: who waits for the directory lets others run, and may be killed at any point of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ldap
+import pytest
+
+from django_db_pooling import pooling
+from tests.concurrency import PATIENCE, eventually
+from tests.directory.conftest import Configure, a_request, ask, assert_whole, in_use
+from tests.proxy import TcpProxy
+from tests.slapd import Slapd
+
+pytestmark = pytest.mark.only_gevent
+scopes = pytest.mark.parametrize("scope", ["request", "transaction"])
+mosts = pytest.mark.parametrize("most", [1, 8])
+TIMES = 20
+
+
+def gevent() -> Any:
+    import gevent
+
+    return gevent
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What a test drops is destroyed in that test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(params=["ldap", "StartTLS", "ldaps"])
+def secured(request: pytest.FixtureRequest, server: Slapd, configure: Configure) -> Iterator[Any]:
+    """A proxy, and an alias whose connections go through it."""
+    port = server.tls_port if request.param == "ldaps" else server.port
+    with TcpProxy(server.host, port) as proxy:
+        scheme = "ldaps" if request.param == "ldaps" else "ldap"
+        changes: dict[str, Any] = {}
+        if request.param != "ldap":
+            changes["CONNECTION_OPTIONS"] = {
+                ldap.OPT_X_TLS_CACERTFILE: str(server.certificate),
+                ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
+            }
+        name = f"{scheme}://{proxy.host}:{proxy.port}"
+        yield proxy, configure(NAME=name, TLS=request.param == "StartTLS", **changes)
+
+
+@contextmanager
+def ticking() -> Iterator[list[int]]:
+    """Counts how often another greenlet could run."""
+    ticks: list[int] = []
+
+    def tick() -> None:
+        while True:
+            gevent().sleep(0.005)
+            ticks.append(1)
+
+    ticker = gevent().spawn(tick)
+    try:
+        yield ticks
+    finally:
+        ticker.kill()
+
+
+def test_others_run_while_one_connects_and_searches(secured: tuple[TcpProxy, str]) -> None:
+    proxy, _ = secured
+    proxy.delay(0.2)
+    with ticking() as ticks:
+        ask(1)
+        connecting = len(ticks)
+        ask(2)
+        searching = len(ticks) - connecting
+    assert connecting > 20
+    assert searching > 20
+
+
+def test_others_run_while_many_connect_and_search(secured: tuple[TcpProxy, str], server: Slapd) -> None:
+    proxy, alias = secured
+    proxy.delay(0.05)
+    with ticking() as ticks:
+        greenlets = [gevent().spawn(ask, number) for number in range(20)]
+        gevent().joinall(greenlets, timeout=PATIENCE, raise_error=True)
+    assert all(greenlet.successful() for greenlet in greenlets)
+    assert len(ticks) > 20
+    assert 2 <= pooling.stats(alias).opened <= 8
+    proxy.resume()
+    assert_whole(alias, server)
+
+
+# -- ends ------------------------------------------------------------------------------------------------
+
+
+def by_kill(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
+    greenlet = gevent().spawn(work)
+    eventually(ready)
+    greenlet.kill()
+    assert isinstance(greenlet.value, gevent().GreenletExit)
+
+
+def by_timeout(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
+    def run() -> None:
+        with pytest.raises(gevent().Timeout), gevent().Timeout(0.03):
+            work()
+
+    gevent().spawn(run).get(timeout=PATIENCE)
+
+
+ends = pytest.mark.parametrize("end", [by_kill, by_timeout])
+
+
+@ends
+@scopes
+@mosts
+def test_an_end_in_the_middle_of_a_search(
+    end: Any, scope: str, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
+) -> None:
+    pool = {"SIZE": most, "MAX_OUTSTANDING": most, "SCOPE": scope}
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
+
+    def work() -> None:
+        with a_request():
+            ask(1)
+
+    for number in range(TIMES):
+        # What is connected answers at once, and what is asked in a while.
+        proxy.resume()
+        ask(number)
+        proxy.delay(0.3)
+        end(work, lambda: in_use(alias) == 1)
+        assert in_use(alias) == 0
+    proxy.resume()
+    assert_whole(alias, server)
+    assert pooling.stats(alias).broken == TIMES
+
+
+@ends
+@mosts
+def test_an_end_while_connecting(
+    end: Any, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
+) -> None:
+    pool = {"SIZE": most, "MAX_OUTSTANDING": most}
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
+    proxy.delay(0.1)
+    for _ in range(TIMES):
+        eventually(lambda: pooling.stats(alias).opening == 0)
+        end(lambda: ask(1), lambda: pooling.stats(alias).opening == 1)
+        # Nobody waits for it, but it goes on.
+        assert pooling.stats(alias).opening == 1
+        assert server.monitor().connections <= most
+    proxy.resume()
+    assert_whole(alias, server)
+
+
+def test_an_end_at_any_point_of_a_write(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+    from tests.directory.conftest import new
+
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
+    ask()
+    proxy.delay(0.3)
+    for number in range(5):
+        by_kill(lambda number=number: new(uid=f"new{number}").save(), lambda: in_use(alias) == 1)
+        assert in_use(alias) == 0
+    proxy.resume()
+    assert_whole(alias, server)
+
+
+def test_ends_while_waiting_for_a_connection(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+    pool = {"SIZE": 1, "MAX_OUTSTANDING": 1}
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
+    ask()
+    proxy.delay(0.3)
+    greenlets = [gevent().spawn(ask, number) for number in range(TIMES)]
+    eventually(lambda: pooling.stats(alias).waiting == TIMES - 1)
+    for greenlet in greenlets[1::2]:
+        greenlet.kill(block=False)
+    proxy.resume()
+    gevent().joinall(greenlets, timeout=PATIENCE)
+    assert all(greenlet.successful() for greenlet in greenlets[::2])
+    assert_whole(alias, server)
+
+
+def test_ends_at_random(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+    """Many at once through a slow network, each of which has a little less time than it needs, or more."""
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
+    proxy.delay(0.005)
+    done = []
+
+    def work(number: int) -> None:
+        with a_request():
+            for turn in range(10):
+                with gevent().Timeout(0.002 * (1 + (number * 7 + turn * 5) % 20), False):
+                    ask((number + turn) % 40)
+                    done.append(1)
+
+    greenlets = [gevent().spawn(work, number) for number in range(20)]
+    gevent().joinall(greenlets, timeout=PATIENCE, raise_error=True)
+    assert all(greenlet.successful() for greenlet in greenlets)
+    assert done
+    proxy.resume()
+    assert_whole(alias, server)

@@ -1,0 +1,39 @@
+"""Runs tests/directory in native threads and in greenlets, each in its own process, with an LDAP server.
+
+Also with the releases of django-ldapdb that need an older Django, in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require, require_module
+from tests.environments import environment
+from tests.folders import SECONDS, run_folder
+from tests.slapd import Slapd
+
+OLDER = ["Django>=4.2,<4.3", "django-ldapdb==1.5.1", "python-ldap", "gevent", "pytest", "pytest-timeout"]
+
+both = pytest.mark.parametrize("concurrency", ["threads", "gevent"])
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@both
+def test_directory(concurrency: str) -> None:
+    require(Slapd)
+    require_module("ldap")
+    require_module("ldapdb")
+    run_folder("directory", concurrency, {})
+
+
+@pytest.mark.timeout(2 * SECONDS + 30)
+@both
+def test_directory_with_the_released_django_ldapdb(concurrency: str) -> None:
+    require(Slapd)
+    require_module("ldap")
+    place = Path(os.environ.get("POOLING_ENVIRONMENTS") or Path(sys.prefix, "environments"))
+    run_folder("directory", concurrency, {}, environment(place, OLDER))
