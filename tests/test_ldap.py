@@ -1,6 +1,7 @@
 """Runs tests/directory in native threads and in greenlets, each in its own process, with an LDAP server.
 
-Also with the releases of django-ldapdb that need an older Django, in an environment of their own.
+Also with the last release of django-ldapdb of that name, which needs an older Django: in an environment of
+its own, where POOLING_ENVIRONMENTS says or else inside of this one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from tests.environments import environment
 from tests.folders import SECONDS, run_folder
 from tests.slapd import Slapd
 
-OLDER = ["Django>=4.2,<4.3", "django-ldapdb==1.5.1", "python-ldap", "gevent", "pytest", "pytest-timeout"]
+OLDER = ["Django>=4.2,<4.3", "django-ldapdb==1.5.1", "pytz", "python-ldap"]
+OLDER += ["gevent", "pytest", "pytest-timeout"]
 
 both = pytest.mark.parametrize("concurrency", ["threads", "gevent"])
 

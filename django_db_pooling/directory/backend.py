@@ -49,6 +49,9 @@ class Directory(Backend):
             return
         if issubclass(exc_type, AWAY) or self.connection is None:
             self.errors_occurred = True
+            if issubclass(exc_type, ldap.TIMEOUT) and self.connection is not None:
+                # What comes next would wait behind the answer that is late.
+                self.lose()
             raise _both(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
 
     # Django's own: django-ldapdb's bind at each use, and close behind the back of _close().

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import warnings
 
 from django.utils import timezone
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    if not hasattr(timezone, "utc"):
-        # Gone since Django 5.0; django-ldapdb imports it.
-        timezone.utc = datetime.UTC  # type: ignore[attr-defined]
+try:
+    from pytz import utc
+except ImportError:
+    utc = datetime.UTC  # type: ignore[assignment]
+
+# django-ldapdb imports what Django had there: pytz's to begin with, which release 1.5.1 needs; nothing since 5.0.
+timezone.utc = utc  # type: ignore[attr-defined]
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 DATABASE_ROUTERS = ["tests.directory.models.Router"]

@@ -214,6 +214,26 @@ def test_a_network_that_falls_silent(
     assert_whole(alias, server)
 
 
+@scopes
+def test_the_query_timeout_of_the_settings_applies(
+    scope: str, configure: Configure, proxy: TcpProxy, server: Slapd
+) -> None:
+    alias = configure(
+        NAME=f"ldap://{proxy.host}:{proxy.port}",
+        POOL={"SCOPE": scope, "TIMEOUT": None},
+        CONNECTION_OPTIONS={"QUERY_TIMEOUT": 1},
+    )
+    with a_request():
+        ask()
+        proxy.deaf()
+        with pytest.raises(ldap.TIMEOUT):
+            mail()
+        assert in_use(alias) == 0
+        proxy.resume()
+        ask()
+    assert_whole(alias, server)
+
+
 def test_a_server_that_is_frozen(configure: Configure) -> None:
     with Slapd(10) as frozen:
         alias = configure(on=frozen, POOL={"TIMEOUT": 1})
@@ -337,7 +357,8 @@ def test_one_of_two_servers_goes_down(configure: Configure, server: Slapd, secon
 
 
 def test_two_servers_share_the_connections(configure: Configure, server: Slapd, second_server: Slapd) -> None:
-    alias = configure(NAME=f"{server.uri} {second_server.uri}")
+    # Another list than elsewhere: for a while it is remembered which of its servers were away.
+    alias = configure(NAME=f"{second_server.uri} {server.uri}")
     with held(8):
         assert (server.monitor().connections, second_server.monitor().connections) == (4, 4)
     assert pooling.close_all(alias)

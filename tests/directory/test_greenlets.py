@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from django_db_pooling import pooling
 from tests.concurrency import PATIENCE, eventually
-from tests.directory.conftest import Configure, a_request, ask, assert_whole, in_use
+from tests.directory.conftest import Configure, a_request, ask, assert_whole, in_use, new
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 
@@ -26,13 +25,6 @@ def gevent() -> Any:
     import gevent
 
     return gevent
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test drops is destroyed in that test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(params=["ldap", "StartTLS", "ldaps"])
@@ -158,8 +150,6 @@ def test_an_end_while_connecting(
 
 
 def test_an_end_at_any_point_of_a_write(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
-    from tests.directory.conftest import new
-
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
     ask()
     proxy.delay(0.3)
