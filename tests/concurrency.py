@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 3.0  # seconds
+PATIENCE = 10.0  # seconds
 
 
 def eventually(condition: Callable[[], Any]) -> None:

@@ -12,7 +12,7 @@ import ldap
 import pytest
 from django.db import OperationalError
 
-from django_db_pooling import pooling
+from django_db_pooling import lease, opening, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
 from tests.directory.conftest import (
@@ -35,6 +35,13 @@ scopes = pytest.mark.parametrize("scope", ["request", "transaction"])
 mosts = pytest.mark.parametrize("most", [1, 8])
 # Tag 24, with no message but "success" to the first request: yes, begin with TLS.
 YES = bytes.fromhex("300c02010178070a010004000400")
+
+
+@pytest.fixture(autouse=True)
+def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Talking to the server gets a second at least otherwise, however short TIMEOUT is."""
+    for module in (lease, opening):
+        monkeypatch.setattr(module, "LEAST_CONNECT", 0.2)
 
 
 @pytest.fixture
@@ -200,7 +207,7 @@ def test_a_write_is_not_repeated(scope: str, most: int, through: Any, proxy: Tcp
 def test_a_network_that_falls_silent(
     writes: bool, scope: str, most: int, through: Any, proxy: TcpProxy, server: Slapd
 ) -> None:
-    alias = through(most, scope, TIMEOUT=1)
+    alias = through(most, scope, TIMEOUT=0.2)
     ask()
     proxy.deaf()
     with a_request():
@@ -236,7 +243,7 @@ def test_the_query_timeout_of_the_settings_applies(
 
 def test_a_server_that_is_frozen(configure: Configure) -> None:
     with Slapd(10) as frozen:
-        alias = configure(on=frozen, POOL={"TIMEOUT": 1})
+        alias = configure(on=frozen, POOL={"TIMEOUT": 0.2})
         ask()
         frozen.suspend()
         try:
@@ -316,7 +323,7 @@ def test_a_handshake_that_hangs_keeps_its_slot_until_it_is_over(
 
 
 def test_a_bind_that_hangs_is_given_up(through: Any, proxy: TcpProxy, server: Slapd) -> None:
-    alias = through(1, TIMEOUT=1)
+    alias = through(1, TIMEOUT=0.2)
     proxy.deaf()
     with pytest.raises(OperationalError) as raised:
         mail()

@@ -97,7 +97,7 @@ def by_kill(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
 
 def by_timeout(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
     def run() -> None:
-        with pytest.raises(gevent().Timeout), gevent().Timeout(0.03):
+        with pytest.raises(gevent().Timeout), gevent().Timeout(0.02):
             work()
 
     gevent().spawn(run).get(timeout=PATIENCE)
@@ -138,7 +138,7 @@ def test_an_end_while_connecting(
 ) -> None:
     pool = {"SIZE": most, "MAX_OUTSTANDING": most}
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
-    proxy.delay(0.1)
+    proxy.delay(0.05)
     for _ in range(TIMES):
         eventually(lambda: pooling.stats(alias).opening == 0)
         end(lambda: ask(1), lambda: pooling.stats(alias).opening == 1)
