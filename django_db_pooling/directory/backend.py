@@ -58,6 +58,11 @@ class Directory(Backend):
 
     def ensure_connection(self) -> None:
         BaseDatabaseWrapper.ensure_connection(self)
+        if self.slot is not None and self.connection.is_changed:
+            # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
+            params = self.get_connection_params()
+            with self._asking():
+                self.connection.simple_bind_s(params["bind_dn"], params["bind_pw"])
 
     def close(self) -> None:
         BaseDatabaseWrapper.close(self)

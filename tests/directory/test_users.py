@@ -7,7 +7,8 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.directory.conftest import Setting, ask
+from tests.directory.conftest import Configure, Setting, ask, new
+from tests.directory.models import User
 from tests.slapd import Slapd
 
 
@@ -42,6 +43,26 @@ def test_a_bind_that_failed_leaves_nobody(everywhere: Setting, server: Slapd) ->
         cursor.connection.simple_bind_s(server.user_dn(1), "wrong")
     pooling.release(everywhere.alias)
     assert who(everywhere.alias) == f"dn:{server.admin_dn}"
+
+
+def test_models_are_asked_for_as_the_settings_say(everywhere: Setting, server: Slapd) -> None:
+    """Also in the rest of a request that keeps the connection on which a password was checked."""
+    with connections[everywhere.alias].cursor() as cursor:
+        cursor.connection.simple_bind_s(server.user_dn(1), server.user_password(1))
+    new(uid="new1").save(force_insert=True)
+    with connections[everywhere.alias].cursor() as cursor, pytest.raises(ldap.INVALID_CREDENTIALS):
+        cursor.connection.simple_bind_s(server.user_dn(1), "wrong")
+    ask()
+    assert who(everywhere.alias) == f"dn:{server.admin_dn}"
+
+
+def test_nobody(configure: Configure) -> None:
+    alias = configure(USER="", PASSWORD="")
+    assert who(alias) == ""
+    # The server hides everything from whoever hasn't bound.
+    with pytest.raises(ldap.NO_SUCH_OBJECT):
+        list(User.objects.all())
+    assert pooling.stats(alias).opened == 1
 
 
 def test_a_bind_whose_answer_was_not_read(everywhere: Setting, server: Slapd) -> None:
