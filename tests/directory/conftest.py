@@ -173,6 +173,24 @@ def proxy(server: Slapd) -> Iterator[TcpProxy]:
         yield one
 
 
+@pytest.fixture(params=["ldap", "StartTLS", "ldaps"])
+def secured(
+    request: pytest.FixtureRequest, server: Slapd, configure: Configure
+) -> Iterator[tuple[TcpProxy, str]]:
+    """A proxy, and an alias whose connections go through it."""
+    port = server.tls_port if request.param == "ldaps" else server.port
+    with TcpProxy(server.host, port) as proxy:
+        scheme = "ldaps" if request.param == "ldaps" else "ldap"
+        changes: dict[str, Any] = {}
+        if request.param != "ldap":
+            changes["CONNECTION_OPTIONS"] = {
+                ldap.OPT_X_TLS_CACERTFILE: str(server.certificate),
+                ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
+            }
+        name = f"{scheme}://{proxy.host}:{proxy.port}"
+        yield proxy, configure(NAME=name, TLS=request.param == "StartTLS", **changes)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(server: Slapd) -> Iterator[None]:
     """After a test nobody is connected, and there are the entries that there were before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.db import Error, OperationalError, connections
 
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
-from tests.concurrency import eventually, in_thread
+from tests.concurrency import PATIENCE, eventually, in_thread
 from tests.directory.conftest import (
     Configure,
     Setting,
@@ -63,15 +64,14 @@ def test_no_server(scope: str, configure: Configure) -> None:
 
 
 def test_a_server_that_comes_back_is_waited_for(configure: Configure, server: Slapd, proxy: Any) -> None:
-    configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL={"CONNECT_RETRY": 5})
+    alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL={"CONNECT_RETRY": 5})
     proxy.refuse()
-    import threading
-
     asking = threading.Thread(target=ask)
     asking.start()
-    eventually(lambda: True)
+    eventually(lambda: pooling.stats(alias).opening == 1)
     proxy.resume()
-    asking.join()
+    asking.join(PATIENCE)
+    assert pooling.stats(alias).opened == 1
     ask()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ldap
 import pytest
 
 from django_db_pooling import pooling
@@ -25,22 +24,6 @@ def gevent() -> Any:
     import gevent
 
     return gevent
-
-
-@pytest.fixture(params=["ldap", "StartTLS", "ldaps"])
-def secured(request: pytest.FixtureRequest, server: Slapd, configure: Configure) -> Iterator[Any]:
-    """A proxy, and an alias whose connections go through it."""
-    port = server.tls_port if request.param == "ldaps" else server.port
-    with TcpProxy(server.host, port) as proxy:
-        scheme = "ldaps" if request.param == "ldaps" else "ldap"
-        changes: dict[str, Any] = {}
-        if request.param != "ldap":
-            changes["CONNECTION_OPTIONS"] = {
-                ldap.OPT_X_TLS_CACERTFILE: str(server.certificate),
-                ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND,
-            }
-        name = f"{scheme}://{proxy.host}:{proxy.port}"
-        yield proxy, configure(NAME=name, TLS=request.param == "StartTLS", **changes)
 
 
 @contextmanager
@@ -146,6 +129,20 @@ def test_an_end_while_connecting(
         assert pooling.stats(alias).opening == 1
         assert server.monitor().connections <= most
     proxy.resume()
+    assert_whole(alias, server)
+
+
+def test_an_end_in_a_handshake(secured: tuple[TcpProxy, str], server: Slapd) -> None:
+    proxy, alias = secured
+    proxy.delay(0.02)
+    for turn in range(8):
+        eventually(lambda: pooling.stats(alias).opening == 0)
+        pooling.close_all(alias)
+        greenlet = gevent().spawn(ask, 1)
+        gevent().sleep(0.015 * turn)
+        greenlet.kill()
+    proxy.resume()
+    eventually(lambda: pooling.stats(alias).opening == 0)
     assert_whole(alias, server)
 
 
