@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.environments import CannotInstall, environment
 from tests.servers import MariaDB, PostgreSQL, Server
 
 
@@ -21,6 +23,15 @@ def require_module(name: str) -> None:
     """The same for a module that is compiled on the machine."""
     if importlib.util.find_spec(name) is None:
         _give_up(f"{name} is not installed; `make test` installs it where it can be compiled")
+
+
+def require_environment(directory: Path, requirements: Iterable[str]) -> Path:
+    """The same for an environment with these requirements, made below the directory; its interpreter."""
+    try:
+        return environment(directory, requirements)
+    except CannotInstall as error:
+        _give_up(f"{', '.join(requirements)} can't be installed: {error}")
+        raise
 
 
 def _give_up(reason: str) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import require, require_module
-from tests.environments import environment
+from tests.conftest import require, require_environment, require_module
 from tests.folders import SECONDS, run_folder
 from tests.slapd import Slapd
 
@@ -38,4 +37,4 @@ def test_directory_with_the_released_django_ldapdb(concurrency: str) -> None:
     require(Slapd)
     require_module("ldap")
     place = Path(os.environ.get("POOLING_ENVIRONMENTS") or Path(sys.prefix, "environments"))
-    run_folder("directory", concurrency, {}, environment(place, OLDER))
+    run_folder("directory", concurrency, {}, require_environment(place, OLDER))

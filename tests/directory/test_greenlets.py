@@ -45,14 +45,14 @@ def ticking() -> Iterator[list[int]]:
 
 def test_others_run_while_one_connects_and_searches(secured: tuple[TcpProxy, str]) -> None:
     proxy, _ = secured
-    proxy.delay(0.2)
+    proxy.delay(0.1)
     with ticking() as ticks:
         ask(1)
         connecting = len(ticks)
         ask(2)
         searching = len(ticks) - connecting
-    assert connecting > 20
-    assert searching > 20
+    assert connecting > 10
+    assert searching > 10
 
 
 def test_others_run_while_many_connect_and_search(secured: tuple[TcpProxy, str], server: Slapd) -> None:
@@ -176,18 +176,16 @@ def test_ends_at_random(configure: Configure, server: Slapd, proxy: TcpProxy) ->
     """Many at once through a slow network, each of which has a little less time than it needs, or more."""
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
     proxy.delay(0.005)
-    done = []
 
     def work(number: int) -> None:
         with a_request():
             for turn in range(10):
                 with gevent().Timeout(0.002 * (1 + (number * 7 + turn * 5) % 20), False):
-                    ask((number + turn) % 40)
-                    done.append(1)
+                    ask(number + turn)
+            ask(number)
 
     greenlets = [gevent().spawn(work, number) for number in range(20)]
     gevent().joinall(greenlets, timeout=PATIENCE, raise_error=True)
     assert all(greenlet.successful() for greenlet in greenlets)
-    assert done
     proxy.resume()
     assert_whole(alias, server)
