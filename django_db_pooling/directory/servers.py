@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A server that was away isn't asked before others for so many seconds.
 AWAY_SECONDS = 10.0
+# Nor is one at which somebody has been for so many seconds, without an answer.
+STALLED = 0.5
 # Most seconds for one server while there are others to ask.
 NEXT_AFTER = 5.0
 
@@ -26,34 +27,34 @@ class Servers:
         self._turns = itertools.count()
         # When they were away, or somebody went to see whether they still are.
         self._away: dict[str, float] = {}
-        # Attempts that go on: where, and since when.
-        self._attempts: dict[object, tuple[str, float]] = {}
+        # Attempts that aren't over: at which server, and since when. Nothing ends a TLS handshake.
+        self._trying: dict[object, tuple[str, float]] = {}
 
     def in_turn(self) -> list[str]:
         """All of them, best first."""
         first = next(self._turns) % len(self._uris)
         turned = self._uris[first:] + self._uris[:first]
         now = time.monotonic()
-        # Nothing ends a TLS handshake with a silent server: one would soon have all who connect.
-        silent = {uri for uri, since in list(self._attempts.values()) if now - since > NEXT_AFTER}
-        chosen = sorted(
-            turned,
-            key=lambda uri: uri in silent or now - self._away.get(uri, -AWAY_SECONDS) < AWAY_SECONDS,
-        )
+        chosen = sorted(turned, key=lambda uri: self._is_away(uri, now))
         if chosen[0] in self._away:
             # This caller finds out for all.
             self._away[chosen[0]] = now
         return chosen
 
-    @contextlib.contextmanager
+    def _is_away(self, uri: str, now: float) -> bool:
+        lately = now - self._away.get(uri, -AWAY_SECONDS) < AWAY_SECONDS
+        trying = list(self._trying.values())
+        return lately or any(tried == uri and now - since > STALLED for tried, since in trying)
+
+    @contextmanager
     def attempt(self, uri: str) -> Iterator[None]:
-        """Around one."""
+        """Around connecting to one of them."""
         me = object()
-        self._attempts[me] = uri, time.monotonic()
+        self._trying[me] = uri, time.monotonic()
         try:
             yield
         finally:
-            del self._attempts[me]
+            del self._trying[me]
 
     def found(self, uri: str) -> None:
         """It is there."""
@@ -75,7 +76,3 @@ class Servers:
 def servers(uris: str) -> Servers:
     """The servers of this list, the same ones for everybody in this process."""
     return Servers(uris)
-
-
-# In a forked child the attempts that go on are nobody's.
-os.register_at_fork(after_in_child=servers.cache_clear)

@@ -363,6 +363,26 @@ def test_one_of_two_servers_goes_down(configure: Configure, server: Slapd, secon
     assert pooling.stats(alias).in_use == 0
 
 
+def test_one_of_two_servers_never_answers(configure: Configure, server: Slapd) -> None:
+    """While somebody waits in vain for its handshake, others go elsewhere."""
+    failed = 0
+    with silent_server() as (port, end):
+        alias = configure(
+            NAME=f"ldaps://127.0.0.1:{port} {server.tls_uri}",
+            POOL={"TIMEOUT": 0.6},
+            CONNECTION_OPTIONS={ldap.OPT_X_TLS_CACERTFILE: str(server.certificate)},
+        )
+        for _ in range(6):
+            try:
+                ask()
+            except ldap.TIMEOUT:
+                failed += 1
+            pooling.close_all(alias)
+        assert (failed, pooling.stats(alias).opening) == (1, 1)
+        end()
+    assert_whole(alias, server)
+
+
 def test_two_servers_share_the_connections(configure: Configure, server: Slapd, second_server: Slapd) -> None:
     # Another list than elsewhere: for a while it is remembered which of its servers were away.
     alias = configure(NAME=f"{second_server.uri} {server.uri}")
