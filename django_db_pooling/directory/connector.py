@@ -75,6 +75,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         ldap.LDAPError.
         """
         options = dict(options or {})
+        # Otherwise any signal, of a child that has ended for example, looks like the end of the connection.
+        self.set_option(ldap.OPT_RESTART, True)
         if seconds is not None:
             usual = options.get(ldap.OPT_NETWORK_TIMEOUT)
             self.set_option(ldap.OPT_NETWORK_TIMEOUT, seconds if usual in (None, -1) else min(usual, seconds))

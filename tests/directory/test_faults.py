@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -391,3 +392,23 @@ def test_two_servers_share_the_connections(configure: Configure, server: Slapd, 
     assert pooling.close_all(alias)
     eventually(lambda: second_server.monitor().connections == 0)
     in_thread(ask)
+
+
+# -- signals ---------------------------------------------------------------------------------------------
+
+
+@scopes
+def test_signals_do_not_end_connections(scope: str, configure: Configure) -> None:
+    """Such as those of children that end. To libldap a call that was interrupted is the end of the server."""
+    alias = configure(POOL={"SCOPE": scope})
+    ask()
+    before = signal.signal(signal.SIGALRM, lambda *arguments: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        with a_request():
+            for number in range(100):
+                ask(number % 40)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (pooling.stats(alias).opened, pooling.stats(alias).broken) == (1, 0)
