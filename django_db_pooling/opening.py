@@ -16,6 +16,10 @@ from django_db_pooling.registry import DatabasePool, registry
 from django_db_pooling.slot import Slot
 
 
+# The housekeeper has other things to do meanwhile (seconds).
+MOST_FILL = 5.0
+
+
 class Opening(Leasing):
     """Puts connections into bare slots."""
 
@@ -90,8 +94,7 @@ class Opening(Leasing):
         self._pool = pool
         self._cursors = set()
         self._slot = slot
-        timeout = pool.limits.timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = time.monotonic() + min(pool.limits.timeout or MOST_FILL, MOST_FILL)
         # Receivers of connection_created ask for connections[alias] and mean this one.
         connections[self.alias] = self
         try:

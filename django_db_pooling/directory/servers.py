@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -24,7 +26,8 @@ class Servers:
 
     def __init__(self, uris: str) -> None:
         self._uris = [uri for uri in _SEPARATOR.split(uris.strip()) if uri]
-        self._turns = itertools.count()
+        # Many processes with a connection each would else all begin with the same one.
+        self._turns = itertools.count(random.randrange(len(self._uris)))
         # When they were away, or somebody went to see whether they still are.
         self._away: dict[str, float] = {}
         # Attempts that aren't over: at which server, and since when. Nothing ends a TLS handshake.
@@ -76,3 +79,7 @@ class Servers:
 def servers(uris: str) -> Servers:
     """The servers of this list, the same ones for everybody in this process."""
     return Servers(uris)
+
+
+# Who was trying there in the parent isn't in the child.
+os.register_at_fork(after_in_child=servers.cache_clear)
