@@ -15,7 +15,6 @@ from django_db_pooling.lease import LEAST_CONNECT, Leasing
 from django_db_pooling.registry import DatabasePool, registry
 from django_db_pooling.slot import Slot
 
-
 # The housekeeper has other things to do meanwhile (seconds).
 MOST_FILL = 5.0
 

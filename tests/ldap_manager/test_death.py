@@ -365,7 +365,8 @@ def test_one_silent_server_does_not_get_all_who_connect(
 
     from django_db_pooling.directory import servers
 
-    monkeypatch.setattr(servers, "NEXT_AFTER", 0.1)
+    monkeypatch.setattr(servers, "STALLED", 0.1)
+    monkeypatch.setattr(servers.random, "randrange", lambda _: 0)
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         both = manager(
             f"ldaps://127.0.0.1:{listener.getsockname()[1]} {server.tls_uri}",
