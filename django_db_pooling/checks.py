@@ -1,33 +1,63 @@
-"""System checks. ``patch()`` looks at the same findings, since checks don't run under gunicorn."""
+"""System checks. ``patch()`` looks at the same findings, since checks don't run under gunicorn.
+
+Those that have to ask a server are in ``capacity.py``.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 
-from django_db_pooling import conf, drivers
+from django_db_pooling import capacity, conf, drivers, green
+from django_db_pooling.conf import Problem
+from django_db_pooling.journal import extra, logger
 
-logger = logging.getLogger("django_db_pooling")
+# By the first letter of an id's last part.
+_LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {
+    "E": (logging.ERROR, Error),
+    "W": (logging.WARNING, Warning),
+    "I": (logging.INFO, Info),
+}
+# Top-level packages of other pools, with a backend or a mixin for one.
+_OTHER_POOLS = frozenset(
+    {
+        "dj_db_conn_pool",
+        "django_db_geventpool",
+        "django_postgrespool",
+        "django_postgrespool2",
+        "django_psycopg2_pool",
+        "django_mysqlpool",
+        "mysql_pool",
+    }
+)
 _said: set[str] = set()
 
 
-def say_once(problems: list[conf.Problem]) -> None:
-    """Log them as warnings, each of them once in a process."""
+def say_once(problems: Iterable[Problem]) -> None:
+    """Log them, each of them once in a process."""
     for problem in problems:
         if problem.message not in _said:
             _said.add(problem.message)
-            logger.warning("%s %s (%s)", problem.message, problem.hint, problem.id)
+            level, _ = _LEVELS[_letter(problem)]
+            fields = extra("check", check=problem.id)
+            logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
 
 
-def settings_errors() -> list[conf.Problem]:
+def _letter(problem: Problem) -> str:
+    return problem.id.rpartition(".")[2][0]
+
+
+def settings_errors() -> list[Problem]:
     """What is wrong with the settings of any alias, or with an alias that set_pool_size was given."""
     found = []
     for alias in connections.settings:
@@ -35,53 +65,128 @@ def settings_errors() -> list[conf.Problem]:
     for alias in conf.overridden_aliases():
         if alias not in connections.settings:
             found.append(
-                conf.Problem(
+                Problem(
                     "django_db_pooling.E005",
                     f"set_pool_size() was called with alias={alias!r}, which isn't in DATABASES.",
                     f"Aliases are {', '.join(map(repr, connections.settings))}.",
                 )
             )
+    return found + capacity.settings_errors()
+
+
+def advice() -> list[Problem]:
+    """What works, but not as well as it could, as far as no server has to be asked."""
+    found = driver_warnings()
+    for alias, settings_dict in _pooled():
+        found += _of_alias(alias, settings_dict)
+    if green.patched("socket") and not green.patched("threading"):
+        found.append(
+            Problem(
+                "django_db_pooling.W007",
+                "gevent has patched sockets and not threading: all greenlets share one connection.",
+                "Call gevent.monkey.patch_all() without leaving out thread.",
+            )
+        )
     return found
 
 
-def driver_warnings() -> list[conf.Problem]:
+def _pooled() -> Iterator[tuple[str, Any]]:
+    for alias in connections.settings:
+        if not conf.is_off(connections.settings[alias]):
+            yield alias, connections.settings[alias]
+
+
+def driver_warnings() -> list[Problem]:
     """Drivers that won't work well with a pool in this process."""
     found = []
-    for alias in connections.settings:
-        settings_dict = connections.settings[alias]
-        if conf.is_off(settings_dict):
+    for alias, settings_dict in _pooled():
+        backend = _backend(settings_dict["ENGINE"])
+        if backend is None:
             continue
-        database = _database(settings_dict["ENGINE"])
-        if database is None:
-            continue
+        database = backend.Database
         driver = drivers.find(database)
         if driver is None:
             found.append(
-                conf.Problem(
+                Problem(
                     "django_db_pooling.W002",
                     f"The database {alias!r} uses the driver {database.__name__!r}, which can't be pooled.",
                     "Its connections are Django's, as without this package. "
                     f'Set DATABASES[{alias!r}]["POOL"] = False to say that this is known.',
                 )
             )
-        elif advice := driver.advice():
+        elif words := driver.advice():
             found.append(
-                conf.Problem("django_db_pooling.W001", f"The database {alias!r} will block gevent.", advice)
+                Problem("django_db_pooling.W001", f"The database {alias!r} will block gevent.", words)
             )
     return found
 
 
-def _database(engine: str) -> Any:
-    """The driver of a backend, None where it has none or can't be loaded: Django will say why."""
+def _backend(engine: str) -> Any:
+    """The wrapper of a backend, None where it has no driver or can't be loaded: Django will say why."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return load_backend(engine).DatabaseWrapper.Database
+            wrapper = load_backend(engine).DatabaseWrapper
+            return wrapper if wrapper.Database else None
     except Exception:
         return None
 
 
-def receiver_warnings() -> list[conf.Problem]:
+def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
+    try:
+        limits = conf.limits_for(alias, settings_dict)
+    except ImproperlyConfigured:
+        # An error of its own.
+        return []
+    where = f"DATABASES[{alias!r}]"
+    found = []
+    if limits.max_outstanding is None and green.patched("socket"):
+        found.append(
+            Problem(
+                "django_db_pooling.W004",
+                f"The pool of {alias!r} has no limit: under gevent each request may open a connection.",
+                f'Set {where}["POOL"]["MAX_OUTSTANDING"], or give set_pool_size() a max_outstanding.',
+            )
+        )
+    is_brief = conf.scope(settings_dict, conf.REQUEST) == conf.TRANSACTION
+    if is_brief and settings_dict.get("ATOMIC_REQUESTS"):
+        found.append(
+            Problem(
+                "django_db_pooling.W008",
+                f"{where} has ATOMIC_REQUESTS and transaction scope: each request is one transaction, "
+                "and holds its connection from its first statement to its end.",
+                "Leave ATOMIC_REQUESTS out and use atomic() where it is needed, or SCOPE 'request'.",
+            )
+        )
+    if is_brief and settings_dict.get("CONN_HEALTH_CHECKS"):
+        found.append(
+            Problem(
+                "django_db_pooling.I003",
+                f"{where} has CONN_HEALTH_CHECKS and transaction scope: one more round trip for each "
+                "transaction, and outside of them for each statement.",
+                "Leave CONN_HEALTH_CHECKS out: connections that died are noticed without it.",
+            )
+        )
+    other = _other_pool(settings_dict["ENGINE"])
+    if other is not None:
+        found.append(
+            Problem(
+                "django_db_pooling.W009",
+                f'{where}["ENGINE"] is {settings_dict["ENGINE"]!r}, which has a pool of its own, {other}.',
+                f'Use Django\'s own backend, or set {where}["POOL"] = False to keep the other pool.',
+            )
+        )
+    return found
+
+
+def _other_pool(engine: str) -> str | None:
+    backend = _backend(engine)
+    bases = () if backend is None else inspect.getmro(backend)
+    packages = [name.partition(".")[0] for name in (engine, *(base.__module__ for base in bases))]
+    return next((package for package in packages if package in _OTHER_POOLS), None)
+
+
+def receiver_warnings() -> list[Problem]:
     """Receivers of connection_created that may take it for the beginning of a request's use."""
     found = []
     for entry in connection_created.receivers:
@@ -90,7 +195,7 @@ def receiver_warnings() -> list[conf.Problem]:
         if module.partition(".")[0] != "django":
             name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
             found.append(
-                conf.Problem(
+                Problem(
                     "django_db_pooling.W003",
                     f"{module}.{name} receives connection_created, which is sent per physical connection.",
                     "What it sets for the current request would be seen by the next ones: receive "
@@ -100,8 +205,20 @@ def receiver_warnings() -> list[conf.Problem]:
     return found
 
 
+def _messages(problems: list[Problem]) -> list[CheckMessage]:
+    return [_LEVELS[_letter(p)][1](p.message, hint=p.hint, id=p.id) for p in problems]
+
+
 @register
 def check_pools(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
-    errors = [Error(p.message, hint=p.hint, id=p.id) for p in settings_errors()]
-    advice = driver_warnings() + receiver_warnings()
-    return errors + [Warning(p.message, hint=p.hint, id=p.id) for p in advice]
+    return _messages(settings_errors() + advice() + receiver_warnings())
+
+
+@register(Tags.database, deploy=True)
+def check_capacity(
+    app_configs: Sequence[Any] | None, databases: Iterable[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """``manage.py check --deploy --database default``: asks the server (I/O)."""
+    if settings_errors():
+        return []
+    return _messages([problem for alias in databases or () for problem in capacity.problems(alias)])

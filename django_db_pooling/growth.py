@@ -23,6 +23,8 @@ class Growth:
         self._opening: dict[int, float] = {}
         # When the last attempt failed, and with what: none since the last that succeeded.
         self.last_error: tuple[float, Exception] | None = None
+        # When a caller was failed first: none since the last that succeeded.
+        self._failing_since: float | None = None
         # When attempts began to find no server.
         self._away_since: float | None = None
         # Attempts have failed for as long as callers are asked to put up with.
@@ -57,9 +59,20 @@ class Growth:
         """Whether the server was away so lately that nobody needs to wait for what the next attempt finds."""
         return self.outage and now - self._last_failure() <= max(patience, MOST_PAUSE)
 
-    def succeeded(self) -> None:
+    def succeeded(self) -> float | None:
+        """Since when callers were failed until now; None: they weren't."""
+        since, self._failing_since = self._failing_since, None
         self.last_error = self._away_since = None
         self.outage = False
+        return since
+
+    def gave_up(self, error: Exception, now: float) -> bool:
+        """A caller gets this error. Whether it is the first one since connecting has succeeded."""
+        self.failed(error, now)
+        is_first = self._failing_since is None
+        if is_first:
+            self._failing_since = now
+        return is_first
 
     def failed(self, error: Exception, now: float) -> None:
         self.last_error = (now, error)

@@ -45,11 +45,11 @@ def patch() -> None:
     """Pool the connections of every alias in DATABASES, from now on, in this process and its forks.
 
     Calling it again changes nothing. Raises ImproperlyConfigured, with nothing changed, where the
-    settings of a pool are wrong. Logs warnings about drivers once.
+    settings of a pool are wrong. Logs once what the system checks would advise.
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
         conf.reject(checks.settings_errors())
-        checks.say_once(checks.driver_warnings())
+        checks.say_once(checks.advice())
     _make_storage_local()
     if ConnectionHandler.__getitem__ is _getitem:
         return

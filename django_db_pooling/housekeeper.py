@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.journal import extra, logger
 
 TICK = 1.0  # seconds
 
@@ -34,7 +33,7 @@ class Housekeeper:
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
             self._running = False
-            logger.warning("The housekeeper can't start: %s", error)
+            logger.warning("The housekeeper can't start: %s", error, extra=extra("housekeeping"))
         except BaseException:
             self._running = False
             raise
@@ -66,5 +65,5 @@ class Housekeeper:
         try:
             return self._work()
         except Exception:
-            logger.exception("Looking after the pools failed; trying again")
+            logger.exception("Looking after the pools failed; trying again", extra=extra("housekeeping"))
             return True

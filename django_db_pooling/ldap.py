@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from django_db_pooling.directory.connector import DEAD, Connector
 from django_db_pooling.directory.identities import Identities, Identity, Secret
 from django_db_pooling.directory.pool import DirectoryPool
 from django_db_pooling.drivers.ldap import DRIVER
+from django_db_pooling.journal import brief
 from django_db_pooling.keepalive import keep_alive
 from django_db_pooling.limits import Limits
 from django_db_pooling.pool import CheckoutTimeout
@@ -35,8 +35,6 @@ from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed, PoolStats
 
 __all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]
-
-logger = logging.getLogger("django_db_pooling")
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
 LONG_IDLE = 60.0
@@ -375,11 +373,11 @@ class ConnectionManager:
                 self._open(slot, self.bind, self._passwd(), _until(self.wait_timeout))
                 pool.checkin(slot)
             except Exception as error:
-                logger.info("%s: can't open a connection for min_size: %s", self.uri, error)
+                pool.journal.note("min_size", error=brief(error))
             except BaseException:
                 pool.discard(slot)
                 raise
-        return bool(len(pool) or pool.limits.min_size)
+        return bool(len(pool) or pool.limits.min_size or pool.journal.is_pending)
 
     def abandon(self) -> None:
         """Called in a forked child."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections import deque
 from collections.abc import Iterable
 from types import FrameType
 
+from django_db_pooling.journal import Journal
 from django_db_pooling.slot import Slot
-
-logger = logging.getLogger("django_db_pooling")
 
 
 class Holding:
@@ -26,8 +23,17 @@ class Holding:
         # No reference to the frame, whose variables would live on.
         self._file, self._line = taker.f_code.co_filename, taker.f_lineno
 
+    @property
+    def request(self) -> object:
+        return getattr(self._holder, "request", None)
+
     def __str__(self) -> str:
         return f"{self._holder}, taken at {self._file}:{self._line}"
+
+
+def asker(holder: object) -> str:
+    """The request of a holder, if it has one: str() of a holder may take a lock."""
+    return getattr(holder, "request", None) or "code outside of a request"
 
 
 def _is_between(frame: FrameType) -> bool:
@@ -39,14 +45,11 @@ def _is_between(frame: FrameType) -> bool:
 class Leaks:
     """Tells of connections that have been held for longer than a threshold, and when they come back."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._returned: deque[str] = deque(maxlen=100)
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
 
     def look(self, slots: Iterable[Slot], threshold: float | None, now: float) -> None:
         """The housekeeper's: each is told of once."""
-        while self._returned:
-            logger.warning("%s", self._returned.popleft())
         if threshold is None:
             return
         for slot in slots:
@@ -57,9 +60,8 @@ class Leaks:
                     # It came back this instant.
                     slot.overdue = None
                     continue
-                logger.warning("%s: held for %.1f s by %s", self._name, now - taken_at, slot.overdue)
+                self._journal.note("held", seconds=now - taken_at, holder=slot.overdue)
 
     def came_back(self, slot: Slot, seconds: float) -> None:
-        """Only noted: this is called where nothing may be written."""
-        self._returned.append(f"{self._name}: came back after {seconds:.1f} s from {slot.overdue}")
+        self._journal.note("came_back", seconds=seconds, holder=slot.overdue)
         slot.overdue = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from django.db import Error as DjangoError
 
+from django_db_pooling.journal import brief
+from django_db_pooling.leaks import asker
 from django_db_pooling.slot import Slot
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 else:
     Backend = object
-
-logger = logging.getLogger("django_db_pooling")
 
 # Talking to the server gets at least this long (seconds), also where the timeout is 0
 # or nearly over.
@@ -165,11 +164,16 @@ class Leasing(Backend):
 
     def _roll_back(self, slot: Slot) -> bool:
         """End a transaction that its user left open: never by a commit. False if that fails."""
+        journal = self._pool.journal
+        # Where autocommit is off by the settings, each statement begins one.
+        is_news = not self.in_atomic_block and self.settings_dict["AUTOCOMMIT"] and self._in_transaction(slot)
         try:
             self._pool.dialect.rollback(slot.connection, self._seconds_left())
             if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
         except (self.Database.Error, DjangoError, OSError) as error:
-            logger.warning("%s: a transaction can't be rolled back: %r", self.alias, error)
+            journal.note("rollback_failed", error=brief(error))
             return False
+        if is_news:
+            journal.note("rolled_back", request=asker(slot.holder))
         return True

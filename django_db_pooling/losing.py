@@ -8,6 +8,7 @@ from typing import Any
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
+from django_db_pooling.leaks import asker
 from django_db_pooling.lease import Leasing
 from django_db_pooling.stats import Closed
 
@@ -84,13 +85,13 @@ class Losing(Leasing):
         if isinstance(error, self.Database.Error):
             if broken:
                 self._pool.death_seen()
-                self._pool.note("lost", error)
+                self._pool.note("lost", error, request=asker(slot.holder))
                 self.lose()
             elif dialect.unfit(error):
                 # This request may go on with it.
                 slot.unusable = True
         elif broken or dialect.interrupted(slot.connection, error):
-            self._pool.note("lost", error)
+            self._pool.note("lost", error, request=asker(slot.holder))
             self.lose()
 
     def lose(self) -> None:

@@ -103,14 +103,20 @@ class Owner:
 
     def finish_request(self) -> None:
         """Give back what the innermost request has checked out (I/O where a transaction is open)."""
-        held = self.holding()
+        held, holder = self.holding(), self.holder
+        label = holder.request
         if self._requests:
             held = self._leave(self._requests[-1], held)
         else:
             # Nobody said that one began. A transaction is then somebody else's.
             held = [wrapper for wrapper in held if not wrapper.in_atomic_block]
         if held:
-            give_all_back(held)
+            # It is still this one's, should something be wrong with it.
+            outer, holder.request = holder.request, label
+            try:
+                give_all_back(held)
+            finally:
+                holder.request = outer
 
     def abandon_request(self, request: Request) -> None:
         """The request is over, and nobody said so. No I/O. What has begun after it goes on."""

@@ -9,7 +9,6 @@ or ``discard``; one that is dropped instead is reclaimed.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import random
@@ -24,13 +23,12 @@ from django_db_pooling import inherited
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.growth import Growth
 from django_db_pooling.histogram import BOUNDS
-from django_db_pooling.leaks import Leaks
+from django_db_pooling.journal import Journal, brief
+from django_db_pooling.leaks import Leaks, asker
 from django_db_pooling.limits import Limits
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed, Counts, PoolStats, Trouble
 from django_db_pooling.waiter import Bell, Waiter
-
-logger = logging.getLogger("django_db_pooling")
 
 # Waiters look for themselves this often (seconds): at openings that stall, and as a net.
 LOOK_AROUND = 0.5
@@ -104,7 +102,8 @@ class Pool:
         self._waiters: deque[Waiter] = deque()
         self._match = Coalesced(self._serve_waiters)
         self._death_seen_at = -math.inf
-        self.leaks = Leaks(name)
+        self.journal = Journal(name)
+        self.leaks = Leaks(self.journal)
         self.counts = Counts()
         # The latest things that went wrong.
         self.troubles: deque[Trouble] = deque(maxlen=MOST_TROUBLES)
@@ -160,7 +159,7 @@ class Pool:
         if alive is False:
             self.counts.broken += 1
             slot.unusable = True
-            self.death_seen()
+            self.found_dead()
             return False
         if alive is None:
             self.doubt(slot)
@@ -365,17 +364,22 @@ class Pool:
         age = self.limits.max_age
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
-        self.counts.connects.observe(slot.opened_at - slot.taken_at)
+        seconds = slot.opened_at - slot.taken_at
+        self.counts.connects.observe(seconds)
         self.growth.end(slot.number)
-        self.growth.succeeded()
+        failed_at = self.growth.succeeded()
         self.counts.opened += 1
         self._match()
+        if failed_at is not None:
+            self.journal.note("connect_again", seconds=slot.opened_at - failed_at)
+        if self.journal.is_verbose:
+            self.journal.note("opened", connection=slot.number, seconds=seconds)
 
     def open_failed(self, slot: Slot, error: BaseException) -> None:
         """The taker of a bare slot could not open a connection; the slot is free again."""
         if isinstance(error, Exception):
-            self.growth.failed(error, time.monotonic())
-            self.note("connect", error)
+            is_first = self.growth.gave_up(error, time.monotonic())
+            self.note("connect", error, is_news=is_first)
         if self.growth.outage:
             self._turn_waiters_away()
         self.discard(slot)
@@ -439,8 +443,8 @@ class Pool:
         try:
             if slot.connection is not None:
                 self.driver.close(slot.connection, LINGER if at_cap else 0.0)
-        except Exception:
-            logger.debug("%s: closing a connection failed", self.name, exc_info=True)
+        except Exception as error:
+            self.journal.note("close_failed", error=brief(error))
         finally:
             self.discard(slot, reason)
 
@@ -457,15 +461,19 @@ class Pool:
         if connection is not None:
             try:
                 self.driver.drop(connection)
-            except Exception:
-                logger.exception("%s: dropping a connection failed", self.name)
+            except Exception as error:
+                self.journal.note("drop_failed", error=brief(error))
         if self._forget(slot):
             self._count_held(slot, time.monotonic())
             self.counts.broken += reason is Closed.BROKEN
             if slot.opened_at:
                 # One that failed while it was set up never counted as opened.
-                self.counts.closed[reason or self._why(slot)] += 1
+                reason = reason or self._why(slot)
+                self.counts.closed[reason] += 1
             self._match()
+            if slot.opened_at and self.journal.is_verbose:
+                seconds = time.monotonic() - slot.opened_at
+                self.journal.note("closed", connection=slot.number, seconds=seconds, reason=str(reason))
 
     def _why(self, slot: Slot) -> Closed:
         """Why a connection is not kept."""
@@ -485,13 +493,20 @@ class Pool:
             inherited.keep(slot.connection)
             return
         self.counts.reclaimed += 1
+        holder = slot.holder
         self.discard(slot, Closed.UNCLEAN)
+        self.journal.note("reclaimed", request=asker(holder))
 
     # -- doubt -----------------------------------------------------------------------------
 
     def death_seen(self) -> None:
         """A connection was closed by the server: all that were opened before now are suspect."""
         self._death_seen_at = time.monotonic()
+
+    def found_dead(self) -> None:
+        """So was one that nobody was using."""
+        self.death_seen()
+        self.journal.note("dead")
 
     def doubts(self, slot: Slot) -> bool:
         """Whether a connection died since this one was last known to be good, or it looks odd."""
@@ -509,6 +524,8 @@ class Pool:
 
     def resize(self, limits: Limits) -> None:
         """Other limits from now on. What is idle beyond them is closed here."""
+        if limits != self.limits:
+            self.journal.note("resized", size=limits.size, max_outstanding=limits.max_outstanding)
         self.limits = limits
         while self._over_cap():
             try:
@@ -520,6 +537,7 @@ class Pool:
     def recycle(self) -> None:
         """Replace every connection: the idle ones are closed here, the others as they come back."""
         self._generation += 1
+        self.journal.note("recycled")
         self.drain()
 
     def drain(self) -> None:
@@ -558,6 +576,7 @@ class Pool:
         self.leaks.look(self._living(), limits.leak_threshold, now)
         if self._waiters:
             self._match()
+        self.journal.write()
 
     def _not_wanted(self, slot: Slot, unused: float) -> Closed | None:
         """Why one that has been unused for so many seconds isn't wanted any more."""
@@ -627,9 +646,12 @@ class Pool:
         slots = sorted((slot for slot in self._living() if slot.taken_at), key=lambda slot: slot.taken_at)
         return [(now - slot.taken_at, str(slot.holder)) for slot in slots]
 
-    def note(self, kind: str, error: object) -> None:
-        """Something has gone wrong."""
-        self.troubles.append(Trouble(time.monotonic(), kind, f"{type(error).__name__}: {error}"))
+    def note(self, kind: str, error: object, is_news: bool = True, **fields: Any) -> None:
+        """Something has gone wrong. ``is_news``: the log shall tell, too."""
+        text = brief(error)
+        self.troubles.append(Trouble(time.monotonic(), kind, text))
+        if is_news:
+            self.journal.note(kind, error=text, **fields)
 
     def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
         self.counts.timeouts += 1
@@ -644,7 +666,7 @@ class Pool:
             message += " Held longest: {:.1f} s by {}.".format(*held[0])
         if self.growth.last_error is not None:
             at, error = self.growth.last_error
-            message += f" Last connect error, {now - at:.1f} s ago: {type(error).__name__}: {error}."
+            message += f" Last connect error, {now - at:.1f} s ago: {brief(error)}."
         refusal = CheckoutTimeout(message, waited)
-        self.note("timeout", refusal)
+        self.note("timeout", refusal, seconds=waited, **stats.moment())
         return refusal

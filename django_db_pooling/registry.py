@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -12,16 +11,15 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from django_db_pooling import checks, conf, inherited, workers
+from django_db_pooling import checks, conf, green, inherited, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
+from django_db_pooling.journal import brief
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import PoolStats
 from django_db_pooling.workers import Publisher
-
-logger = logging.getLogger("django_db_pooling")
 
 
 class Identity(tuple[Any, ...]):
@@ -141,10 +139,15 @@ class Registry:
                     return pool
             made = DatabasePool(wrapper, driver)
             self._pools = {**self._pools, wrapper.alias: (made, *others)}
+        limits = made.limits
+        made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         self._housekeeper.ensure_running()
         self.retire_outdated(wrapper.alias)
         # Not in patch(): that may be called before the applications connect their receivers.
         checks.say_once(checks.receiver_warnings())
+        if green.patched("socket"):
+            # Nor was gevent there, if a process patched itself after a fork.
+            checks.say_once(checks.advice())
         return made
 
     def teach(self, wrapper: Any) -> None:
@@ -157,6 +160,8 @@ class Registry:
         """Nothing stays in pools whose settings have changed."""
         for pool in self.pools(alias):
             if pool.is_outdated():
+                if not pool.closing:
+                    pool.journal.note("retired")
                 pool.closing = True
                 pool.drain()
 
@@ -172,15 +177,16 @@ class Registry:
                 try:
                     pool.new_wrapper().fill(pool, slot)
                 except Exception as error:
-                    logger.info("%s: can't open a connection for MIN_SIZE: %s", pool.name, error)
+                    pool.journal.note("min_size", error=brief(error))
         self._forget_empty()
         pools = self.pools()
         tells = bool(pools) and workers.is_on()
         if tells:
             self._publisher.publish(self.all_stats(), pools)
-        return tells or any(len(pool) or pool.limits.min_size for pool in pools)
+        return tells or any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in pools)
 
     def _forget_empty(self) -> None:
+        forgotten: list[DatabasePool] = []
         with self._lock:
             for alias, pools in self._pools.items():
                 over = [pool for pool in pools if pool.closing and not len(pool)]
@@ -191,6 +197,9 @@ class Registry:
                 if over:
                     kept = tuple(pool for pool in pools if pool not in over)
                     self._pools = {**self._pools, alias: kept}
+                    forgotten += over
+        for pool in forgotten:
+            pool.journal.write(is_last=True)
 
     def apply_limits(self) -> None:
         """Limits have changed: tell every pool."""
@@ -217,6 +226,7 @@ class Registry:
         """The process ends: say goodbye to the servers, who would log aborted connections else."""
         for pool in self.pools():
             pool.drain_here()
+            pool.journal.write(is_last=True)
         self._publisher.forget()
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -24,10 +23,9 @@ from django.apps import apps
 from django.conf import settings
 
 from django_db_pooling.histogram import Durations
+from django_db_pooling.journal import extra, logger
 from django_db_pooling.pool import Pool
 from django_db_pooling.stats import PoolStats
-
-logger = logging.getLogger("django_db_pooling")
 
 SILENCE = 10.0
 # Seconds between samples, and how many of them a process keeps.
@@ -112,7 +110,9 @@ class Publisher:
             fresh.replace(path)
         except OSError as error:
             if not self._has_failed:
-                logger.warning("can't tell other processes what the pools do: %s", error)
+                logger.warning(
+                    "can't tell other processes what the pools do: %s", error, extra=extra("status")
+                )
             self._has_failed = True
 
     def forget(self) -> None:

@@ -20,8 +20,7 @@ from django_db_pooling import conf, drivers, owner
 from django_db_pooling.cursor import PooledCursor
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.leaks import Holding
-from django_db_pooling.lease import logger
+from django_db_pooling.leaks import Holding, asker
 from django_db_pooling.losing import Losing
 from django_db_pooling.mixing import mixed
 from django_db_pooling.opening import Opening, twin
@@ -73,6 +72,9 @@ class Pooling(Parts, Opening, Sessions, Losing):
             if self._slot is not None:
                 self._pool.discard(self._let_go())
             self.connection = None
+            if isinstance(error, Exception):
+                # Somebody must tell of it, also where there is no connection yet.
+                registry.ensure_looked_after()
             if isinstance(error, CheckoutTimeout):
                 raise PoolTimeout(str(error), error.waited) from None
             if isinstance(error, ServerAway):
@@ -120,7 +122,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             return False
         if self._make_usable(slot):
             return True
-        pool.death_seen()
+        pool.found_dead()
         pool.discard(self._let_go(), Closed.BROKEN)
         self.connection = None
         return False
@@ -216,7 +218,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
         if self.in_atomic_block:
-            logger.warning("%s: rolling back an atomic block that was never left", self.alias)
+            self._pool.journal.note("atomic_left_open", request=asker(self._slot and self._slot.holder))
         try:
             if self._slot is not None:
                 self._give_back()

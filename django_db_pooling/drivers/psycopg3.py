@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import ServerCursor
+from psycopg import ServerCursor, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from django_db_pooling import green
@@ -73,6 +73,14 @@ class Psycopg3(Driver):
             return bool(cursor.closed)
         cursor.close()
         return True
+
+    def advice(self) -> str | None:
+        if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):
+            return None
+        return (
+            "psycopg was imported before gevent's patch, waits in C and stops every greenlet meanwhile. "
+            "Call gevent.monkey.patch_all() before anything imports psycopg."
+        )
 
 
 def _answers(pgconn: Any, statement: bytes, seconds: float) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import sys
 from collections import Counter
@@ -182,4 +183,5 @@ class Storm:
 
 
 if __name__ == "__main__":
+    logging.disable()
     print(Storm(int(sys.argv[1])).run(*map(int, sys.argv[2:])).table())

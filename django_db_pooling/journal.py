@@ -1,0 +1,162 @@
+"""What a pool has to tell in the log, and when.
+
+A handler of logging may write, take locks and switch greenlets. Pools have news where none of that may
+happen: in finalizers, in gevent's hub, while they hand out. So news is noted, which is an ``append``, and
+written by the housekeeper, a second later at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+logger = logging.getLogger("django_db_pooling")
+
+# Seconds in which an event of one pool is written once; those between are counted.
+QUIET = 10.0
+MOST_NOTES = 1000
+
+
+class Event(NamedTuple):
+    """``text``: filled with the fields. ``is_limited``: it may come in storms."""
+
+    level: int
+    text: str
+    is_limited: bool = False
+
+
+EVENTS = {
+    "created": Event(logging.INFO, "pool created: size %(size)s, max_outstanding %(max_outstanding)s"),
+    "resized": Event(logging.INFO, "limits changed: size %(size)s, max_outstanding %(max_outstanding)s"),
+    "retired": Event(logging.INFO, "settings changed: this pool ends, another one begins"),
+    "recycled": Event(logging.INFO, "recycled: every connection is replaced as it comes back"),
+    "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),
+    "closed": Event(logging.DEBUG, "connection %(connection)d closed after %(seconds).1f s: %(reason)s"),
+    "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),
+    "drop_failed": Event(logging.ERROR, "dropping a connection failed: %(error)s", True),
+    "timeout": Event(logging.WARNING, "checkout failed: %(error)s", True),
+    "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),
+    "connect_again": Event(logging.WARNING, "connecting works again, after %(seconds).1f s", True),
+    "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
+    "dead": Event(logging.INFO, "connection found dead", True),
+    "lost": Event(logging.WARNING, "connection lost in a statement of %(request)s: %(error)s", True),
+    "rolled_back": Event(logging.WARNING, "transaction left open was rolled back: %(request)s", True),
+    "rollback_failed": Event(logging.WARNING, "a transaction can't be rolled back: %(error)s", True),
+    "atomic_left_open": Event(
+        logging.WARNING, "rolling back an atomic block that was never left: %(request)s", True
+    ),
+    "reset_failed": Event(logging.WARNING, "a session can't be made as new: %(error)s", True),
+    "reclaimed": Event(logging.WARNING, "connection reclaimed, its holder is gone: %(request)s", True),
+    "held": Event(logging.WARNING, "held for %(seconds).1f s by %(holder)s"),
+    "came_back": Event(logging.WARNING, "came back after %(seconds).1f s from %(holder)s"),
+}
+
+# What is told outside of a pool's journal.
+OTHERS = {
+    "check": "a finding of the system checks",
+    "housekeeping": "the housekeeper can't start, or has failed",
+    "status": "the directory for other processes can't be written",
+}
+
+
+class _Note(NamedTuple):
+    event: str
+    at: float
+    fields: dict[str, Any]
+
+
+class _Storm:
+    """Notes of one event since it was written last."""
+
+    __slots__ = ("count", "last", "written_at")
+
+    def __init__(self) -> None:
+        self.written_at = float("-inf")
+        self.count = 0
+        self.last: _Note | None = None
+
+
+class Journal:
+    """Notes of one pool. Fields are those of ``extra``, without the prefix."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._notes: deque[_Note] = deque(maxlen=MOST_NOTES)
+        self._storms: dict[str, _Storm] = {}
+        # Asked now and by the housekeeper: logging itself takes a lock to answer.
+        self.is_verbose = logger.isEnabledFor(logging.DEBUG)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is something to write, now or later."""
+        return bool(self._notes) or any(storm.count for storm in list(self._storms.values()))
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Callable anywhere: no I/O, no lock, no switch."""
+        if self.is_verbose or EVENTS[event].level > logging.DEBUG:
+            self._notes.append(_Note(event, time.time(), fields))
+
+    def write(self, is_last: bool = False) -> None:
+        """The housekeeper's. ``is_last``: nothing may wait for later."""
+        self.is_verbose = logger.isEnabledFor(logging.DEBUG)
+        while self._notes:
+            try:
+                note = self._notes.popleft()
+            except IndexError:
+                break
+            if EVENTS[note.event].is_limited:
+                storm = self._storms.setdefault(note.event, _Storm())
+                storm.last, storm.count = note, storm.count + 1
+                self._write_storm(storm, is_last)
+            else:
+                self._write(note)
+        for storm in list(self._storms.values()):
+            self._write_storm(storm, is_last)
+
+    def _write_storm(self, storm: _Storm, is_last: bool) -> None:
+        now = time.monotonic()
+        if storm.last is not None and (is_last or now - storm.written_at >= QUIET):
+            note, suppressed = storm.last, storm.count - 1
+            storm.written_at, storm.count, storm.last = now, 0, None
+            self._write(note, suppressed)
+
+    def _write(self, note: _Note, suppressed: int = 0) -> None:
+        level, text, _ = EVENTS[note.event]
+        fields = {"alias": self._alias, **note.fields}
+        text = "%(alias)s: " + text
+        if suppressed:
+            fields["suppressed"] = suppressed
+            text += " (%(suppressed)d more like this)"
+        logger.log(level, text, fields, extra=extra(note.event, at=note.at, **fields))
+
+
+def extra(event: str, **fields: Any) -> dict[str, Any]:
+    """The attributes of a record: named so that they are nobody else's."""
+    return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
+
+
+_MOST = 500
+# What may follow a server's message: the statement, its values, where it was.
+_STATEMENT = re.compile(r"\n(?:LINE \d+|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*", re.DOTALL)
+_NEAR = re.compile(r"(?<=near )(['\"]).*\1", re.DOTALL)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@]*:\S*@", re.IGNORECASE)
+# In the words of a DSN, of keyword arguments, of a URL's query and of JSON.
+_WORD = re.compile(
+    r"((?:password|passwd|passphrase|pwd|secret|credentials?|cred)['\"]?\s*[=:]\s*)"
+    r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&)}\"']+)",
+    re.IGNORECASE,
+)
+
+
+def brief(error: object) -> str:
+    """An error in a line, without what looks like a password, and without the text of a statement."""
+    text = str(error)
+    if isinstance(error, BaseException):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = _NEAR.sub("...", _STATEMENT.sub("", text))
+    text = _WORD.sub(r"\1***", _URL.sub(r"\1***@", text))
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST else text[:_MOST] + "..."
