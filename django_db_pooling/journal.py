@@ -145,7 +145,7 @@ _NEAR = re.compile(r"(?<=near )(['\"]).*\1", re.DOTALL)
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@]*:\S*@", re.IGNORECASE)
 # In the words of a DSN, of keyword arguments, of a URL's query and of JSON.
 _WORD = re.compile(
-    r"((?:password|passwd|passphrase|pwd|secret|credentials?|cred)['\"]?\s*[=:]\s*)"
+    r"((?:password|passwd|passphrase|pwd|secret|credentials?|cred)['\"]?\s*[=:]\s*)(?!(?:YES|NO)\b)"
     r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&)}\"']+)",
     re.IGNORECASE,
 )

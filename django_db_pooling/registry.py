@@ -28,7 +28,9 @@ class Identity(tuple[Any, ...]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<Identity of {self[-1].get('NAME')!r} at {self[-1].get('HOST')!r}>"
+        # Either may be a URL.
+        name, host = (brief(self[-1].get(key)) for key in ("NAME", "HOST"))
+        return f"<Identity of {name!r} at {host!r}>"
 
 
 def time_zones() -> Any:

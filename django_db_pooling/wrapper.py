@@ -218,7 +218,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
         if self.in_atomic_block:
-            self._pool.journal.note("atomic_left_open", request=asker(self._slot and self._slot.holder))
+            self._pool.journal.note("atomic_left_open", request=asker(owner.current().holder))
         try:
             if self._slot is not None:
                 self._give_back()

@@ -1,0 +1,299 @@
+"""What a pool has to tell is noted anywhere and written by its housekeeper only."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import django_db_pooling
+from django_db_pooling import journal as journal_module
+from django_db_pooling.journal import EVENTS, QUIET, Journal, brief
+from django_db_pooling.limits import Limits
+from django_db_pooling.pool import CheckoutTimeout
+from tests.unit.fakes import PASSED, Clock, FakePool
+
+PACKAGE = Path(django_db_pooling.__file__).parent
+# Neither may log, whoever calls them.
+WRITERS = {"journal.py", "housekeeper.py", "workers.py", "checks.py"}
+FIELDS: dict[str, Any] = {
+    "size": 1,
+    "max_outstanding": None,
+    "connection": 7,
+    "seconds": 0.5,
+    "reason": "age",
+    "error": "OSError: gone",
+    "request": "GET /x",
+    "holder": "GET /x in thread MainThread",
+}
+
+
+@pytest.fixture(autouse=True)
+def verbose(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "django_db_pooling")
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    clock.time = lambda: 1_700_000_000.0  # type: ignore[attr-defined]
+    monkeypatch.setattr(journal_module, "time", clock)
+    yield clock
+
+
+def events(caplog: pytest.LogCaptureFixture, pool: FakePool | None = None) -> list[str]:
+    """What is written, by name, from now on; with a pool after a look of its housekeeper."""
+    if pool is not None:
+        pool.maintain()
+    told = [record.__dict__["pool_event"] for record in caplog.records]
+    caplog.clear()
+    return told
+
+
+# -- the journal --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_event_is_written_at_its_level_with_its_fields(
+    event: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal("default")
+    journal.note(event, **FIELDS)
+    assert not caplog.records
+    assert journal.is_pending
+    journal.write()
+    assert not journal.is_pending
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("django_db_pooling", EVENTS[event].level)
+    assert record.getMessage().startswith("default: ")
+    told = vars(record)
+    assert told["pool_event"] == event
+    assert told["pool_alias"] == "default"
+    assert told["pool_at"] <= record.created
+    for name, value in FIELDS.items():
+        assert told[f"pool_{name}"] == value
+    own = vars(logging.makeLogRecord({}))
+    assert {name for name in told if name not in own and name != "message"} == {
+        name for name in told if name.startswith("pool_")
+    }
+
+
+def test_in_a_storm_the_first_is_written_at_once_and_the_others_are_counted(
+    caplog: pytest.LogCaptureFixture, wall: Clock
+) -> None:
+    journal = Journal("default")
+    journal.note("timeout", error="first")
+    journal.write()
+    for number in range(50):
+        journal.note("timeout", error=f"later {number}")
+        journal.note("lost", error="another", request="x")
+        journal.write()
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: checkout failed: first",
+        "default: connection lost in a statement of x: another",
+    ]
+    assert journal.is_pending
+    caplog.clear()
+    wall.now += QUIET
+    journal.write()
+    storm, others = caplog.records
+    assert storm.getMessage() == "default: checkout failed: later 49 (49 more like this)"
+    assert vars(storm)["pool_suppressed"] == 49
+    assert vars(others)["pool_suppressed"] == 48
+    assert not journal.is_pending
+    caplog.clear()
+    wall.now += QUIET
+    journal.note("timeout", error="much later")
+    journal.write()
+    assert [record.getMessage() for record in caplog.records] == ["default: checkout failed: much later"]
+
+
+def test_at_the_end_nothing_is_kept_back(caplog: pytest.LogCaptureFixture, wall: Clock) -> None:
+    journal = Journal("default")
+    for _ in range(3):
+        journal.note("timeout", error="x")
+        journal.write()
+    journal.write(is_last=True)
+    assert [vars(record).get("pool_suppressed") for record in caplog.records] == [None, 1]
+
+
+def test_what_nobody_wants_to_read_is_not_even_noted(caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal("default")
+    caplog.set_level(logging.INFO, "django_db_pooling")
+    journal.write()
+    journal.note("opened", **FIELDS)
+    assert not journal.is_pending
+    caplog.set_level(logging.DEBUG, "django_db_pooling")
+    journal.write()
+    journal.note("opened", **FIELDS)
+    assert journal.is_pending
+
+
+def test_notes_that_nobody_writes_are_bounded() -> None:
+    journal = Journal("default")
+    for _ in range(10_000):
+        journal.note("lost", **FIELDS)
+    assert len(journal._notes) == journal_module.MOST_NOTES
+
+
+def test_nothing_else_in_the_package_logs() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert path.name in WRITERS or not names & {"logger", "logging"}, path
+
+
+# -- what a pool tells --------------------------------------------------------------------------------
+
+
+def test_connections_are_told_of_when_they_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool(size=2, max_outstanding=2)
+    slot = pool.take_now()
+    pool.give(slot)
+    assert events(caplog) == []
+    assert events(caplog, pool) == ["opened"]
+    pool.recycle()
+    pool.maintain()
+    closed = [vars(record) for record in caplog.records if "closed" in record.getMessage()]
+    assert [(told["pool_reason"], told["pool_connection"]) for told in closed] == [("recycled", slot.number)]
+    assert events(caplog) == ["recycled", "closed"]
+
+
+def test_handing_out_and_taking_back_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool()
+    pool.give(pool.take_now())
+    events(caplog, pool)
+    for _ in range(10):
+        pool.give(pool.take_now())
+    assert not pool.journal.is_pending
+
+
+def test_callers_that_get_nothing_are_told_of_with_the_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool(size=1, max_outstanding=1)
+    slot = pool.take_now()
+    events(caplog, pool)
+    for _ in range(5):
+        with pytest.raises(CheckoutTimeout):
+            pool.checkout(PASSED)
+    pool.maintain()
+    [record] = caplog.records
+    told = vars(record)
+    assert told["pool_event"] == "timeout"
+    assert (told["pool_in_use"], told["pool_idle"], told["pool_max_outstanding"]) == (1, 0, 1)
+    assert told["pool_waiting"] == 1
+    assert pool.journal.is_pending
+    pool.give(slot)
+
+
+def test_an_outage_has_a_beginning_and_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool(size=2, max_outstanding=4)
+    for _ in range(5):
+        pool.open_failed(pool.checkout(None), ConnectionRefusedError("no server"))
+    pool.maintain()
+    [begins] = caplog.records
+    assert begins.levelno == logging.ERROR
+    assert begins.getMessage() == "default: connecting fails: ConnectionRefusedError: no server"
+    assert len(pool.troubles) == 5
+    caplog.clear()
+    slot = pool.take_now()
+    pool.maintain()
+    ends = caplog.records[0]
+    assert ends.levelno == logging.WARNING
+    assert vars(ends)["pool_seconds"] >= 0
+    assert events(caplog) == ["connect_again", "opened"]
+    pool.give(slot)
+
+
+def test_who_was_interrupted_in_connecting_says_nothing_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = FakePool()
+    pool.open_failed(pool.checkout(None), KeyboardInterrupt())
+    slot = pool.take_now()
+    assert events(caplog, pool) == ["opened"]
+    pool.give(slot)
+
+
+def test_dead_ones_and_other_limits_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool(size=3, max_outstanding=3)
+    connections = pool.open_idle(3)
+    events(caplog, pool)
+    connections[2].looks = False
+    slot = pool.take_now()
+    assert sorted(events(caplog, pool)) == ["closed", "dead"]
+    pool.resize(pool.limits)
+    assert events(caplog, pool) == []
+    pool.resize(Limits(size=1, max_outstanding=9))
+    assert events(caplog, pool) == ["resized"]
+    pool.give(slot)
+
+
+def test_a_dropped_lease_is_told_of_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Holder:
+        request = "GET /dropped"
+
+    pool = FakePool()
+    slot = pool.take_now(Holder())
+    del slot
+    gc.collect()
+    pool.maintain()
+    assert "default: connection reclaimed, its holder is gone: GET /dropped" in caplog.messages
+
+
+# -- errors, without what is secret -----------------------------------------------------------------
+
+
+SECRET = "s3cr3t-c4n4ry"
+TEXTS = [
+    f"postgres://app:{SECRET}@db.example/app",
+    f"can't use mysql://app:{SECRET}@db:3306/x?ssl=1 today",
+    f"mysql://:{SECRET}@db",
+    f"url with an at sign postgres://app:{SECRET}@{SECRET}@db/x",
+    f"host=db password={SECRET} user=app",
+    f"host=db password = '{SECRET} it\\'s {SECRET}' user=app",
+    f"{{'user': 'app', 'password': '{SECRET}', 'host': 'db'}}",
+    f'{{"passwd": "{SECRET}"}}',
+    f"connect(host='db', passwd='{SECRET}')",
+    f"https://db/?user=app&password={SECRET}&x=1",
+    f"ldap bind failed, cred='{SECRET}'",
+    f"PWD={SECRET};",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_looks_like_a_password_is_taken_out(text: str) -> None:
+    for told in (brief(text), brief(ValueError(text))):
+        assert SECRET not in told
+        assert "***" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "(1045, \"Access denied for user 'app'@'h' (using password: YES)\")",
+            "Access denied for user 'app'",
+        ),
+        ('FATAL:  password authentication failed for user "app"', 'authentication failed for user "app"'),
+        ("server closed the connection\n\tThis probably means", "server closed the connection This probably"),
+        ('syntax error at or near "x"\nLINE 1: SELECT x FROM people', "syntax error at or near ..."),
+        ("terminated\nCONTEXT:  SQL statement \"SELECT 'x'\"\nPL/pgSQL function f()", "terminated"),
+        ("(1064, \"check the manual near 'SELECT 'x' ' at line 1\")", "check the manual near ..."),
+        ("duplicate key\nDETAIL:  Key (mail)=(x@example.org) already exists.", "duplicate key"),
+    ],
+)
+def test_the_rest_of_a_drivers_words_is_left_but_for_the_statement(text: str, told: str) -> None:
+    said = brief(text)
+    assert told in said
+    assert "SELECT" not in said
+    assert "x@example.org" not in said
+    assert "\n" not in said
+
+
+def test_long_words_are_cut() -> None:
+    assert len(brief("x" * 10_000)) < 600
+    assert brief(KeyError()) == "KeyError"
