@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
-from django_db_pooling.journal import extra, logger
+from django_db_pooling.journal import brief, extra, logger
 
 TICK = 1.0  # seconds
 
@@ -33,7 +34,9 @@ class Housekeeper:
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
             self._running = False
-            logger.warning("The housekeeper can't start: %s", error, extra=extra("housekeeping"))
+            logger.error(
+                "The housekeeper can't start: %s", error, extra=extra("housekeeping", error=brief(error))
+            )
         except BaseException:
             self._running = False
             raise
@@ -64,6 +67,9 @@ class Housekeeper:
     def _has_more_work(self) -> bool:
         try:
             return self._work()
-        except Exception:
-            logger.exception("Looking after the pools failed; trying again", extra=extra("housekeeping"))
+        except Exception as error:
+            # Where it was, and of the error only what may be told.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            words = "Looking after the pools failed, trying again: %s\n%s"
+            logger.error(words, brief(error), where, extra=extra("housekeeping", error=brief(error)))
             return True

@@ -229,6 +229,7 @@ class ConnectionManager:
     def close(self) -> None:
         """Close idle connections now, those in use as they come back; the next use opens anew."""
         self._pool.recycle()
+        self._pool.journal.write(is_last=True)
 
     def stats(self) -> PoolStats:
         """What the pool counts; a plain read."""

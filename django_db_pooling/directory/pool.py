@@ -33,7 +33,7 @@ class DirectoryPool(Pool):
 
     def reopened(self, slot: Slot) -> None:
         """Its connection was dead and is replaced."""
-        self.death_seen()
+        self.found_dead()
         self.counts.broken += 1
         self.counts.closed[Closed.BROKEN] += 1
         self.opened(slot)
