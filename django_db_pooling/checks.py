@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,18 +29,8 @@ _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {
     "W": (logging.WARNING, Warning),
     "I": (logging.INFO, Info),
 }
-# Top-level packages of other pools, with a backend or a mixin for one.
-_OTHER_POOLS = frozenset(
-    {
-        "dj_db_conn_pool",
-        "django_db_geventpool",
-        "django_postgrespool",
-        "django_postgrespool2",
-        "django_psycopg2_pool",
-        "django_mysqlpool",
-        "mysql_pool",
-    }
-)
+# In names of modules: dj_db_conn_pool, django_db_geventpool, django_postgrespool2, django_mysqlpool, ...
+_OTHER_POOL = re.compile(r"(?:conn|db|gevent|postgres|pg|sql)\w*pool")
 _said: set[str] = set()
 
 
@@ -182,8 +173,10 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
 def _other_pool(engine: str) -> str | None:
     backend = _backend(engine)
     bases = () if backend is None else inspect.getmro(backend)
-    packages = [name.partition(".")[0] for name in (engine, *(base.__module__ for base in bases))]
-    return next((package for package in packages if package in _OTHER_POOLS), None)
+    for name in (engine, *(base.__module__ for base in bases)):
+        if _OTHER_POOL.search(name) and not name.startswith("django_db_pooling."):
+            return name
+    return None
 
 
 def receiver_warnings() -> list[Problem]:

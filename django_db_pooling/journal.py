@@ -138,22 +138,22 @@ def extra(event: str, **fields: Any) -> dict[str, Any]:
     return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
 
 
-_MOST = 500
+_MOST, _MOST_READ = 500, 10_000
 # What may follow a server's message: the statement, its values, where it was.
 _STATEMENT = re.compile(r"\n(?:LINE \d+|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*", re.DOTALL)
 _NEAR = re.compile(r"(?<=near )(['\"]).*\1", re.DOTALL)
-_URL = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s/@]*:\S*@", re.IGNORECASE)
-# In the words of a DSN, of keyword arguments, of a URL's query and of JSON.
+_URL = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)[^\s/@]*:\S*@", re.IGNORECASE)
+# In the words of a DSN, of keyword arguments, of a URL's query and of JSON; MySQL says "using password: YES".
 _WORD = re.compile(
     r"((?:password|passwd|passphrase|pwd|secret|credentials?|cred)['\"]?\s*[=:]\s*)(?!(?:YES|NO)\b)"
-    r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,;&)}\"']+)",
+    r"(?:'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[^\s,;&)}\"']+)",
     re.IGNORECASE,
 )
 
 
 def brief(error: object) -> str:
     """An error in a line, without what looks like a password, and without the text of a statement."""
-    text = str(error)
+    text = str(error)[:_MOST_READ]
     if isinstance(error, BaseException):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = _NEAR.sub("...", _STATEMENT.sub("", text))

@@ -99,7 +99,12 @@ def test_what_goes_badly_with_transaction_scope(id: str, settings: dict[str, Any
 
 @pytest.mark.parametrize(
     "engine",
-    ["dj_db_conn_pool.backends.mysql", "django_db_geventpool.backends.postgresql_psycopg2"],
+    [
+        "dj_db_conn_pool.backends.mysql",
+        "django_db_geventpool.backends.postgresql_psycopg2",
+        "django_postgrespool2",
+        "django_mysqlpool.backends.mysqlpool",
+    ],
 )
 def test_the_engine_of_another_pool_is_named(engine: str) -> None:
     with alias(ENGINE=engine):
@@ -107,7 +112,7 @@ def test_the_engine_of_another_pool_is_named(engine: str) -> None:
         assert engine in text
     with alias(ENGINE=engine, POOL=False):
         assert not found("W009")
-    with alias(ENGINE="my.dj_db_conn_pool"):
+    with alias(ENGINE="carpool.backends.mysql"):
         assert not found("W009")
 
 
