@@ -289,11 +289,10 @@ def test_aliases_of_the_same_server_add_up(of_four: None) -> None:
 
 
 @servers
-def test_a_limit_of_the_role_counts(of_four: None) -> None:
-    with limited_user(most=6) as (user, password), alias(USER=user, PASSWORD=password):
-        connections.settings[ALIAS]["HOST"] = (
-            "localhost" if connections.settings[ALIAS]["HOST"] == "127.0.0.1" else "127.0.0.1"
-        )
+def test_a_limit_of_the_role_counts(of_four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    four = connections.settings["default"]["POOL"]
+    monkeypatch.setitem(connections.settings["default"], "POOL", False)
+    with limited_user(most=6) as (user, password), alias(USER=user, PASSWORD=password, POOL=four):
         with override_settings(DB_POOL_WORKERS=1):
             assert check_capacity(None, [ALIAS]) == []
         with override_settings(DB_POOL_WORKERS=2):
