@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from django_db_pooling.journal import EVENTS, OTHERS
+from django_db_pooling.journal import EVENTS, OTHERS, extra
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "django_db_pooling").rglob("*.py"))
@@ -41,3 +43,17 @@ def test_the_pages_are_linked() -> None:
     index = (ROOT / "docs" / "index.rst").read_text()
     for page in ("logging", "checks"):
         assert f"    {page}\n" in index
+
+
+def test_the_formatter_of_the_example_writes_each_event_as_a_line() -> None:
+    page = (ROOT / "docs" / "logging.rst").read_text()
+    block = page.partition("# mysite/jsonlines.py\n")[2].partition("\n.. code-block")[0]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(block), names)
+    formatter = names["JsonLines"]()
+    for name in EVENTS:
+        record = logging.makeLogRecord(
+            {"msg": "%(alias)s: x", "args": {"alias": "a"}} | extra(name, alias="a")
+        )
+        told = json.loads(formatter.format(record))
+        assert (told["pool_event"], told["message"]) == (name, "a: x")
