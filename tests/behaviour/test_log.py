@@ -334,6 +334,7 @@ def test_no_password_whatever_goes_wrong(caplog: pytest.LogCaptureFixture, obser
                 if not changes:
                     with held(2, alias):
                         storm(alias)
+                        eventually(lambda alias=alias: told(caplog, alias, "held"))
                         observer.kill()
                     storm(alias)
                 search(alias)
