@@ -153,10 +153,8 @@ _WORD = re.compile(
 
 def brief(error: object) -> str:
     """An error in a line, without what looks like a password, and without the text of a statement."""
-    text = str(error)[:_MOST_READ]
+    text = _NEAR.sub("...", _STATEMENT.sub("", str(error)[:_MOST_READ]))
+    text = " ".join(_WORD.sub(r"\1***", _URL.sub(r"\1***@", text)).split())
     if isinstance(error, BaseException):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    text = _NEAR.sub("...", _STATEMENT.sub("", text))
-    text = _WORD.sub(r"\1***", _URL.sub(r"\1***@", text))
-    text = " ".join(text.split())
     return text if len(text) <= _MOST else text[:_MOST] + "..."

@@ -259,7 +259,7 @@ class ConnectionManager:
                 if slot.connection is None:
                     self._open(slot, bind, passwd, until)
                 elif not self._is_good(slot, identity, bind, passwd, until):
-                    slot.pool.death_seen()
+                    slot.pool.found_dead()
                     slot.pool.discard(slot, Closed.BROKEN)
                     if until is not None and time.monotonic() >= max(until, began + LEAST):
                         raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
@@ -305,8 +305,7 @@ class ConnectionManager:
             except ldap.LDAPError as error:
                 in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
                 if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
-                    # Without the frames that it has come through, in which there are passwords.
-                    slot.pool.open_failed(slot, type(error)(*error.args))
+                    self._opening_failed(slot, error)
                     if isinstance(
                         error,
                         ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT,
@@ -316,6 +315,16 @@ class ConnectionManager:
             time.sleep(self.retry_delay)
         keep_alive(slot.connection.descriptor, KEEPALIVE, ())
         slot.pool.opened(slot)
+        upkeep.look_after(self)
+
+    def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
+        if slot.home is not self._own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
+            # Somebody's password is wrong: that says nothing of the server.
+            slot.pool.discard(slot)
+            return
+        # Without the frames that it has come through, in which there are passwords.
+        slot.pool.open_failed(slot, type(error)(*error.args))
+        # Somebody must tell of it, also where there is no connection yet.
         upkeep.look_after(self)
 
     def _connecting(self, bind: str | None, passwd: str | None, until: float | None) -> Any:

@@ -537,7 +537,8 @@ class Pool:
     def recycle(self) -> None:
         """Replace every connection: the idle ones are closed here, the others as they come back."""
         self._generation += 1
-        self.journal.note("recycled")
+        if self._slots:
+            self.journal.note("recycled")
         self.drain()
 
     def drain(self) -> None:

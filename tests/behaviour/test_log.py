@@ -198,7 +198,6 @@ def test_killed_ones_are_told_of(caplog: pytest.LogCaptureFixture, observer: Obs
         assert "SELECT" not in lost["pool_error"]
 
 
-@pytest.mark.never("mysqlclient")
 def test_a_transaction_left_open_is_told_of_with_its_request(caplog: pytest.LogCaptureFixture) -> None:
     request_started()
     connection.set_autocommit(False)

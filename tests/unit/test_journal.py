@@ -308,3 +308,5 @@ def test_long_words_are_cut() -> None:
         assert len(brief(text)) < 600
     assert time.monotonic() - began < 5
     assert brief(KeyError()) == "KeyError"
+    credentials = type("INVALID_CREDENTIALS", (Exception,), {})
+    assert brief(credentials("{'desc': 'no'}")) == "INVALID_CREDENTIALS: {'desc': 'no'}"
