@@ -23,9 +23,11 @@ import ldap
 from django_db_pooling import inherited
 from django_db_pooling.directory import upkeep
 from django_db_pooling.directory.connecting import connect
-from django_db_pooling.directory.connector import DEAD, Connector
+from django_db_pooling.directory.connector import DEAD
+from django_db_pooling.directory.deadlines import LEAST, left_until, until_after
 from django_db_pooling.directory.identities import Identities, Identity, Secret
 from django_db_pooling.directory.pool import DirectoryPool
+from django_db_pooling.directory.state import StateConnector
 from django_db_pooling.drivers.ldap import DRIVER
 from django_db_pooling.journal import brief
 from django_db_pooling.keepalive import keep_alive
@@ -38,10 +40,10 @@ __all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "St
 
 # A connection that has been idle for longer (seconds) is asked before it is used.
 LONG_IDLE = 60.0
-# Talking to the server gets at least this long (seconds), also where little time is left.
-LEAST = 1.0
 # An idle connection that gives no answer for so long (seconds) is dead.
 SILENT = 5.0
+# Most seconds for opening a connection that nobody waits for.
+MOST_FILL = 5.0
 # Seconds of silence after which the system asks whether the other side is still there.
 KEEPALIVE = 60.0
 
@@ -60,49 +62,6 @@ class BackendError(Exception):
     def __init__(self, msg: str, backend: Any = None) -> None:
         super().__init__(msg)
         self.backend = backend
-
-
-class StateConnector(Connector):
-    """A connection that says whose it is. ``cred`` equals the password that it was bound with, and hides it.
-
-    A search whose connection turns out to be dead is made once more, on a fresh one. Nothing else is.
-    """
-
-    who: str | None = None
-    cred: Secret | None = None
-    _connected_at: float | None = None
-    _again: Any = None
-
-    def open(self, bind: str | None, password: str | None, **arguments: Any) -> None:
-        super().open(bind, password, **arguments)
-        self.who, self.cred = bind, None if password is None else Secret(password)
-        self._connected_at = time.monotonic()
-
-    @property
-    def connected(self) -> bool:
-        return self.descriptor is not None and not self.is_dead
-
-    def get_lifetime(self) -> float:
-        """Seconds since it was connected, 0 before."""
-        return 0.0 if self._connected_at is None else time.monotonic() - self._connected_at
-
-    def search_ext_s(self, *arguments: Any, **keywords: Any) -> Any:
-        patience = self.patience
-        until = _until(patience)
-        try:
-            return super().search_ext_s(*arguments, **keywords)
-        except ldap.SERVER_DOWN:
-            if self._again is None or not self._again(until):
-                raise
-        try:
-            self.patience = _left(until)
-            return super().search_ext_s(*arguments, **keywords)
-        finally:
-            self.patience = patience
-
-    def __str__(self) -> str:
-        state = "connected" if self.connected else "disconnected"
-        return f"LDAP connector ({state}) - who: {self.who!r} - uri: {self._uri!r}"
 
 
 class ConnectionManager:
@@ -278,7 +237,7 @@ class ConnectionManager:
     ) -> bool:
         """Whether an idle connection can be used. Raises what the server says of a password."""
         connection: StateConnector = slot.connection
-        left = _left(until)
+        left = left_until(until)
         # Most of the time is for a fresh one, should this one be dead without a word.
         seconds = SILENT if left is None else max(LEAST, min(left / 2, SILENT))
         if identity is not self._own and bind is not None:
@@ -300,7 +259,7 @@ class ConnectionManager:
         while True:
             tries += 1
             try:
-                DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
+                DRIVER.open(slot, self._connecting(bind, passwd, until), left_until(until))
                 break
             except ldap.LDAPError as error:
                 in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
@@ -337,7 +296,7 @@ class ConnectionManager:
             start_tls=self.use_tls,
             options=self.options,
             timeout=self.timeout,
-            seconds=_left(until),
+            seconds=left_until(until),
         )
 
     def _again(self, slot: Slot, bind: str | None, passwd: str | None) -> Callable[[float | None], bool]:
@@ -355,7 +314,7 @@ class ConnectionManager:
             if slot.attempt is not None or (until is not None and time.monotonic() >= until):
                 return False
             try:
-                DRIVER.open(slot, self._connecting(bind, passwd, until), _left(until))
+                DRIVER.open(slot, self._connecting(bind, passwd, until), left_until(until))
             except ldap.LDAPError:
                 return False
             connection.become(slot.connection)
@@ -380,7 +339,9 @@ class ConnectionManager:
         slot = pool.reserve_minimum()
         if slot is not None:
             try:
-                self._open(slot, self.bind, self._passwd(), _until(self.wait_timeout))
+                # Everybody else's upkeep waits for this.
+                seconds = min(self.wait_timeout or MOST_FILL, MOST_FILL)
+                self._open(slot, self.bind, self._passwd(), until_after(seconds))
                 pool.checkin(slot)
             except Exception as error:
                 pool.journal.note("min_size", error=brief(error))
@@ -410,11 +371,3 @@ def _is_clean(connection: StateConnector) -> bool:
 
 def _holder() -> str:
     return f"thread {current_thread().name}"
-
-
-def _until(seconds: float | None) -> float | None:
-    return None if seconds is None else time.monotonic() + seconds
-
-
-def _left(until: float | None) -> float | None:
-    return None if until is None else max(until - time.monotonic(), LEAST)
