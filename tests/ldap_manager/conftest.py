@@ -193,8 +193,10 @@ import json, os, sys
 if {gevent}:
     from gevent import monkey
     monkey.patch_all()
-import gc, signal, socket, threading, time
+import gc, logging, signal, socket, threading, time
 import ldap
+# What it logs is none of the trouble that a process may have with its end.
+logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
 from django_db_pooling.ldap import ConnectionManager, MaxConnectionReachedError
 URI, BIND, PASSWORD, BASE = {arguments!r}
 
