@@ -13,7 +13,7 @@ from django.core import signals
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-from django_db_pooling import checks, conf, green, owner
+from django_db_pooling import checks, conf, green, owner, telemetry
 from django_db_pooling.registry import registry
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
@@ -51,6 +51,7 @@ def patch() -> None:
         conf.reject(checks.settings_errors())
         checks.say_once(checks.advice())
     _make_storage_local()
+    telemetry.start()
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]

@@ -421,8 +421,12 @@ class Pool:
     def _count_held(self, slot: Slot, now: float) -> None:
         if slot.taken_at:
             held = now - slot.taken_at
-            self.counts.helds.buckets[bisect_left(BOUNDS, held)] += 1
-            self.counts.helds.seconds += held
+            # As observe() does, without a call.
+            helds = self.counts.helds
+            helds.buckets[bisect_left(BOUNDS, held)] += 1
+            helds.seconds += held
+            if helds.samples is not None:
+                helds.samples.append(held)
             if slot.overdue is not None:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from django_db_pooling import checks, conf, green, inherited, workers
+from django_db_pooling import checks, conf, green, inherited, telemetry, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
@@ -134,6 +134,7 @@ class Registry:
                 if len(pools) > 1:
                     self.retire_outdated(wrapper.alias)
                 return pool
+        telemetry.start()
         with self._lock:
             others = self._pools.get(wrapper.alias, ())
             for pool in others:
@@ -180,6 +181,7 @@ class Registry:
                     pool.new_wrapper().fill(pool, slot)
                 except Exception as error:
                     pool.journal.note("min_size", error=brief(error))
+        telemetry.tick()
         self._forget_empty()
         pools = self.pools()
         tells = bool(pools) and workers.is_on()
@@ -229,6 +231,7 @@ class Registry:
         for pool in self.pools():
             pool.drain_here()
             pool.journal.write(is_last=True)
+        telemetry.end()
         self._publisher.forget()
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:

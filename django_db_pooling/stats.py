@@ -56,11 +56,17 @@ class Counts:
         self.helds = Histogram()
         self.connects = Histogram()
 
+    @property
+    def at_once(self) -> int:
+        """How many checkouts didn't have to queue."""
+        return self.checkouts - self.queued
+
     def read(self) -> dict[str, Any]:
         """The fields of PoolStats."""
         told = dict(vars(self))
-        queued, closed = told.pop("queued"), dict(told["closed"])
-        waits = self.waits.read(at_once=self.checkouts - queued)
+        del told["queued"]
+        closed = dict(told["closed"])
+        waits = self.waits.read(at_once=self.at_once)
         helds, connects = self.helds.read(), self.connects.read()
         return told | {
             "closed": sum(closed.values()),
