@@ -1,4 +1,4 @@
-"""What the pools do, for OpenTelemetry, by its API: ``pip install 'django_db_pooling[opentelemetry]'``.
+"""What the pools do, for OpenTelemetry; needs its API, which the extra ``[opentelemetry]`` installs.
 
 Where a meter provider is set, by the SDK or by ``opentelemetry-instrument``, the pools use it, whenever
 that happens. ``settings.DB_POOL_METRICS = False`` prevents it. Without a provider that records something

@@ -1,7 +1,6 @@
-"""What the pools do, for Prometheus, by prometheus_client: ``pip install
-'django_db_pooling[prometheus]'``.
+"""What the pools do, for Prometheus; needs prometheus_client, which the extra ``[prometheus]`` installs.
 
-Where that is installed, ``pooling.patch()`` calls ``register()``: who shows ``prometheus_client.REGISTRY``
+Where that is, ``pooling.patch()`` calls ``register()``: who shows ``prometheus_client.REGISTRY``
 to Prometheus shows the pools, too. ``settings.DB_POOL_METRICS = False`` prevents it.
 
 All metrics begin with ``django_db_pool_``, go on with the name of a field of ``PoolStats`` and have a

@@ -231,7 +231,8 @@ class Registry:
         for pool in self.pools():
             pool.drain_here()
             pool.journal.write(is_last=True)
-        telemetry.end()
+        if self._pools:
+            telemetry.end()
         self._publisher.forget()
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
