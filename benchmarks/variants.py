@@ -46,6 +46,35 @@ def _patch(size: int) -> None:
     pooling.apply_patch()
 
 
+def _patch_for_prometheus(size: int) -> None:
+    """Scraped every second, by the process itself."""
+    import threading
+    import time
+
+    from prometheus_client import generate_latest
+
+    def scrape() -> None:
+        while True:
+            time.sleep(1)
+            generate_latest()
+
+    _patch(size)
+    threading.Thread(target=scrape, daemon=True).start()
+
+
+def _patch_for_opentelemetry(size: int) -> None:
+    """Exported every second, by the SDK."""
+    import os
+
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+    exporter = ConsoleMetricExporter(out=open(os.devnull, "w"))  # noqa: SIM115
+    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter, 1000)]))
+    _patch(size)
+
+
 VARIANTS = [
     Variant(
         CEILING,
@@ -59,6 +88,16 @@ VARIANTS = [
         "django_db_pooling",
         requires=(TREE,),
         start=_patch,
+    ),
+    Variant(
+        "django_db_pooling, Prometheus",
+        requires=(TREE, "prometheus_client"),
+        start=_patch_for_prometheus,
+    ),
+    Variant(
+        "django_db_pooling, OpenTelemetry",
+        requires=(TREE, "opentelemetry-sdk"),
+        start=_patch_for_opentelemetry,
     ),
     Variant(
         "django_db_pooling, transactions",
