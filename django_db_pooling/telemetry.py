@@ -52,7 +52,7 @@ def start() -> None:
         if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
             return
         _is_started = True
-        if getattr(settings, "DB_POOL_METRICS", True) is False:
+        if not getattr(settings, "DB_POOL_METRICS", True):
             return
         _awaits_provider = True
         if find_spec("prometheus_client") is not None:

@@ -24,11 +24,13 @@ from django_db_pooling.histogram import BOUNDS, Durations
 from django_db_pooling.prometheus import Mirror, PoolCollector, _add
 from django_db_pooling.stats import PoolStats
 from tests import processes
+from tests.conftest import require, require_module
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import Observer, observing
 from tests.e2e.sites import Site, eventually, gunicorn
 from tests.scripts import run
 from tests.servers import MariaDB
+from tests.slapd import Slapd
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -277,6 +279,48 @@ connection.ensure_connection()
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, text=True, capture_output=True, timeout=PATIENCE, check=True)
     assert 'django_db_pool_checkouts_total{alias="default"} 1.0\n' in done.stdout
+
+
+# -- a directory ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory() -> Iterator[Slapd]:
+    require(Slapd)
+    require_module("ldap")
+    require_module("ldapdb")
+    with Slapd(users=3) as server:
+        yield server
+
+
+DIRECTORY = """
+import datetime
+# django-ldapdb 1.5 wants the name that Django 5 has dropped.
+import django.utils.timezone
+django.utils.timezone.utc = datetime.UTC
+settings.DATABASES["directory"] = {{
+    "ENGINE": "ldapdb.backends.ldap", "NAME": {uri!r}, "USER": {user!r}, "PASSWORD": {password!r},
+    "POOL": {{"SIZE": 3}},
+}}
+pooling.patch()
+django.setup()
+from django.db import connections
+import ldap
+for _ in range(5):
+    assert list(connections["directory"].search_s({base!r}, ldap.SCOPE_SUBTREE, "(uid=*)", ["uid"]))
+"""
+
+
+def test_a_directory_is_told_like_a_database(directory: Slapd, tmp_path: Path) -> None:
+    script = DIRECTORY.format(
+        uri=directory.uri, user=directory.admin_dn, password=directory.password, base=directory.people_dn
+    )
+    samples = parsed(run(script + SHOW, tmp_path))
+    figures = {"size": 3, "idle": 1, "in_use": 0, "checkouts_total": 5, "opened_total": 1}
+    figures |= {"held_seconds_count": 5, "connect_seconds_count": 1}
+    for name, value in figures.items():
+        assert one(samples, f"django_db_pool_{name}", alias="directory") == value, name
+    assert one(samples, "django_db_pool_checkouts_total", alias="default") == 0
 
 
 # -- under gunicorn, on a real server ---------------------------------------------------------------
