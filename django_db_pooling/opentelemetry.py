@@ -39,7 +39,7 @@ POOL_NAME = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
 # How many durations of each kind are recorded of a pool in a second: all, and when there are more, a sample.
 # Recording one costs the SDK some microseconds, so a busy process spends less than 1 % of its time on it.
-MOST_SAMPLES = 1000
+MOST_SAMPLES = 500
 # After so many the others have their turn.
 A_WHILE = 100
 
