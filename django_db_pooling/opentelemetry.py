@@ -8,6 +8,9 @@ Names, units and attributes are those of the semantic conventions for connection
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
 ``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit.
+
+Durations are recorded every second, all of them while there are no more than ``MOST_SAMPLES`` of a kind in a
+pool, else a sample of them. Without an SDK's provider none are kept.
 """
 
 from __future__ import annotations
