@@ -201,7 +201,7 @@ def reset_mode(settings_dict: Settings) -> str:
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 
 
-def scope(settings_dict: Settings, default: str) -> str:
+def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: where the settings don't say."""
     pool = settings_dict.get("POOL")
     return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
