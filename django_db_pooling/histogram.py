@@ -28,6 +28,28 @@ class Durations:
         together = zip(self.buckets, other.buckets, strict=True)
         return Durations(tuple(mine + theirs for mine, theirs in together), self.seconds + other.seconds)
 
+    def minus(self, earlier: Durations) -> Durations:
+        """Those that have come since ``earlier``."""
+        together = zip(self.buckets, earlier.buckets, strict=True)
+        return Durations(tuple(now - then for now, then in together), self.seconds - earlier.seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """About how many seconds a share of them, from 0 to 1, took at most; None where there are none.
+
+        As if durations were spread evenly over their bucket; where they took longer than all of ``BOUNDS``,
+        the last of these.
+        """
+        wanted, seen = share * self.count, 0
+        if not self.count:
+            return None
+        for number, bound in enumerate(BOUNDS):
+            count = self.buckets[number]
+            if count and seen + count >= wanted:
+                least = BOUNDS[number - 1] if number else 0.0
+                return least + (bound - least) * (wanted - seen) / count
+            seen += count
+        return BOUNDS[-1]
+
 
 class Histogram:
     """Adds durations up. ``samples``: the latest durations themselves, where somebody collects them."""

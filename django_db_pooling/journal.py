@@ -33,6 +33,7 @@ EVENTS = {
     "resized": Event(logging.INFO, "limits changed: size %(size)s, max_outstanding %(max_outstanding)s"),
     "retired": Event(logging.INFO, "settings changed: this pool ends, another one begins"),
     "recycled": Event(logging.INFO, "recycled: every connection is replaced as it comes back"),
+    "ordered": Event(logging.INFO, "%(action)s, as ordered by %(by)s"),
     "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),
     "closed": Event(logging.DEBUG, "connection %(connection)d closed after %(seconds).1f s: %(reason)s"),
     "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),

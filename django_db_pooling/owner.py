@@ -7,8 +7,8 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from django_db_pooling import conf, inherited
@@ -60,7 +60,7 @@ class Owner:
     garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "pid", "scopes")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "patience", "pid", "scopes")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -69,6 +69,8 @@ class Owner:
         self._wrappers: set[weakref.ref[Any]] = set()
         # Names that pooling.scope() was given. Innermost last.
         self.scopes: list[str] = []
+        # Most seconds that this one waits for a connection, where the pool's timeout allows for more.
+        self.patience: float | None = None
         # Innermost last. One whose end nobody told stays until its environ or this owner goes.
         self._requests: deque[Request] = deque(maxlen=MOST_NESTED)
 
@@ -201,6 +203,20 @@ def current() -> Owner:
         pass
     owner = _local.django_db_pooling_owner = Owner()
     return owner
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Wait no longer than this for each connection in the block, whatever the settings say.
+
+    For who can do without. When it gets none, that is no timeout that anybody should hear of.
+    """
+    mine = current()
+    before, mine.patience = mine.patience, seconds
+    try:
+        yield
+    finally:
+        mine.patience = before
 
 
 def live_in(storage: Any) -> None:

@@ -116,13 +116,14 @@ class Pool:
         holder: object = None,
         began: float | None = None,
         home: object = None,
+        noted: bool = True,
     ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
         never waits. ``began``: since when the caller has been at it, if not from now. ``home``: what
-        it needs instead of a connection of the driver's home at this moment. Raises CheckoutTimeout
-        and ServerAway.
+        it needs instead of a connection of the driver's home at this moment. ``noted``: whether a
+        timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
         """
         if home is None:
             home = self.driver.home()
@@ -131,7 +132,7 @@ class Pool:
             self.close(slot)
             slot = None
         if slot is None:
-            slot = self._queue(home, deadline, began)
+            slot = self._queue(home, deadline, began, noted)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1
@@ -168,7 +169,7 @@ class Pool:
     def _is_stale(self, slot: Slot) -> bool:
         return slot.generation != self._generation or time.monotonic() >= slot.expires_at
 
-    def _queue(self, home: object, deadline: float | None, began: float | None) -> Slot:
+    def _queue(self, home: object, deadline: float | None, began: float | None, noted: bool) -> Slot:
         started = time.monotonic()
         if began is None:
             began = started
@@ -189,11 +190,12 @@ class Pool:
                         pass
                     elif not admitted:
                         if most is not None and len(self._waiters) > most:
-                            raise self._refusal(0.0, f"MAX_WAITING ({most}) callers wait already")
+                            why = f"MAX_WAITING ({most}) callers wait already"
+                            raise self._refusal(0.0, why, noted)
                         admitted = True
                     elif deadline is not None and now >= deadline:
                         waited = now - began if began < deadline else 0.0
-                        raise self._refusal(waited, f"waited {waited:.1f} s")
+                        raise self._refusal(waited, f"waited {waited:.1f} s", noted)
                     self._match()
                 slot = waiter.take()
                 if slot.connection is None or self._fit(slot):
@@ -658,8 +660,7 @@ class Pool:
         if is_news:
             self.journal.note(kind, error=text, **fields)
 
-    def _refusal(self, waited: float, why: str) -> CheckoutTimeout:
-        self.counts.timeouts += 1
+    def _refusal(self, waited: float, why: str, noted: bool) -> CheckoutTimeout:
         now = time.monotonic()
         stats = self.snapshot()
         message = (
@@ -673,5 +674,7 @@ class Pool:
             at, error = self.growth.last_error
             message += f" Last connect error, {now - at:.1f} s ago: {brief(error)}."
         refusal = CheckoutTimeout(message, waited)
-        self.note("timeout", refusal, seconds=waited, **stats.moment())
+        if noted:
+            self.counts.timeouts += 1
+            self.note("timeout", refusal, seconds=waited, **stats.moment())
         return refusal

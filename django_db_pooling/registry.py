@@ -16,10 +16,11 @@ from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.journal import brief
+from django_db_pooling.orders import Action, Listener
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import Publisher
+from django_db_pooling.workers import Publisher, Report
 
 
 class Identity(tuple[Any, ...]):
@@ -119,6 +120,7 @@ class Registry:
         self._lock = threading.Lock()
         self._housekeeper = Housekeeper(self._look_after)
         self._publisher = Publisher()
+        self._listener = Listener()
 
     def pools(self, alias: str | None = None) -> list[DatabasePool]:
         if alias is not None:
@@ -173,6 +175,8 @@ class Registry:
 
     def _look_after(self) -> bool:
         self.retire_outdated()
+        if workers.is_on():
+            self._obey()
         for pool in self.pools():
             pool.maintain()
             slot = pool.reserve_minimum()
@@ -186,8 +190,22 @@ class Registry:
         pools = self.pools()
         tells = bool(pools) and workers.is_on()
         if tells:
-            self._publisher.publish(self.all_stats(), pools)
+            self._publisher.publish(self.all_stats(), pools, list(self._listener.obeyed))
         return tells or any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in pools)
+
+    def _obey(self) -> None:
+        for order in self._listener.due():
+            for pool in self.pools(order.alias):
+                pool.journal.note("ordered", action=str(order.action), by=order.by)
+                if order.action is Action.RECYCLE:
+                    pool.recycle()
+                else:
+                    pool.drain()
+
+    def report(self) -> Report | None:
+        """What this process would tell others at this moment; None while it has no pool."""
+        pools = self.pools()
+        return self._publisher.report(self.all_stats(), pools, list(self._listener.obeyed)) if pools else None
 
     def _forget_empty(self) -> None:
         forgotten: list[DatabasePool] = []

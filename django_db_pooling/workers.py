@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -31,6 +32,8 @@ SILENCE = 10.0
 # Seconds between samples, and how many of them a process keeps.
 SAMPLE_SECONDS = 5
 SAMPLES = 60
+# As many samples ago begins what is told of as "recent": a minute.
+RECENT_SAMPLES = 12
 MOST_HOLDERS = 10
 
 
@@ -53,24 +56,30 @@ class PoolReport:
     """One alias in one process. ``held``: seconds and who, the longest first, of the connections in use.
 
     ``troubles``: seconds ago, kind and text of what went wrong lately, the latest last. ``history``: samples,
-    the oldest first.
+    the oldest first. ``waits`` and ``helds``: those of about the last minute.
     """
 
     stats: PoolStats
     held: list[tuple[float, str]]
     troubles: list[tuple[float, str, str]]
     history: list[Sample] = field(default_factory=list)
+    waits: Durations = Durations()
+    helds: Durations = Durations()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One process. ``started_at`` and ``at``, when it said all this, are seconds of ``time.time()``."""
+    """One process. ``started_at`` and ``at``, when it said all this, are seconds of ``time.time()``.
+
+    ``obeyed``: numbers of the orders that it has carried out lately.
+    """
 
     pid: int
     program: str
     started_at: float
     at: float
     pools: dict[str, PoolReport]
+    obeyed: list[int] = field(default_factory=list)
 
 
 def is_on() -> bool:
@@ -90,6 +99,25 @@ def directory() -> Path:
     return Path(tempfile.gettempdir()) / f"django_db_pooling-{os.getuid()}-{site.hexdigest()}"
 
 
+def own_directory() -> Path:
+    """The same, made where it is missing. Raises OSError where it is somebody else's."""
+    where = directory()
+    where.mkdir(mode=0o700, exist_ok=True)
+    if not is_own(where):
+        raise PermissionError(f"{where} belongs to somebody else")
+    return where
+
+
+def is_own(where: Path, and_nobody_elses: bool = False) -> bool:
+    """Whether it is a directory of this user's, and where that matters, nobody else can write into it."""
+    try:
+        found = where.lstat()
+    except OSError:
+        return False
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return mine and not (and_nobody_elses and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 class Publisher:
     """Tells what the pools of this process are doing."""
 
@@ -97,14 +125,17 @@ class Publisher:
         self._started_at = time.time()
         self._pid = os.getpid()
         self._history: dict[str, deque[Sample]] = {}
+        # Waits and holds with each of the last samples, the oldest first.
+        self._durations: dict[str, deque[tuple[Durations, Durations]]] = {}
         self._path: Path | None = None
         self._has_failed = False
 
-    def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool]) -> None:
+    def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: list[int]) -> None:
         """Write this process's file (I/O). Says once where that can't be done."""
         try:
             path = self._own_path()
-            report = self._report(stats, list(pools))
+            self._sample(stats, time.time())
+            report = self.report(stats, pools, obeyed)
             fresh = path.with_suffix(".new")
             fresh.write_text(json.dumps(asdict(report)))
             fresh.replace(path)
@@ -123,19 +154,17 @@ class Publisher:
 
     def _own_path(self) -> Path:
         if self._path is None:
-            where = directory()
-            where.mkdir(mode=0o700, exist_ok=True)
-            found = where.lstat()
-            if found.st_uid != os.geteuid():
-                raise PermissionError(f"{where} belongs to somebody else")
+            where = own_directory()
+            _clear_away(where)
             self._path = where / f"{self._pid}.json"
         return self._path
 
-    def _report(self, stats: Mapping[str, PoolStats], pools: list[Pool]) -> Report:
-        now, clock = time.time(), time.monotonic()
+    def report(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: list[int]) -> Report:
+        """This process at this moment."""
+        now, clock, pools = time.time(), time.monotonic(), list(pools)
         return Report(
             pid=self._pid,
-            program=Path(sys.argv[0]).name or "python",
+            program=_program(),
             started_at=self._started_at,
             at=now,
             pools={
@@ -150,17 +179,26 @@ class Publisher:
                         if pool.name == alias
                         for trouble in list(pool.troubles)
                     ],
-                    history=self._sampled(alias, told, now),
+                    history=list(self._history.get(alias, ())),
+                    waits=told.waits.minus(self._minute_ago(alias)[0]),
+                    helds=told.helds.minus(self._minute_ago(alias)[1]),
                 )
                 for alias, told in stats.items()
             },
+            obeyed=list(obeyed),
         )
 
-    def _sampled(self, alias: str, stats: PoolStats, now: float) -> list[Sample]:
-        history = self._history.setdefault(alias, deque(maxlen=SAMPLES))
+    def _minute_ago(self, alias: str) -> tuple[Durations, Durations]:
+        known = self._durations.get(alias)
+        return known[0] if known and len(known) > RECENT_SAMPLES else (Durations(), Durations())
+
+    def _sample(self, all_stats: Mapping[str, PoolStats], now: float) -> None:
         # All processes at the same moments, so that their samples can be added up.
         moment = now // SAMPLE_SECONDS * SAMPLE_SECONDS
-        if not history or history[-1].at < moment:
+        for alias, stats in all_stats.items():
+            history = self._history.setdefault(alias, deque(maxlen=SAMPLES))
+            if history and history[-1].at >= moment:
+                continue
             history.append(
                 Sample(
                     at=moment,
@@ -173,13 +211,32 @@ class Publisher:
                     held_seconds=stats.held_seconds,
                 )
             )
-        return list(history)
+            durations = self._durations.setdefault(alias, deque(maxlen=RECENT_SAMPLES + 1))
+            durations.append((stats.waits, stats.helds))
+
+
+def _program() -> str:
+    program = Path(sys.argv[0])
+    # python -m gunicorn
+    return (program.parent if program.name == "__main__.py" else program).name or "python"
+
+
+def _clear_away(where: Path) -> None:
+    """Files of processes that were killed."""
+    for path in where.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > SILENCE:
+                path.unlink()
 
 
 def reports() -> list[Report]:
     """What all processes of this site on this host have said last, by process id (reads files)."""
     found = []
-    for path in directory().glob("*.json"):
+    where = directory()
+    if getattr(settings, "DB_POOL_STATUS_DIR", None) is None and not is_own(where):
+        # In the system's directory for temporary files anybody could have made it.
+        return []
+    for path in where.glob("*.json"):
         try:
             report = _parsed(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError):
@@ -198,6 +255,8 @@ def _parsed(told: dict[str, Any]) -> Report:
             held=[(seconds, who) for seconds, who in pool["held"]],
             troubles=[(ago, kind, text) for ago, kind, text in pool["troubles"]],
             history=[Sample(**sample) for sample in pool["history"]],
+            waits=_durations(pool["waits"]),
+            helds=_durations(pool["helds"]),
         )
         for alias, pool in told["pools"].items()
     }
@@ -205,11 +264,12 @@ def _parsed(told: dict[str, Any]) -> Report:
 
 
 def _stats(told: dict[str, Any]) -> PoolStats:
-    durations = {
-        name: Durations(tuple(told[name]["buckets"]), told[name]["seconds"])
-        for name in ("waits", "helds", "connects")
-    }
+    durations = {name: _durations(told[name]) for name in ("waits", "helds", "connects")}
     return PoolStats(**{**told, **durations})
+
+
+def _durations(told: dict[str, Any]) -> Durations:
+    return Durations(tuple(told["buckets"]), told["seconds"])
 
 
 def _is_there(pid: int) -> bool:

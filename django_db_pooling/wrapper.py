@@ -51,18 +51,20 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if not self._find_pool():
             super().connect()
             return
-        timeout = self._pool.limits.timeout
+        mine = owner.current()
+        timeout, patience = self._pool.limits.timeout, mine.patience
+        if patience is not None and (timeout is None or timeout > patience):
+            timeout = patience
         began = time.monotonic()
         outer = self._deadline
         if outer is None and timeout is not None:
             self._deadline = began + timeout
-        mine = owner.current()
         holder: object = mine.holder
         if self._pool.limits.leak_threshold is not None:
             holder = Holding(holder, sys._getframe())
         try:
             self._cursors = set()
-            while not self._check_out(began, holder):
+            while not self._check_out(began, holder, patience is None):
                 self._pool = registry.pool_for(self, self._pool.dialect)
             mine.add(self)
             self.checked_out(mine.scope(self._pool.scope))
@@ -99,7 +101,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self._pool = registry.pool_for(self, driver)
         return True
 
-    def _check_out(self, began: float, holder: object) -> bool:
+    def _check_out(self, began: float, holder: object, noted: bool) -> bool:
         """One try. False: what came was of no use and is gone."""
         pool = self._pool
         if pool.backend_remembers:
@@ -107,7 +109,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self.connection = None
             super().close()
         queued = pool.counts.queued
-        self._slot = slot = pool.checkout(self._deadline, holder, began)
+        self._slot = slot = pool.checkout(self._deadline, holder, began, None, noted)
         if pool.counts.queued != queued and not pool.serves(self):
             # The settings have changed while this waited.
             pool.checkin(self._let_go())

@@ -115,10 +115,12 @@ def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
 
     url = f"http://{HOST}:{port}"
     stack.enter_context(_gunicorn(environment, url, directory / "gunicorn.log"))
-    print(f"\n  Bank   {url}/\n  Pool   {url}/pool/")
+    print(f"\n  Bank   {url}/")
     if people.environment:
         print(f"  People {url}/people/")
-    print(f"  Admin  {url}/admin/  user demo, password {password}\n", flush=True)
+    print(f"  Admin  {url}/admin/  user demo, password {password}")
+    pools = "no pools, since POOLING is off" if os.environ.get("POOLING") == "off" else f"{url}/pools/"
+    print(f"  Pools  {pools}\n", flush=True)
     load = Load(HOST, port, people=bool(people.environment))
     load.start()
     stack.callback(load.stop)

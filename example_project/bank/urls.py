@@ -12,6 +12,5 @@ urlpatterns = [
     path("quote/", views.quote, name="quote"),
     path("mixed/<int:pk>.json", api.mixed, name="mixed"),
     path("healthz", api.healthz, name="healthz"),
-    path("pool/", pool_views.pool, name="pool"),
     path("pool.json", pool_views.pool_json, name="pool-json"),
 ]

@@ -36,6 +36,10 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 
+if os.environ.get("POOLING") != "off":
+    # Pools in manage.py too, and the page of pools. Before the admin, whose index gets a link to that.
+    INSTALLED_APPS.insert(0, "django_db_pooling")
+
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

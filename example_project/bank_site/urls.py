@@ -9,5 +9,7 @@ urlpatterns = [
     # "insecure" lets Python serve them with DEBUG off too: enough for an example without a web server.
     path("static/<path:path>", serve, {"insecure": True}),
 ]
+if apps.is_installed("django_db_pooling"):
+    urlpatterns.append(path("pools/", include("django_db_pooling.dashboard.urls")))
 if apps.is_installed("people"):
     urlpatterns.append(path("people/", include("people.urls")))

@@ -1,0 +1,157 @@
+"""Series to the coordinates of small SVGs. All are strings, which no locale formats in a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from django_db_pooling import figures
+from django_db_pooling.overview import Moment, PoolPicture
+from django_db_pooling.workers import SAMPLE_SECONDS, SAMPLES
+
+WIDTH, HEIGHT = 300, 60
+# Above the highest value, so that lines are not cut.
+HEADROOM = 4
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """``lines`` and ``areas``: points of polylines and polygons, one for each stretch without a gap."""
+
+    title: str
+    name: str
+    now: str
+    most: str
+    summary: str
+    lines: list[str]
+    areas: list[str]
+    # A second series, drawn as a broken line.
+    others: list[str]
+    # The height of a bound.
+    limit: str | None = None
+    legend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a bar."""
+
+    name: str
+    label: str
+    count: int
+    x: str
+    width: str
+
+
+def bar(counts: dict[str, tuple[str, int]], full: int, width: int = 1000) -> list[Segment]:
+    """``counts``: by name, a label and how many. ``full``: how many are the whole width."""
+    unit = width / max(full, sum(number for _, number in counts.values()), 1)
+    segments, x = [], 0.0
+    for name, (label, number) in counts.items():
+        segments.append(Segment(name, label, number, f"{x:.1f}", f"{number * unit:.1f}"))
+        x += number * unit
+    return segments
+
+
+def charts(pool: PoolPicture) -> list[Chart]:
+    """What the last minutes of a pool looked like."""
+    history = pool.history
+    return [
+        _in_use(pool),
+        _chart("Checkouts per second", "checkouts", history, lambda moment: moment.checkouts, figures.rate),
+        _chart("Opened per second", "opened", history, lambda moment: moment.opened, figures.rate),
+        _chart("Mean wait", "wait", history, lambda moment: moment.wait, figures.duration),
+        _chart("Mean time held", "held", history, lambda moment: moment.held, figures.duration),
+    ]
+
+
+def _in_use(pool: PoolPicture) -> Chart:
+    history = pool.history
+    in_use: Values = [float(moment.in_use) for moment in history]
+    waiting: Values = [float(moment.waiting) for moment in history]
+    most = pool.total.max_outstanding
+    top = max([1.0, float(most or 0), *filter(None, in_use), *filter(None, waiting)])
+    held, queued = pool.total.in_use, pool.total.waiting
+    summary = f"In use and waiting over the last 5 minutes: now {held} in use, {queued} waiting"
+    if history:
+        summary += f"; at most {_most(in_use, figures.count)} in use, {_most(waiting, figures.count)} waiting"
+    return Chart(
+        title="In use, and waiting",
+        name="in-use",
+        now=f"{held} / {queued}",
+        most=f"{_most(in_use, figures.count)} / {_most(waiting, figures.count)}",
+        summary=summary + ".",
+        lines=_lines(history, in_use, top),
+        areas=_areas(history, in_use, top),
+        others=_lines(history, waiting, top),
+        limit=None if most is None else _y(most, top),
+        legend="in use filled, waiting broken" + ("" if most is None else ", limit dotted"),
+    )
+
+
+def _chart(
+    title: str,
+    name: str,
+    history: list[Moment],
+    value: Callable[[Moment], float | None],
+    said: Callable[[float | None], str],
+) -> Chart:
+    values = [value(moment) for moment in history]
+    top = max([*filter(None, values)], default=0.0) or 1.0
+    now = said(values[-1] if values else None)
+    most = _most(values, said)
+    return Chart(
+        title=title,
+        name=name,
+        now=now,
+        most=most,
+        summary=f"{title} over the last 5 minutes: now {now}, at most {most}.",
+        lines=_lines(history, values, top),
+        areas=_areas(history, values, top),
+        others=[],
+    )
+
+
+def _most(values: Values, said: Callable[[float | None], str]) -> str:
+    known = [value for value in values if value is not None]
+    return said(max(known, default=None))
+
+
+def _y(value: float, top: float) -> str:
+    return f"{HEIGHT - (HEIGHT - HEADROOM) * value / top:.1f}"
+
+
+def _stretches(history: list[Moment], values: Values, top: float) -> list[list[tuple[str, str]]]:
+    """Points without a gap between them; the right edge is the latest moment."""
+    stretches: list[list[tuple[str, str]]] = []
+    last = None
+    for moment, value in zip(history, values, strict=True):
+        if value is None:
+            continue
+        ago = history[-1].at - moment.at
+        x = WIDTH * (1 - ago / (SAMPLE_SECONDS * (SAMPLES - 1)))
+        if last is None or moment.at - last > SAMPLE_SECONDS * 1.5:
+            stretches.append([])
+        stretches[-1].append((f"{x:.1f}", _y(value, top)))
+        last = moment.at
+    return stretches
+
+
+def _lines(history: list[Moment], values: Values, top: float) -> list[str]:
+    found = []
+    for points in _stretches(history, values, top):
+        if len(points) == 1:
+            # A moment on its own would be invisible.
+            points = [(f"{max(0.0, float(points[0][0]) - 2):.1f}", points[0][1]), *points]
+        found.append(" ".join(f"{x},{y}" for x, y in points))
+    return found
+
+
+def _areas(history: list[Moment], values: Values, top: float) -> list[str]:
+    found = []
+    for points in _stretches(history, values, top):
+        line = " ".join(f"{x},{y}" for x, y in points)
+        found.append(f"{points[0][0]},{HEIGHT} {line} {points[-1][0]},{HEIGHT}")
+    return found

@@ -1,0 +1,16 @@
+"""To be included by the project's own URLs."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from django_db_pooling.dashboard import views
+
+app_name = "django_db_pooling"
+
+urlpatterns = [
+    path("", views.index, name="index"),
+    path("live/", views.live, name="live"),
+    path("overview.json", views.data, name="data"),
+    path("<str:alias>/<str:action>/", views.act, name="act"),
+]

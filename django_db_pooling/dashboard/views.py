@@ -1,0 +1,109 @@
+"""The views. What they show needs no connection; who looks is asked of the database, if that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.db import connections, transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.middleware.csrf import get_token
+from django.template.loader import render_to_string
+from django.templatetags.static import static
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST, require_safe
+
+from django_db_pooling import orders, overview
+from django_db_pooling.dashboard import access, presentation
+from django_db_pooling.dashboard.access import Visitor
+from django_db_pooling.orders import Action
+
+REFRESH_SECONDS = 2
+# Without JavaScript: the page is loaded anew this often.
+RELOAD_SECONDS = 10
+
+View = Callable[..., HttpResponse]
+
+
+def _for_staff(view: View, redirects: bool = False) -> View:
+    """Give the view a Visitor, or answer in its place. Nothing before it may need a connection."""
+
+    @wraps(view)
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        visitor = access.visitor(request, redirects)
+        if isinstance(visitor, HttpResponse):
+            return _sealed(visitor)
+        response = _sealed(view(request, visitor, *args, **kwargs))
+        if visitor.seen is None:
+            access.remember(request, response, visitor)
+        return response
+
+    # Of Django's LoginRequiredMiddleware, which would ask for the user, and wait for as long as that takes.
+    checked.login_required = False  # type: ignore[attr-defined]
+    return never_cache(transaction.non_atomic_requests(checked))
+
+
+def _sealed(response: HttpResponse) -> HttpResponse:
+    here = " ".join(filter(None, ["'self'", _static_origin()]))
+    response["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src {here}; style-src {here}; img-src {here} data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    )
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Referrer-Policy"] = "same-origin"
+    return response
+
+
+def _static_origin() -> str:
+    """Where static files come from, if that is another host."""
+    url = urlsplit(static("django_db_pooling/pools.css"))
+    return f"{url.scheme or 'https'}://{url.netloc}" if url.netloc else ""
+
+
+def _context(request: HttpRequest, visitor: Visitor) -> dict[str, Any]:
+    context = presentation.context(overview.look(), visitor)
+    # Without the project's context processors, which may query. A token only where there is a button for
+    # it: it may be kept in the session.
+    if visitor.may_act:
+        context["csrf_token"] = get_token(request)
+    return context
+
+
+def _index(request: HttpRequest, visitor: Visitor) -> HttpResponse:
+    context = _context(request, visitor) | {
+        "refresh": str(REFRESH_SECONDS),
+        "reload": str(RELOAD_SECONDS),
+    }
+    return HttpResponse(render_to_string("django_db_pooling/index.html", context))
+
+
+def _live(request: HttpRequest, visitor: Visitor) -> HttpResponse:
+    return HttpResponse(render_to_string("django_db_pooling/_live.html", _context(request, visitor)))
+
+
+def _data(request: HttpRequest, visitor: Visitor) -> HttpResponse:
+    return JsonResponse(overview.look().as_dict())
+
+
+def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> HttpResponse:
+    if visitor.seen is not None:
+        return access.answer("The database could not be asked who you are, so nothing was done.", 503)
+    if not visitor.may_act:
+        return access.answer("You may look, and no more.", 403)
+    if alias not in connections.settings or action not in list(Action):
+        raise Http404
+    try:
+        orders.give(alias, Action(action), visitor.name)
+    except OSError as error:
+        return access.answer(f"Other processes can't be told: {error}", 503)
+    return HttpResponseRedirect(reverse("django_db_pooling:index") + f"#pool-{alias}", status=303)
+
+
+index = require_safe(_for_staff(_index, redirects=True))
+live = require_safe(_for_staff(_live))
+data = require_safe(_for_staff(_data))
+act = require_POST(csrf_protect(_for_staff(_act)))

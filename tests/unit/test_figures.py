@@ -1,0 +1,129 @@
+"""An overview as people read it: words, a table, charts, a plan."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from django_db_pooling import figures
+from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
+from django_db_pooling.planning import Plan, Share
+from django_db_pooling.table import COLUMNS, table
+from tests.unit.test_overview import NOW, durations, pool_report, report, sample, seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (None, "–"),
+        (0.0, "0 ms"),
+        (0.0004, "< 1 ms"),
+        (0.0042, "4.2 ms"),
+        (0.42, "420 ms"),
+        (0.9996, "1.0 s"),
+        (4.2, "4.2 s"),
+        (42.4, "42 s"),
+        (250.0, "4 min"),
+    ],
+)
+def test_durations(seconds: float | None, said: str) -> None:
+    assert figures.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.9, "0 s"), (119, "119 s"), (130, "2 min"), (7200, "2 h"), (7500, "2 h 5 min"), (349_300, "4 d 1 h")],
+)
+def test_ages(seconds: float, said: str) -> None:
+    assert figures.age(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(None, "–"), (0, "0"), (0.2, "0.2"), (99.97, "100"), (1234, "1,234")]
+)
+def test_rates(value: float | None, said: str) -> None:
+    assert figures.rate(value) == said
+
+
+def busy(**stats: Any) -> Any:
+    history = [sample(NOW - 5 * n, in_use=n, checkouts=1000 - 10 * n) for n in range(60, 0, -1)]
+    return pool_report(
+        held=[(4.0, "GET /a/very/long/path" * 9 + " in thread Dummy-1")],
+        troubles=[
+            (3.0, "timeout", "CheckoutTimeout: No connection from pool 'default':\nwaited" + " x" * 99)
+        ],
+        history=history,
+        waits=durations(b3=5),
+        **stats,
+    )
+
+
+def test_a_table_fits_into_a_terminal() -> None:
+    text = table(
+        seen(
+            report(4_194_304, default=busy(in_use=10, waiting=12_345)),
+            report(2, default=busy(idle=3, max_outstanding=None), a_name_of_many_letters_is_cut=busy()),
+        )
+    )
+    assert max(map(len, text.splitlines())) <= COLUMNS
+    assert "2 processes at " in text
+    assert re.search(r"^  together +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
+    assert "held longest:  4.0 s" in text
+
+
+def test_charts_stay_inside_of_their_boxes() -> None:
+    pool = seen(report(1, default=busy(in_use=10)), report(2, default=busy())).pools[0]
+    made = charts(pool)
+    assert [chart.name for chart in made] == ["in-use", "checkouts", "opened", "wait", "held"]
+    for chart in made:
+        for points in [*chart.lines, *chart.areas, *chart.others]:
+            for point in points.split():
+                x, y = map(float, point.split(","))
+                assert 0 <= x <= WIDTH
+                assert 0 <= y <= HEIGHT
+
+
+def test_a_line_has_a_gap_where_nothing_is_known() -> None:
+    counts = [0, 5, 5, 5, 9, 12]
+    history = [
+        sample(NOW - 60 + 5 * n, checkouts=count, wait_seconds=count) for n, count in enumerate(counts)
+    ]
+    pool = seen(report(1, default=pool_report(history=history))).pools[0]
+    wait = charts(pool)[3]
+    assert len(wait.lines) == len(wait.areas) == 2
+    assert wait.now == wait.most == "1.0 s"
+
+
+def test_charts_of_a_pool_without_a_past() -> None:
+    pool = seen(report(1, default=pool_report(max_outstanding=None))).pools[0]
+    assert all(not chart.lines and chart.limit is None for chart in charts(pool))
+
+
+def test_a_bar_is_filled_by_what_there_is() -> None:
+    segments = bar({"in_use": ("in use", 3), "idle": ("idle", 1)}, 8)
+    assert [(segment.x, segment.width) for segment in segments] == [("0.0", "375.0"), ("375.0", "125.0")]
+    # More than allowed, after a limit was lowered.
+    assert bar({"in_use": ("in use", 20)}, 10)[0].width == "1000.0"
+    assert bar({"in_use": ("in use", 0)}, 0)[0].width == "0.0"
+
+
+def test_a_plan_that_fits() -> None:
+    plan = Plan("PostgreSQL at db:5432", 100, 3, [Share("default", 10), Share("other", 2)], 4, 2)
+    assert plan.fits
+    assert "  all together        2 x 4 x 12 = 96 (hosts x processes x connections)" in plan.lines()
+    assert "  fits, and leaves    1 for others" in plan.lines()
+
+
+@pytest.mark.parametrize(
+    ("each", "said"),
+    [
+        (20, "  does not fit        63 too many; 12 for each process would"),
+        (None, "  all together        any number: does not fit, set MAX_OUTSTANDING"),
+    ],
+)
+def test_a_plan_that_does_not_fit(each: int | None, said: str) -> None:
+    plan = Plan("PostgreSQL at db:5432", 100, 3, [Share("default", each)], 4, 2)
+    assert not plan.fits
+    assert said in plan.lines()

@@ -1,0 +1,187 @@
+"""Reports of several processes, added up."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_db_pooling.histogram import BOUNDS, Durations
+from django_db_pooling.orders import Action, Order
+from django_db_pooling.overview import Overview, picture
+from django_db_pooling.stats import PoolStats
+from django_db_pooling.workers import PoolReport, Report, Sample
+
+NOW = 10_000.0
+
+
+def durations(**buckets: int) -> Durations:
+    """``b3=7``: seven in the bucket up to BOUNDS[3]."""
+    counts = [buckets.get(f"b{number}", 0) for number in range(len(BOUNDS) + 1)]
+    return Durations(tuple(counts), float(sum(counts)))
+
+
+def sample(at: float, **values: float) -> Sample:
+    nothing = dict.fromkeys(
+        ("in_use", "waiting", "checkouts", "opened", "timeouts", "wait_seconds", "held_seconds"), 0
+    )
+    return Sample(at=at, **{**nothing, **values})  # type: ignore[arg-type]
+
+
+def pool_report(
+    held: list[tuple[float, str]] | None = None,
+    troubles: list[tuple[float, str, str]] | None = None,
+    history: list[Sample] | None = None,
+    waits: Durations | None = None,
+    max_outstanding: int | None = 10,
+    **stats: int,
+) -> PoolReport:
+    return PoolReport(
+        stats=PoolStats("default", 5, max_outstanding, **stats),
+        held=held or [],
+        troubles=troubles or [],
+        history=history or [],
+        waits=waits or Durations(),
+    )
+
+
+def report(pid: int, at: float = NOW, started_at: float = NOW - 100, **pools: PoolReport) -> Report:
+    return Report(pid=pid, program="gunicorn", started_at=started_at, at=at, pools=pools)
+
+
+def seen(*reports: Report, orders: tuple[Order, ...] = ()) -> Overview:
+    return picture(list(reports), orders, NOW)
+
+
+def test_nobody() -> None:
+    assert seen() == Overview(NOW, [], [], [])
+    assert seen().waiting == 0
+
+
+def test_counts_and_limits_are_added_up() -> None:
+    overview = seen(
+        report(1, default=pool_report(in_use=9, idle=1, waiting=3, checkouts=70)),
+        report(2, default=pool_report(in_use=2, opening=1, checkouts=7)),
+    )
+    (pool,) = overview.pools
+    assert (pool.total.in_use, pool.total.idle, pool.total.opening, pool.total.waiting) == (11, 1, 1, 3)
+    assert (pool.total.size, pool.total.max_outstanding, pool.total.checkouts) == (10, 20, 77)
+    assert (pool.free, pool.unopened) == (8, 7)
+    assert [member.stats.in_use for member in pool.members] == [9, 2]
+    assert overview.waiting == 3
+
+
+def test_what_one_has_too_many_of_is_not_free_in_another() -> None:
+    """After a limit was lowered."""
+    (pool,) = seen(report(1, default=pool_report(in_use=15)), report(2, default=pool_report(in_use=4))).pools
+    assert pool.free == 6
+
+
+def test_without_a_limit() -> None:
+    (pool,) = seen(
+        report(1, default=pool_report(max_outstanding=None, in_use=3)), report(2, default=pool_report())
+    ).pools
+    assert (pool.total.max_outstanding, pool.free, pool.unopened) == (None, None, None)
+
+
+def test_each_alias_has_the_processes_that_have_it() -> None:
+    overview = seen(report(1, default=pool_report(), other=pool_report()), report(2, default=pool_report()))
+    assert {pool.alias: [member.pid for member in pool.members] for pool in overview.pools} == {
+        "default": [1, 2],
+        "other": [1],
+    }
+    assert [worker.pid for worker in overview.workers] == [1, 2]
+
+
+def test_ages_are_of_now_and_never_negative() -> None:
+    (worker,) = seen(report(1, at=NOW + 3, started_at=NOW - 7)).workers
+    assert (worker.heard, worker.age) == (0.0, 7.0)
+
+
+def test_rates_are_of_the_difference_to_the_sample_before() -> None:
+    one = [sample(9_980, checkouts=100), sample(9_985, checkouts=150, wait_seconds=5, in_use=3)]
+    two = [sample(9_980, checkouts=7), sample(9_985, checkouts=57, wait_seconds=15, in_use=4, waiting=2)]
+    (pool,) = seen(
+        report(1, default=pool_report(history=one)), report(2, default=pool_report(history=two))
+    ).pools
+    first, second = pool.history
+    assert (first.at, first.checkouts, first.wait) == (9_980, None, None)
+    assert (second.at, second.checkouts, second.wait, second.in_use, second.waiting) == (9_985, 20, 0.2, 7, 2)
+
+
+def test_a_process_that_had_no_time_for_samples_is_spread_over_them() -> None:
+    history = [sample(9_970, checkouts=0), sample(9_985, checkouts=150, in_use=3)]
+    (pool,) = seen(report(1, default=pool_report(history=history))).pools
+    assert [(moment.at, moment.checkouts) for moment in pool.history] == [
+        (9_970, None),
+        (9_975, 10),
+        (9_980, 10),
+        (9_985, 10),
+    ]
+
+
+def test_a_moment_that_not_all_have_sampled_yet_is_left_out() -> None:
+    history = [sample(NOW - 6), sample(NOW - 1)]
+    (pool,) = seen(report(1, default=pool_report(history=history))).pools
+    assert [moment.at for moment in pool.history] == [NOW - 6]
+
+
+def test_who_gave_up_lately() -> None:
+    history = [sample(9_980, timeouts=2), sample(9_985, timeouts=5), sample(9_990, timeouts=6)]
+    (pool,) = seen(report(1, default=pool_report(history=history, timeouts=6))).pools
+    assert pool.timeouts == 4
+
+
+def test_quantiles_are_of_all_processes_together() -> None:
+    overview = seen(
+        report(1, default=pool_report(waits=durations(b0=60))),
+        report(2, default=pool_report(waits=durations(b5=40))),
+    )
+    waits = overview.pools[0].waits
+    assert waits.count == 100
+    assert waits.p50 == pytest.approx(0.001 * 50 / 60)
+    # 35 of the 40 that took from 25 to 50 ms.
+    assert waits.p95 == pytest.approx(0.025 + 0.025 * 35 / 40)
+    assert overview.pools[0].helds.p50 is None
+
+
+def test_the_longest_holders_of_all_with_the_time_since_they_were_told_of() -> None:
+    overview = seen(
+        report(1, at=NOW - 2, default=pool_report(held=[(3.0, "GET /a"), (1.0, "GET /b")])),
+        report(2, default=pool_report(held=[(4.0, "GET /c")])),
+    )
+    assert [(each.seconds, each.who, each.pid) for each in overview.pools[0].holders] == [
+        (5.0, "GET /a", 1),
+        (4.0, "GET /c", 2),
+        (3.0, "GET /b", 1),
+    ]
+
+
+def test_troubles_are_told_by_time_and_each_once() -> None:
+    overview = seen(
+        report(
+            1,
+            default=pool_report(
+                troubles=[(9.0, "timeout", "waited 4.0 s; 10 in use"), (2.0, "connect", "refused")]
+            ),
+        ),
+        report(2, at=NOW - 1, default=pool_report(troubles=[(3.5, "timeout", "waited 5.1 s; 9 in use")])),
+    )
+    assert [
+        (each.ago, each.kind, each.text, each.pid, each.times) for each in overview.pools[0].troubles
+    ] == [
+        (2.0, "connect", "refused", 1, 1),
+        (4.5, "timeout", "waited 5.1 s; 9 in use", 2, 2),
+    ]
+
+
+def test_orders_say_how_many_have_carried_them_out() -> None:
+    order = Order(77, NOW - 3, "default", Action.RECYCLE, "boss")
+    obeyed = Report(1, "gunicorn", NOW - 100, NOW, {}, obeyed=[77])
+    (told,) = seen(obeyed, report(2), report(3, started_at=NOW - 1), orders=(order,)).orders
+    assert (told.ago, told.obeyed, told.of) == (3.0, 1, 2)
+
+
+def test_quantiles_of_a_histogram() -> None:
+    assert Durations().quantile(0.5) is None
+    assert durations(b0=1).quantile(1.0) == BOUNDS[0]
+    assert durations(**{f"b{len(BOUNDS)}": 3}).quantile(0.5) == BOUNDS[-1]
+    assert durations(b3=4).minus(durations(b3=1)).count == 3
