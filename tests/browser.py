@@ -31,8 +31,9 @@ class BrowserError(Exception):
 class Page:
     """One tab. ``complaints``: what the console said of errors and of violations of policies."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
         self._browser = browser
+        self._target = target
         self.session = session
         self.complaints: list[str] = []
         browser.pages.append(self)
@@ -63,6 +64,19 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    def offline(self, offline: bool) -> None:
+        self.send(
+            "Network.emulateNetworkConditions",
+            offline=offline,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=-1,
+        )
+
+    def close(self) -> None:
+        self._browser.pages.remove(self)
+        self._browser.send("Target.closeTarget", {"targetId": self._target})
 
     def open(self, url: str) -> None:
         told = self.send("Page.navigate", url=url)
@@ -117,7 +131,7 @@ class Browser:
         context = self.send("Target.createBrowserContext")["browserContextId"]
         target = self.send("Target.createTarget", {"url": "about:blank", "browserContextId": context})
         attached = self.send("Target.attachToTarget", {"targetId": target["targetId"], "flatten": True})
-        return Page(self, attached["sessionId"])
+        return Page(self, attached["sessionId"], target["targetId"])
 
     def send(
         self, method: str, params: dict[str, Any] | None = None, session: str | None = None

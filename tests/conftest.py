@@ -16,13 +16,13 @@ from tests.servers import MariaDB, PostgreSQL, Server
 def require(server: type[Server]) -> None:
     """Skip the test where the server is not installed, but fail in CI: there nothing may go untested."""
     if server.find() is None:
-        _give_up(f"{server.__name__} is not installed on this machine; `make test` as root installs it")
+        give_up(f"{server.__name__} is not installed on this machine; `make test` as root installs it")
 
 
 def require_module(name: str) -> None:
     """The same for a module that is compiled on the machine."""
     if importlib.util.find_spec(name) is None:
-        _give_up(f"{name} is not installed; `make test` installs it where it can be compiled")
+        give_up(f"{name} is not installed; `make test` installs it where it can be compiled")
 
 
 def require_environment(directory: Path, requirements: Iterable[str]) -> Path:
@@ -30,11 +30,12 @@ def require_environment(directory: Path, requirements: Iterable[str]) -> Path:
     try:
         return environment(directory, requirements)
     except CannotInstall as error:
-        _give_up(f"{', '.join(requirements)} can't be installed: {error}")
+        give_up(f"{', '.join(requirements)} can't be installed: {error}")
         raise
 
 
-def _give_up(reason: str) -> None:
+def give_up(reason: str) -> None:
+    """Skip the test, but fail in CI."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.e2e import sites
 from tests.e2e.sites import ANSWER_SECONDS, ROOT, Answer, Site
-from tests.servers import DatabaseServer
+from tests.servers import HOST, DatabaseServer
 
 MODULE = "tests.site.dashboard.settings"
 PASSWORD = "not a secret"
@@ -67,6 +67,13 @@ class Visitor:
         )
         assert answer.status == 302, answer
         return self
+
+    def set_cookie(self, name: str, value: str, path: str = "/") -> None:
+        where = (HOST, False, False, path, True)
+        cookie = http.cookiejar.Cookie(
+            0, name, value, None, False, *where, False, None, False, None, None, {}
+        )
+        self.cookies.set_cookie(cookie)
 
     def cookie(self, name: str) -> str | None:
         return next((cookie.value for cookie in self.cookies if cookie.name == name), None)

@@ -1,0 +1,502 @@
+"""The page of pools, and `manage.py db_pools`, on four gevent workers and a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import browser
+from tests.browser import Page
+from tests.conftest import give_up
+from tests.e2e.dashboard import PoolsSite, Visitor, pools_site, token_of
+from tests.e2e.observer import Observer, observing
+from tests.e2e.sites import eventually
+from tests.servers import DatabaseServer, MariaDB
+
+WORKERS = 4
+SIZE, MOST = 3, 6
+CLIENTS = 60
+PATIENCE = 30.0
+PAGES = ["/pools/", "/pools/live/", "/pools/overview.json"]
+ACTIONS = ["/pools/default/recycle/", "/pools/default/close-idle/"]
+NOTICE = "The database could not be asked who you are"
+COOKIE = "django_db_pooling_staff"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+# Its signature is good; it is too old by a second.
+OLD_COOKIE = """
+import time
+from unittest import mock
+from django.core import signing
+from django_db_pooling.dashboard import access
+old = signing.loads({cookie!r}, salt=access._SALT)
+with mock.patch("time.time", return_value=time.time() - access.REMEMBERED - 1):
+    print("cookie " + signing.dumps(old, salt=access._SALT))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(mariadb: MariaDB) -> Iterator[PoolsSite]:
+    with pools_site(mariadb, pooling=(SIZE, MOST), processes=WORKERS, pool={"TIMEOUT": 20}) as site:
+        yield site
+
+
+@pytest.fixture
+def boss(site: PoolsSite) -> Visitor:
+    return site.visitor("boss")
+
+
+@pytest.fixture
+def observer(mariadb: MariaDB) -> Iterator[Observer]:
+    """While the site runs."""
+    with observing(mariadb) as observer:
+        yield observer
+
+
+def default(overview: dict[str, Any]) -> dict[str, Any]:
+    pool: dict[str, Any] = next(pool for pool in overview["pools"] if pool["alias"] == "default")
+    return pool
+
+
+def all_workers_have_connections(site: PoolsSite, boss: Visitor) -> dict[str, Any]:
+    """What the page says when each worker has told that it has an idle connection."""
+    last: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        site.site.get_all(["/hold?s=0.05"] * 40)
+        time.sleep(0.5)
+        last[:] = [default(boss.overview())]
+        members = last[0]["members"]
+        return len(members) == WORKERS and all(member["stats"]["idle"] for member in members)
+
+    eventually(told, PATIENCE)
+    return last[0]
+
+
+@contextmanager
+def exhausted(site: PoolsSite, boss: Visitor, seconds: float) -> Iterator[None]:
+    """All connections of all workers are in use, and somebody waits in each."""
+    all_workers_have_connections(site, boss)
+    load = site.site.load(f"/hold?s={seconds}", clients=CLIENTS * 2, seconds=1.0)
+
+    def is_full() -> bool:
+        done = site.manage("db_pools", "--json")
+        members = default(json.loads(done.stdout))["members"]
+        return len(members) == WORKERS and all(member["stats"]["waiting"] for member in members)
+
+    try:
+        eventually(is_full, PATIENCE)
+        yield
+    finally:
+        load.process.kill()
+        load.process.wait()
+
+        # Those who wait don't know that nobody waits for them.
+        def is_over() -> bool:
+            pool = default(json.loads(site.manage("db_pools", "--json").stdout))
+            return pool["total"]["waiting"] == pool["total"]["in_use"] == 0
+
+        eventually(is_over, 2 * seconds + PATIENCE)
+
+
+# -- who may look --------------------------------------------------------------------------------------
+
+
+def test_strangers_are_sent_to_log_in_and_get_nothing(site: PoolsSite) -> None:
+    stranger = site.visitor()
+    answer = stranger.ask("/pools/")
+    assert (answer.status, answer.headers["Location"]) == (302, "/admin/login/?next=/pools/")
+    for path in PAGES[1:]:
+        answer = stranger.ask(path)
+        assert (answer.status, answer.text) == (403, "You are not logged in.\n")
+    assert stranger.cookie(COOKIE) is None
+
+
+def test_who_is_not_staff_gets_nothing(site: PoolsSite, boss: Visitor) -> None:
+    guest = site.visitor()
+    # The admin's login turns guests away, so with the boss's cookies and without the boss's rights.
+    done = site.manage("shell", "-c", SESSION_OF_GUEST)
+    guest.set_cookie("sessionid", done.stdout.split("session ")[1].strip())
+    for path in PAGES:
+        answer = guest.ask(path)
+        assert (answer.status, answer.text) == (403, "This page is for staff.\n")
+    assert guest.cookie(COOKIE) is None
+    assert all(guest.ask(path, "POST").status == 403 for path in ACTIONS)
+
+
+SESSION_OF_GUEST = """
+from importlib import import_module
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY
+from django.contrib.auth.models import User
+guest = User.objects.get(username="guest")
+session = import_module(settings.SESSION_ENGINE).SessionStore()
+session[SESSION_KEY] = str(guest.pk)
+session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+session[HASH_SESSION_KEY] = guest.get_session_auth_hash()
+session.save()
+print("session " + session.session_key)
+"""
+
+
+def test_what_every_answer_says_about_itself(site: PoolsSite, boss: Visitor) -> None:
+    for visitor in (boss, site.visitor()):
+        for path in PAGES:
+            headers = visitor.ask(path).headers
+            assert headers["Content-Security-Policy"] == POLICY
+            assert "no-store" in headers["Cache-Control"]
+            assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(site: PoolsSite, boss: Visitor) -> None:
+    all_workers_have_connections(site, boss)
+    for path in PAGES[:2]:
+        html = boss.ask(path).text
+        assert not re.findall(r"\s(style|on\w+)=|<style|<script(?![^>]*\bsrc=)|https?://|//\w", html)
+    # The site's language is German.
+    assert not re.search(r'(points|width|x|y1)="[^"]*\d,\d+,', boss.ask("/pools/").text)
+
+
+def test_the_admin_has_a_link(site: PoolsSite, boss: Visitor) -> None:
+    assert '<a href="/pools/">Connection pools</a>' in boss.ask("/admin/").text
+
+
+# -- acting ------------------------------------------------------------------------------------------
+
+
+def orders(site: PoolsSite) -> list[str]:
+    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*.order"))
+
+
+def test_whatever_is_no_post_changes_nothing(site: PoolsSite, boss: Visitor) -> None:
+    before, closed = orders(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
+    for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
+        for path in ACTIONS:
+            assert boss.ask(path, method).status in (403, 405), method
+        for path in PAGES:
+            status = boss.ask(path, method).status
+            assert status == 200 if method in ("GET", "HEAD") else status in (403, 405), method
+    for path in PAGES:
+        assert boss.ask(path, "POST").status in (403, 405)
+    time.sleep(2.5)
+    assert orders(site) == before
+    assert default(boss.overview())["total"]["closed_by_reason"]["recycled"] == closed["recycled"]
+
+
+def test_without_a_token_nothing_is_done(site: PoolsSite, boss: Visitor) -> None:
+    before = orders(site)
+    for path in ACTIONS:
+        assert boss.ask(path, "POST").status == 403
+        assert boss.ask(path, "POST", csrfmiddlewaretoken="x" * 64).status == 403
+    assert orders(site) == before
+
+
+def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, boss: Visitor) -> None:
+    all_workers_have_connections(site, boss)
+    clerk = site.visitor("clerk")
+    page = clerk.ask("/pools/")
+    assert page.status == 200
+    assert "<form" not in page.text and "<form" in boss.ask("/pools/").text
+    before = orders(site)
+    token = token_of(clerk.ask("/admin/").text)
+    for path in ACTIONS:
+        assert clerk.ask(path, "POST", csrfmiddlewaretoken=token).status == 403
+    assert orders(site) == before
+
+
+def test_what_there_is_not_is_not_found(site: PoolsSite, boss: Visitor) -> None:
+    token = token_of(boss.ask("/pools/").text)
+    for path in ("/pools/other/recycle/", "/pools/default/drop/"):
+        assert boss.ask(path, "POST", csrfmiddlewaretoken=token).status == 404
+
+
+@pytest.mark.parametrize("action", ["recycle", "close-idle"])
+def test_a_button_reaches_all_workers(
+    site: PoolsSite, boss: Visitor, observer: Observer, action: str
+) -> None:
+    before = all_workers_have_connections(site, boss)
+    numbers = set(observer.numbers())
+    token = token_of(boss.ask("/pools/").text)
+    answer = boss.ask(f"/pools/default/{action}/", "POST", csrfmiddlewaretoken=token)
+    assert (answer.status, answer.headers["Location"]) == (303, "/pools/#pool-default")
+
+    def done() -> bool:
+        order = boss.overview()["orders"][0]
+        return bool(order["obeyed"] == order["of"] == WORKERS)
+
+    eventually(done, 10.0)
+    # Those of the visitors since.
+    eventually(lambda: not numbers & set(observer.numbers()), 10.0)
+    pool = default(boss.overview())
+    for was, member in zip(before["members"], pool["members"], strict=True):
+        assert was["pid"] == member["pid"]
+        closed = [each["stats"]["closed_by_reason"]["recycled"] for each in (was, member)]
+        assert closed[1] - closed[0] >= was["stats"]["idle"]
+    assert f"done by {WORKERS} of {WORKERS} processes" in boss.ask("/pools/").text
+
+
+# -- what it shows ---------------------------------------------------------------------------------
+
+
+def test_all_figures_agree_with_the_server(site: PoolsSite, boss: Visitor, observer: Observer) -> None:
+    """On connections that are held for as long as this takes."""
+    all_workers_have_connections(site, boss)
+    load = site.site.load("/hold?s=12", clients=16, seconds=1.0)
+    try:
+        figures: dict[str, Any] = {}
+
+        def agree() -> bool:
+            page = default(boss.overview())["total"]
+            command = default(json.loads(site.manage("db_pools", "--json").stdout))["total"]
+            html = boss.ask("/pools/").text
+            figures["page"] = page["in_use"], page["in_use"] + page["idle"]
+            figures["command"] = command["in_use"], command["in_use"] + command["idle"]
+            figures["server"] = 16, observer.connections()
+            shown = re.search(r"in use</dt><dd>(\d+)</dd>", html)
+            return len(set(figures.values())) == 1 and shown is not None and shown[1] == "16"
+
+        eventually(lambda: agree() or (figures and None), 10.0)
+    finally:
+        load.report()
+
+
+def test_under_load_all_workers_are_there_and_a_killed_one_is_gone(site: PoolsSite, boss: Visitor) -> None:
+    load = site.site.load("/one", "/atomic", "/hold?s=0.1", clients=CLIENTS, seconds=60)
+    try:
+        eventually(lambda: len(default(boss.overview())["members"]) == WORKERS, PATIENCE)
+        pool = default(boss.overview())
+        assert len({member["pid"] for member in pool["members"]}) == WORKERS
+        assert pool["total"]["max_outstanding"] == WORKERS * MOST
+        html = boss.ask("/pools/").text
+        pids = [member["pid"] for member in pool["members"]]
+        assert all(f">{pid}</th>" in html for pid in pids)
+        assert "/hold" in html
+        os.kill(pids[0], signal.SIGKILL)
+        eventually(lambda: pids[0] not in [w["pid"] for w in boss.overview()["workers"]], 10.0)
+        # gunicorn starts another one.
+        eventually(lambda: len(boss.overview()["workers"]) == WORKERS, PATIENCE)
+    finally:
+        load.end()
+
+
+def test_who_looks_holds_nothing_meanwhile(site: PoolsSite, boss: Visitor) -> None:
+    pool = all_workers_have_connections(site, boss)
+    assert pool["total"]["in_use"] == 0
+    assert pool["holders"] == []
+
+
+# -- while the pool is exhausted -------------------------------------------------------------------------
+
+
+def answered_soon(ask: Callable[[], Any]) -> Any:
+    began = time.monotonic()
+    answer = ask()
+    assert time.monotonic() - began < 4.0
+    return answer
+
+
+def test_an_exhausted_pool_can_be_looked_at(site: PoolsSite, boss: Visitor) -> None:
+    page = boss.ask("/pools/")
+    cookie = next(cookie for cookie in boss.cookies if cookie.name == COOKIE)
+    assert (cookie.path, cookie.secure) == ("/pools/", False)
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "Strict"
+    assert cookie.expires is not None and 590 <= cookie.expires - time.time() <= 600
+    token = token_of(page.text)
+    done = site.manage("shell", "-c", OLD_COOKIE.format(cookie=cookie.value))
+    old = done.stdout.split("cookie ")[1].strip()
+    without, forged, outdated, only = (site.visitor() for _ in range(4))
+    for visitor in (without, forged, outdated):
+        visitor.set_cookie("sessionid", boss.cookie("sessionid") or "")
+    assert cookie.value is not None
+    forged.set_cookie(COOKIE, cookie.value[:-1] + ("a" if cookie.value[-1] != "a" else "b"), "/pools/")
+    outdated.set_cookie(COOKIE, old, "/pools/")
+    only.set_cookie(COOKIE, cookie.value, "/pools/")
+
+    def timeouts() -> int:
+        return int(default(json.loads(site.manage("db_pools", "--json").stdout))["total"]["timeouts"])
+
+    with exhausted(site, boss, 12.0):
+        before = timeouts()
+        for path in PAGES:
+            answer = answered_soon(lambda path=path: boss.ask(path))
+            assert answer.status == 200
+            assert (NOTICE in answer.text) == (path != "/pools/overview.json")
+            assert "<form" not in answer.text
+            assert answer.headers["Content-Security-Policy"] == POLICY
+        assert boss.cookie("sessionid") and boss.cookie(COOKIE) == cookie.value
+        for visitor in (without, forged, outdated):
+            for path in PAGES:
+                answer = answered_soon(lambda visitor=visitor, path=path: visitor.ask(path))
+                assert (answer.status, answer.text) == (503, "The database could not be asked who you are.\n")
+        # Who has no session is nobody, without a question.
+        assert answered_soon(lambda: only.ask("/pools/")).status == 302
+        assert answered_soon(lambda: only.ask("/pools/live/")).status == 403
+        had = orders(site)
+        answer = answered_soon(lambda: boss.ask(ACTIONS[0], "POST", csrfmiddlewaretoken=token))
+        assert answer.status == 503 and "nothing was done" in answer.text
+        assert orders(site) == had
+        # Nobody who only wanted to look counts as one who gave up.
+        assert timeouts() == before
+        waiting = site.manage("db_pools", "--fail-if-waiting", "3")
+        assert waiting.returncode == 1 and "callers wait for a connection, more than 3" in waiting.stderr
+    assert boss.ask("/pools/").status == 200
+    assert NOTICE not in boss.ask("/pools/").text
+    assert site.manage("db_pools", "--fail-if-waiting", "3").returncode == 0
+
+
+def test_sessions_that_are_saved_with_every_request_are_not_waited_for(mariadb: MariaDB) -> None:
+    with pools_site(
+        mariadb, pooling=(1, 1), processes=1, save_sessions=True, pool={"TIMEOUT": 20, "MAX_WAITING": 9}
+    ) as site:
+        boss = site.visitor("boss")
+        assert boss.ask("/pools/").status == 200
+        session = boss.cookie("sessionid")
+        load = site.site.load("/hold?s=8", clients=2, seconds=0.5)
+        eventually(lambda: json.loads(site.manage("db_pools", "--json").stdout)["pools"][0]["members"], 10.0)
+        time.sleep(1.0)
+        answer = answered_soon(lambda: boss.ask("/pools/"))
+        assert answer.status == 200 and NOTICE in answer.text
+        assert boss.cookie("sessionid") == session
+        load.end()
+        assert NOTICE not in boss.ask("/pools/").text
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_where_nothing_runs_the_command_says_so(site: PoolsSite, tmp_path: Path) -> None:
+    nobody = PoolsSite(site.site, site.environment | {"SITE_STATUS_DIR": str(tmp_path)})
+    for arguments in ([], ["--json"], ["--fail-if-waiting", "0"], ["--plan"]):
+        done = nobody.manage("db_pools", *arguments)
+        assert done.returncode == 2
+        assert "No process of this site has told anything" in done.stderr
+        assert "INSTALLED_APPS" in done.stderr and str(tmp_path) in done.stderr
+        assert "Traceback" not in done.stderr
+    assert json.loads(nobody.manage("db_pools", "--json").stdout)["workers"] == []
+
+
+def test_the_table(site: PoolsSite, boss: Visitor) -> None:
+    all_workers_have_connections(site, boss)
+    done = site.manage("db_pools")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"{WORKERS} processes at ")
+    assert sum(" gunicorn " in line for line in lines) == WORKERS
+    assert sum("  together " in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("hosts", "status"), [(1, 0), (2, 0), (3, 1)])
+def test_the_plan_is_held_against_the_servers_limit(site: PoolsSite, hosts: int, status: int) -> None:
+    done = site.manage("db_pools", "--plan", "--workers=4", f"--hosts={hosts}")
+    assert done.returncode == status, done
+    assert "the server takes    50" in done.stdout
+    # Of this process: that is what the settings say.
+    assert f"{hosts} x 4 x " in done.stdout
+
+
+def test_the_plan_of_postgresql(postgresql: DatabaseServer) -> None:
+    with pools_site(postgresql, pooling=(SIZE, MOST), processes=2) as site:
+        boss = site.visitor("boss")
+        eventually(lambda: boss.overview()["workers"], PATIENCE)
+        done = site.manage("db_pools", "--plan", "--workers=8")
+        assert "the server takes    50, 3 of them reserved for superusers" in done.stdout, done
+        assert f"1 x 8 x {MOST} = 48" in done.stdout
+        assert (done.returncode, "1 too many; 5 for each process would" in done.stdout) == (1, True)
+
+
+# -- in a browser --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Browser]:
+    if browser.find() is None:
+        give_up("chromium is not installed; `make test` as root installs it")
+    with browser.running() as running:
+        yield running
+
+
+@contextmanager
+def page_of(chromium: browser.Browser, visitor: Visitor) -> Iterator[Page]:
+    page = chromium.page()
+    for cookie in visitor.cookies:
+        page.set_cookie(cookie.name, cookie.value or "", visitor.site.url + cookie.path)
+    page.window(1280, 900)
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+TIME = "document.querySelector('time').textContent"
+
+
+def test_under_load_it_refreshes_itself_without_complaints(
+    site: PoolsSite, boss: Visitor, chromium: browser.Browser
+) -> None:
+    load = site.site.load("/one", "/atomic", "/hold?s=0.2", clients=CLIENTS, seconds=60)
+    try:
+        with page_of(chromium, boss) as page:
+            page.open(f"{site.site.url}/pools/")
+            page.until("document.querySelectorAll('.processes tbody tr').length === 4")
+            first = page.evaluate(TIME)
+            page.evaluate("document.getElementById('recycle-default').focus()")
+            page.evaluate("document.getElementById('totals-default').open = true")
+            page.until(f"{TIME} !== {first!r}")
+            # Whoever is at something stays at it.
+            assert page.evaluate("document.activeElement.id") == "recycle-default"
+            assert page.evaluate("document.getElementById('totals-default').open")
+            page.evaluate("document.getElementById('pause').click()")
+            time.sleep(0.5)
+            paused = page.evaluate(TIME)
+            time.sleep(4.0)
+            assert page.evaluate(TIME) == paused
+            page.evaluate("document.getElementById('pause').click()")
+            page.until(f"{TIME} !== {paused!r}")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            page.window(390, 844, mobile=True)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            page.evaluate("document.getElementById('recycle-default').click()")
+            page.until("location.hash === '#pool-default' && document.querySelector('.order') !== null")
+            page.until("document.querySelector('.order').textContent.includes('done by 4 of 4 processes')")
+            assert page.complaints == []
+    finally:
+        load.end()
+
+
+def test_without_javascript_it_loads_itself_anew(
+    site: PoolsSite, boss: Visitor, chromium: browser.Browser
+) -> None:
+    all_workers_have_connections(site, boss)
+    with page_of(chromium, boss) as page:
+        page.send("Emulation.setScriptExecutionDisabled", value=True)
+        page.open(f"{site.site.url}/pools/")
+        first = page.evaluate(TIME)
+        assert page.evaluate("document.getElementById('pause').hidden")
+        page.until(f"{TIME} !== {first!r}", 15.0)
+        assert page.complaints == []
+
+
+def test_it_says_when_there_is_no_answer_and_when_one_is_logged_out(
+    site: PoolsSite, boss: Visitor, chromium: browser.Browser
+) -> None:
+    with page_of(chromium, boss) as page:
+        page.open(f"{site.site.url}/pools/")
+        page.offline(True)
+        page.until("document.getElementById('stale').textContent.startsWith('No figures since ')")
+        page.offline(False)
+        page.until("document.getElementById('stale').hidden")
+        page.send("Network.clearBrowserCookies")
+        page.until("document.getElementById('stale').textContent.includes('not logged in')")
