@@ -7,13 +7,15 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak conformance benchmark benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
+.PHONY: help demo test soak screenshots conformance benchmark benchmark-micro benchmark-ldap lint
+.PHONY: check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
+	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
 	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro, benchmark-ldap'
 	@echo 'make lint    ruff and mypy'
@@ -28,6 +30,9 @@ test: $(VENV)/test.stamp | provision-test
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)
+
+screenshots: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m tests.screenshots $(ARGS)
 
 conformance: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.conformance $(ARGS)

@@ -24,6 +24,7 @@ MOST_TROUBLES = 20
 SETTLED = 2.0
 # What makes the difference between two texts that say the same.
 NUMBERS = re.compile(r"\d+(\.\d+)?")
+HELD = " Held longest: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class PoolPicture:
     """An alias: the sums over all processes (``total``, limits too), and whom they are made of.
 
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
-    ``troubles``: the latest first. ``history``: the oldest first.
+    ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
+    in the time of that.
     """
 
     alias: str
@@ -98,6 +100,7 @@ class PoolPicture:
     free: int | None
     waits: Spread
     helds: Spread
+    timeouts: int
     members: list[Member]
     holders: list[Holding]
     troubles: list[Trouble]
@@ -109,11 +112,6 @@ class PoolPicture:
         most = self.total.max_outstanding
         there = self.total.in_use + self.total.idle + self.total.opening
         return None if most is None else max(0, most - there)
-
-    @property
-    def timeouts(self) -> int:
-        """How many callers gave up in the time of the history."""
-        return round(sum(moment.timeouts or 0.0 for moment in self.history) * SAMPLE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +198,7 @@ def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
         free=None if None in free else sum(filter(None, free)),
         waits=_spread([part.waits for part in parts]),
         helds=_spread([part.helds for part in parts]),
+        timeouts=sum(_timeouts(part) for part in parts),
         members=[_member(report, report.pools[alias], now) for report in reports],
         holders=_holders(alias, reports, now),
         troubles=_troubles(alias, reports, now),
@@ -232,6 +231,12 @@ def _spread(durations: list[Durations]) -> Spread:
     )
 
 
+def _timeouts(part: PoolReport) -> int:
+    """In the time of the history; a process that is younger than that began with none."""
+    before = part.history[0].timeouts if len(part.history) >= SAMPLES else 0
+    return part.stats.timeouts - before
+
+
 def _member(report: Report, part: PoolReport, now: float) -> Member:
     history = _history([part], now)
     return Member(
@@ -262,7 +267,7 @@ def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
         for ago, kind, text in report.pools[alias].troubles
     ]
     for trouble in sorted(told, key=lambda trouble: trouble.ago):
-        key = trouble.kind, NUMBERS.sub("0", trouble.text)
+        key = trouble.kind, NUMBERS.sub("0", trouble.text.partition(HELD)[0])
         same = found.get(key)
         found[key] = trouble if same is None else replace(same, times=same.times + 1)
     return list(found.values())[:MOST_TROUBLES]

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ from typing import Any
 
 SECONDS = 30.0
 STOP_SECONDS = 10.0
+# The protocol wants descriptors 3 and 4.
+START = """
+import fcntl, os, sys
+reading, writing = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(reading, 3)
+os.dup2(writing, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find() -> str | None:
@@ -175,8 +184,7 @@ def running() -> Iterator[Browser]:
         raise BrowserError("chromium is not installed")
     to_browser, from_browser = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
-        # The protocol wants descriptors 3 and 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}', "sh", program]
+        command = [sys.executable, "-c", START, str(to_browser[0]), str(from_browser[1]), program]
         command += ["--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         command += ["--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
         command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]

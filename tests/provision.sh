@@ -73,6 +73,7 @@ test)
     need slapd has_server slapd Slapd
     need ldap-utils command -v ldapsearch
     need openssl command -v openssl
+    need chromium command -v chromium
     need gcc command -v gcc
     need pkg-config command -v pkg-config
     need libmariadb-dev has_mariadb_library

@@ -74,14 +74,14 @@ def _in_use(pool: PoolPicture) -> Chart:
     most = pool.total.max_outstanding
     top = max([1.0, float(most or 0), *filter(None, in_use), *filter(None, waiting)])
     held, queued = pool.total.in_use, pool.total.waiting
+    peak = _most([*in_use, held], figures.count), _most([*waiting, queued], figures.count)
     summary = f"In use and waiting over the last 5 minutes: now {held} in use, {queued} waiting"
-    if history:
-        summary += f"; at most {_most(in_use, figures.count)} in use, {_most(waiting, figures.count)} waiting"
+    summary += f"; at most {peak[0]} in use, {peak[1]} waiting"
     return Chart(
         title="In use, and waiting",
         name="in-use",
         now=f"{held} / {queued}",
-        most=f"{_most(in_use, figures.count)} / {_most(waiting, figures.count)}",
+        most=" / ".join(peak),
         summary=summary + ".",
         lines=_lines(history, in_use, top),
         areas=_areas(history, in_use, top),

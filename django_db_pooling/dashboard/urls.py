@@ -12,5 +12,5 @@ urlpatterns = [
     path("", views.index, name="index"),
     path("live/", views.live, name="live"),
     path("overview.json", views.data, name="data"),
-    path("<str:alias>/<str:action>/", views.act, name="act"),
+    path("<path:alias>/<str:action>/", views.act, name="act"),
 ]

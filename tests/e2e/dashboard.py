@@ -70,10 +70,8 @@ class Visitor:
 
     def set_cookie(self, name: str, value: str, path: str = "/") -> None:
         where = (HOST, False, False, path, True)
-        cookie = http.cookiejar.Cookie(
-            0, name, value, None, False, *where, False, None, False, None, None, {}
-        )
-        self.cookies.set_cookie(cookie)
+        how = (False, None, False, None, None, {})
+        self.cookies.set_cookie(http.cookiejar.Cookie(0, name, value, None, False, *where, *how))
 
     def cookie(self, name: str) -> str | None:
         return next((cookie.value for cookie in self.cookies if cookie.name == name), None)

@@ -125,9 +125,13 @@ def test_a_moment_that_not_all_have_sampled_yet_is_left_out() -> None:
 
 
 def test_who_gave_up_lately() -> None:
-    history = [sample(9_980, timeouts=2), sample(9_985, timeouts=5), sample(9_990, timeouts=6)]
-    (pool,) = seen(report(1, default=pool_report(history=history, timeouts=6))).pools
-    assert pool.timeouts == 4
+    young = [sample(9_980, timeouts=2), sample(9_985, timeouts=5)]
+    old = [sample(9_700 + 5 * n, timeouts=100 + n) for n in range(60)]
+    (pool,) = seen(
+        report(1, default=pool_report(history=young, timeouts=6)),
+        report(2, default=pool_report(history=old, timeouts=160)),
+    ).pools
+    assert pool.timeouts == 66
 
 
 def test_quantiles_are_of_all_processes_together() -> None:
