@@ -17,10 +17,15 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What an alias may open in each process; None: any number."""
+    """What an alias may open in each process; None: any number. ``heard``: processes say so themselves."""
 
     alias: str
     each: int | None
+    heard: bool = True
+
+    def __str__(self) -> str:
+        said = f"{self.alias} {'no limit' if self.each is None else self.each}"
+        return said if self.heard else f"{said} by its settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,7 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For people."""
-        aliases = ", ".join(
-            f"{share.alias} {'no limit' if share.each is None else share.each}" for share in self.shares
-        )
+        aliases = ", ".join(map(str, self.shares))
         room = self.takes - self.reserved
         reserved = f", {self.reserved} of them reserved for superusers" if self.reserved else ""
         lines = [
@@ -87,7 +90,7 @@ def plans(seen: Overview, hosts: int, processes: int) -> list[Plan]:
         )
         each = None if None in most else max(filter(None, most))
         server = (connections[alias].vendor, settings_dict["HOST"], str(settings_dict["PORT"]))
-        by_server.setdefault(server, []).append(Share(alias, each))
+        by_server.setdefault(server, []).append(Share(alias, each, pool is not None))
     found = []
     for (vendor, host, port), shares in by_server.items():
         takes, reserved = _ask(shares[0].alias, vendor)

@@ -222,8 +222,8 @@ def _program() -> str:
 
 
 def _clear_away(where: Path) -> None:
-    """Files of processes that were killed."""
-    for path in where.glob("*.json"):
+    """Files of processes that were killed, whole ones and unfinished ones."""
+    for path in [*where.glob("*.json"), *where.glob("*.new*")]:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > SILENCE:
                 path.unlink()

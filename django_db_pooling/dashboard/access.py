@@ -136,6 +136,12 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
     )
 
 
+def forget(request: HttpRequest, response: HttpResponseBase) -> None:
+    """The database has just said that this is none of the staff, or nobody has asked it."""
+    if COOKIE in request.COOKIES and response.status_code != 503:
+        response.delete_cookie(COOKIE, path=reverse("django_db_pooling:index"), samesite="Strict")
+
+
 def _remembered(request: HttpRequest) -> Visitor | None:
     session = _session_digest(request)
     told = request.COOKIES.get(COOKIE)

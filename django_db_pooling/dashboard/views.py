@@ -36,6 +36,7 @@ def _for_staff(view: View, redirects: bool = False) -> View:
     def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         visitor = access.visitor(request, redirects)
         if isinstance(visitor, HttpResponse):
+            access.forget(request, visitor)
             return _sealed(visitor)
         response = _sealed(view(request, visitor, *args, **kwargs))
         if visitor.seen is None:

@@ -26,8 +26,7 @@ from tests.servers import DatabaseServer, MariaDB
 WORKERS = 4
 SIZE, MOST = 3, 6
 CLIENTS = 60
-# More than gunicorn can hand out so unevenly that nobody waits in one of the workers.
-CROWD = 160
+CROWD = 60
 PATIENCE = 30.0
 PAGES = ["/pools/", "/pools/live/", "/pools/overview.json"]
 ACTIONS = ["/pools/default/recycle/", "/pools/default/close-idle/"]
@@ -91,21 +90,27 @@ def all_workers_have_connections(site: PoolsSite, boss: Visitor) -> dict[str, An
 def exhausted(site: PoolsSite, server: MariaDB) -> Iterator[None]:
     """All connections are in use, and somebody waits in each worker: a table is locked."""
     where = {"host": server.host, "port": server.extra_port, "user": server.user, "password": server.password}
-    load = site.site.load("/one", clients=CROWD, seconds=90.0)
+    loads = []
 
     def is_full() -> bool:
         members = default(json.loads(site.manage("db_pools", "--json").stdout))["members"]
         full = all(each["stats"]["waiting"] and each["stats"]["in_use"] == MOST for each in members)
-        return full and len(members) == WORKERS
+        if full and len(members) == WORKERS:
+            return True
+        # Whose of the workers they become is up to chance.
+        loads.append(site.site.load("/one", clients=CROWD, seconds=90.0))
+        time.sleep(2.0)
+        return False
 
     try:
         with closing(pymysql.connect(database=DATABASE, **where)) as connection:
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLES site_row WRITE")
-            eventually(is_full, PATIENCE)
+            eventually(is_full, 2 * PATIENCE)
             yield
     finally:
-        load.end()
+        for load in loads:
+            load.end()
 
 
 # -- who may look --------------------------------------------------------------------------------------
@@ -146,6 +151,18 @@ session[HASH_SESSION_KEY] = guest.get_session_auth_hash()
 session.save()
 print("session " + session.session_key)
 """
+
+
+def test_who_is_not_staff_any_more_is_forgotten(site: PoolsSite, boss: Visitor) -> None:
+    clerk = site.visitor("clerk")
+    assert clerk.ask("/pools/").status == 200
+    assert clerk.cookie(COOKIE)
+    assert (
+        clerk.ask("/admin/logout/", "POST", csrfmiddlewaretoken=token_of(clerk.ask("/admin/").text)).status
+        == 200
+    )
+    assert clerk.ask("/pools/").status == 302
+    assert not clerk.cookie(COOKIE)
 
 
 def test_what_every_answer_says_about_itself(site: PoolsSite, boss: Visitor) -> None:
@@ -260,21 +277,23 @@ def test_a_button_reaches_all_workers(
 def test_all_figures_agree_with_the_server(site: PoolsSite, boss: Visitor, observer: Observer) -> None:
     """On connections that are held for as long as this takes."""
     all_workers_have_connections(site, boss)
-    load = site.site.load("/hold?s=12", clients=16, seconds=1.0)
+    load = site.site.load("/hold?s=15", clients=16, seconds=1.0)
     try:
-        figures: dict[str, Any] = {}
 
         def agree() -> bool:
             page = default(boss.overview())["total"]
             command = default(json.loads(site.manage("db_pools", "--json").stdout))["total"]
-            html = boss.ask("/pools/").text
-            figures["page"] = page["in_use"], page["in_use"] + page["idle"]
-            figures["command"] = command["in_use"], command["in_use"] + command["idle"]
-            figures["server"] = 16, observer.connections()
-            shown = re.search(r"in use</dt><dd>(\d+)</dd>", html)
-            return len(set(figures.values())) == 1 and shown is not None and shown[1] == "16"
+            shown = re.search(r"in use</dt><dd>(\d+)</dd>", boss.ask("/pools/").text)
+            counted = observer.connections()
+            print(page["in_use"], command["in_use"], shown and shown[1], page["idle"], counted)
+            # How many get one at once depends on whose of the workers they are.
+            return (
+                shown is not None
+                and page["in_use"] == command["in_use"] == int(shown[1]) >= MOST
+                and page["in_use"] + page["idle"] == command["in_use"] + command["idle"] == counted
+            )
 
-        eventually(lambda: agree() or (figures and None), 10.0)
+        eventually(agree, 12.0)
     finally:
         load.report()
 
@@ -299,9 +318,14 @@ def test_under_load_all_workers_are_there_and_a_killed_one_is_gone(site: PoolsSi
 
 
 def test_who_looks_holds_nothing_meanwhile(site: PoolsSite, boss: Visitor) -> None:
-    pool = all_workers_have_connections(site, boss)
-    assert pool["total"]["in_use"] == 0
-    assert pool["holders"] == []
+    all_workers_have_connections(site, boss)
+
+    def is_quiet() -> bool:
+        pool = default(boss.overview())
+        return pool["total"]["in_use"] == 0 and pool["holders"] == []
+
+    eventually(is_quiet, 5.0)
+    assert is_quiet()
 
 
 # -- while the pool is exhausted -------------------------------------------------------------------------
@@ -410,18 +434,22 @@ def test_the_table(site: PoolsSite, boss: Visitor) -> None:
 
 
 @pytest.mark.parametrize(("hosts", "status"), [(1, 0), (2, 0), (3, 1)])
-def test_the_plan_is_held_against_the_servers_limit(site: PoolsSite, hosts: int, status: int) -> None:
+def test_the_plan_is_held_against_the_servers_limit(
+    site: PoolsSite, boss: Visitor, hosts: int, status: int
+) -> None:
+    eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--plan", "--workers=4", f"--hosts={hosts}")
     assert done.returncode == status, done
     assert "the server takes    50" in done.stdout
-    # Of this process: that is what the settings say.
-    assert f"{hosts} x 4 x " in done.stdout
+    assert f"{hosts} x 4 x {MOST} = " in done.stdout
 
 
 def test_the_plan_of_postgresql(postgresql: DatabaseServer) -> None:
     with pools_site(postgresql, pooling=(SIZE, MOST), processes=2) as site:
-        boss = site.visitor("boss")
-        eventually(lambda: boss.overview()["workers"], PATIENCE)
+        done = site.manage("db_pools", "--plan", "--workers=1")
+        assert "default 20 by its settings" in done.stdout
+        site.visitor("boss")
+        eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
         done = site.manage("db_pools", "--plan", "--workers=8")
         assert "the server takes    50, 3 of them reserved for superusers" in done.stdout, done
         assert f"1 x 8 x {MOST} = 48" in done.stdout

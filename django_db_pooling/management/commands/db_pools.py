@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -117,10 +117,9 @@ class Command(BaseCommand):
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError("it must be a whole number, 1 or more")
+    return int(text)
 
 
 def _columns() -> int:
