@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -60,8 +61,11 @@ class Page:
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(str(params["exceptionDetails"]))
 
-    def set_cookie(self, name: str, value: str, url: str) -> None:
-        self.send("Network.setCookie", name=name, value=value, url=url)
+    def set_cookies(self, cookies: CookieJar, url: str) -> None:
+        """As somebody else has them."""
+        for cookie in cookies:
+            told = {"name": cookie.name, "value": cookie.value, "path": cookie.path}
+            self.send("Network.setCookie", url=url, **told)
 
     def window(self, width: int, height: int, dark: bool = False, mobile: bool = False) -> None:
         self.send(

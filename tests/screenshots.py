@@ -78,8 +78,7 @@ def _make(stack: ExitStack, seconds: float, into: Path) -> list[Path]:
         _visit(url, visitors, seconds / len(TIDES)).wait()
     crowd = _visit(url, max(TIDES), 120.0)
     page = stack.enter_context(browser.running()).page()
-    for cookie in cookies:
-        page.set_cookie(cookie.name, cookie.value or "", url + cookie.path)
+    page.set_cookies(cookies, url)
     page.window(1280, 900)
     page.open(f"{url}/pools/")
     time.sleep(8)
@@ -90,12 +89,14 @@ def _make(stack: ExitStack, seconds: float, into: Path) -> list[Path]:
     page.window(390, 844, mobile=True)
     page.screenshot(made[2])
     page.window(1280, 900)
+    more = _visit(url, max(TIDES), 120.0)
     with _locked(server, "bank_transfer"):
         # Until the first have given up.
         page.until("document.querySelector('.notice + .pool .troubles') !== null", 60.0)
         page.screenshot(made[3])
-    crowd.terminate()
-    crowd.wait()
+    for each in (crowd, more):
+        each.terminate()
+        each.wait()
     return made
 
 

@@ -470,8 +470,7 @@ def chromium() -> Iterator[browser.Browser]:
 @contextmanager
 def page_of(chromium: browser.Browser, visitor: Visitor) -> Iterator[Page]:
     page = chromium.page()
-    for cookie in visitor.cookies:
-        page.set_cookie(cookie.name, cookie.value or "", visitor.site.url + cookie.path)
+    page.set_cookies(visitor.cookies, visitor.site.url)
     page.window(1280, 900)
     try:
         yield page
