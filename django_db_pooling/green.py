@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import select
 import sys
@@ -49,6 +50,12 @@ def in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
 
 def cooperative_wait(fd: int, seconds: float) -> None:
     """Wait until something can be read, letting other greenlets run where there are any."""
+    sockets = sys.modules.get("gevent.socket") if patched("select") else None
+    if sockets is not None:
+        # At a fraction of the price of gevent's poll().
+        with contextlib.suppress(TimeoutError):
+            sockets.wait_read(fd, seconds)
+        return
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)

@@ -61,7 +61,8 @@ class Directory(Backend):
         if self.slot is not None and self.connection.is_changed:
             # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
             params = self.get_connection_params()
-            with self._asking():
+            self._be_patient()
+            with self.wrap_database_errors:
                 self.connection.simple_bind_s(params["bind_dn"], params["bind_pw"])
 
     def close(self) -> None:
@@ -103,39 +104,48 @@ class Directory(Backend):
     def _found(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
         try:
-            with self.cursor():
+            with self._operation():
                 try:
-                    with self._asking():
+                    with self.wrap_database_errors:
                         return list(search(*arguments, **keywords))
                 except ldap.SERVER_DOWN:
                     if self.connection is not None:
                         raise
             timeout = self._pool.limits.timeout
             self._deadline = None if timeout is None else began + timeout
-            with self.cursor(), self._asking():
+            with self._operation(), self.wrap_database_errors:
                 return list(search(*arguments, **keywords))
         finally:
             self._deadline = None
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self.cursor(), self._asking():
+        with self._operation(), self.wrap_database_errors:
             return super().add_s(*arguments, **keywords)
 
     def modify_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self.cursor(), self._asking():
+        with self._operation(), self.wrap_database_errors:
             return super().modify_s(*arguments, **keywords)
 
     def delete_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self.cursor(), self._asking():
+        with self._operation(), self.wrap_database_errors:
             return super().delete_s(*arguments, **keywords)
 
     def rename_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self.cursor(), self._asking():
+        with self._operation(), self.wrap_database_errors:
             return super().rename_s(*arguments, **keywords)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        with self.wrap_database_errors:
-            if self.slot is not None:
-                self.connection.patience = self._seconds_left()
+    def _operation(self) -> Iterator[None]:
+        """Around one: the connection that it takes stays to its end."""
+        self._inside += 1
+        try:
+            self.ensure_connection()
+            self._be_patient()
             yield
+        finally:
+            self._inside -= 1
+            self.release_if_free()
+
+    def _be_patient(self) -> None:
+        if self.slot is not None:
+            self.connection.patience = self._seconds_left()

@@ -56,6 +56,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         self._before: dict[int, Any] = {}
         self._usual_timeout: float = -1
         self.descriptor: int | None = None
+        # OPT_TIMEOUT, once somebody has asked for it.
+        self._answers: float | None = None
         # For an answer where nothing else is said, in seconds.
         self.patience: float | None = None
         super().__init__(uri, **arguments)
@@ -121,8 +123,10 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
             except (TypeError, ValueError, ldap.LDAPError):
                 # There are options that can't be set to what they are at first.
                 self.is_changed = True
+        self._answers = None
 
     def set_option(self, option: int, invalue: Any) -> Any:
+        self._answers = None
         if self.descriptor is not None and option not in self._before:
             try:
                 self._before[option] = self.get_option(option)
@@ -193,9 +197,11 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
 
     def _most_seconds(self) -> float:
         """For an answer where nothing else is said; -1: no limit."""
-        chosen = self.get_option(ldap.OPT_TIMEOUT)
-        if chosen is not None and chosen >= 0:
-            return float(chosen)
+        if self._answers is None:
+            chosen = self.get_option(ldap.OPT_TIMEOUT)
+            self._answers = -1.0 if chosen is None else float(chosen)
+        if self._answers >= 0:
+            return self._answers
         return -1 if self.patience is None else self.patience
 
     def _settle(self, message: int) -> None:
@@ -239,7 +245,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         left = LOOK_AROUND if until is None else until - time.monotonic()
         if left <= 0:
             raise ldap.TIMEOUT({"desc": "Timed out"})
-        green.cooperative_wait(self.fileno(), min(left, LOOK_AROUND))
+        descriptor = self.fileno() if self.descriptor is None else self.descriptor
+        green.cooperative_wait(descriptor, min(left, LOOK_AROUND))
 
     def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
         name = func.__name__
