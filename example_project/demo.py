@@ -120,7 +120,10 @@ def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
         print(f"  People {url}/people/")
     print(f"  Admin  {url}/admin/  user demo, password {password}")
     pools = "no pools, since POOLING is off" if os.environ.get("POOLING") == "off" else f"{url}/pools/"
-    print(f"  Pools  {pools}\n", flush=True)
+    print(f"  Pools  {pools}")
+    if find_spec("prometheus_client") is not None:
+        print(f"         {url}/metrics for Prometheus")
+    print(flush=True)
     load = Load(HOST, port, people=bool(people.environment))
     load.start()
     stack.callback(load.stop)

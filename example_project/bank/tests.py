@@ -168,6 +168,8 @@ class EndpointTests(TestCase):
         with self.assertNumQueries(0):
             self.assertEqual(self.client.get("/healthz").content, b"ok\n")
             self.assertIn("pools", self.client.get("/pool.json").json())
+            # What prometheus_client itself has to say is there without the pools, too.
+            self.assertContains(self.client.get("/metrics"), "python_info")
 
 
 class TransferTests(TestCase):

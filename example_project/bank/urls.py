@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 from django.urls import path
 
 from bank import api, pool_views, views
@@ -14,3 +16,5 @@ urlpatterns = [
     path("healthz", api.healthz, name="healthz"),
     path("pool.json", pool_views.pool_json, name="pool-json"),
 ]
+if find_spec("prometheus_client") is not None:
+    urlpatterns.append(path("metrics", pool_views.metrics, name="metrics"))
