@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import Error, connections
@@ -46,12 +46,12 @@ def processes() -> int | None:
 def problems(alias: str) -> list[Problem]:
     """What the server of an alias doesn't take in (I/O)."""
     wrapper: Any = connections[alias]
-    if conf.is_off(wrapper.settings_dict) or wrapper.vendor not in _ASKING:
+    if conf.is_off(wrapper.settings_dict) or wrapper.vendor not in VENDORS:
         return []
     was_open = wrapper.connection is not None
     try:
         with wrapper.cursor() as cursor:
-            room, why = min(_ASKING[wrapper.vendor](cursor))
+            room, why = _least(asked(cursor, wrapper.vendor), wrapper.vendor)
     except (Error, OSError) as error:
         return [
             Problem(
@@ -74,6 +74,14 @@ def problems(alias: str) -> list[Problem]:
     else:
         most = sum(limits.max_outstanding or 0 for limits in all_limits)
     return _compared(alias, processes(), least, most, room, why)
+
+
+def _least(capacity: Capacity, vendor: str) -> tuple[int, str]:
+    """How many connections there are for the processes, and what says so."""
+    most, reserved, own = capacity
+    if vendor == "mysql":
+        return min([(most - 1, f"max_connections {most}, less 1 for the administrator"), *own])
+    return min([(most - reserved, f"max_connections {most}, less {reserved} reserved"), *own])
 
 
 def _is_same_server(wrapper: Any, alias: str) -> bool:
@@ -116,14 +124,30 @@ def _compared(
     return []
 
 
-def _mysql(cursor: Any) -> list[tuple[int, str]]:
+class Capacity(NamedTuple):
+    """What a server says of itself. ``reserved``: connections for superusers, of the ``most`` for all.
+
+    ``own``: what else bounds whoever asks, connections and what says so.
+    """
+
+    most: int
+    reserved: int
+    own: list[tuple[int, str]]
+
+
+def asked(cursor: Any, vendor: str) -> Capacity:
+    """What the server of this cursor says (I/O). ``vendor``: one of ``VENDORS``."""
+    return _ASKING[vendor](cursor)
+
+
+def _mysql(cursor: Any) -> Capacity:
     cursor.execute("SELECT @@max_connections, @@max_user_connections")
     most, of_user = map(int, cursor.fetchone())
-    found = [(most - 1, f"max_connections {most}, less 1 for the administrator")]
-    return found + ([(of_user, f"max_user_connections {of_user}")] if of_user else [])
+    # 0: no limit.
+    return Capacity(most, 0, [(of_user, f"max_user_connections {of_user}")] if of_user else [])
 
 
-def _postgresql(cursor: Any) -> list[tuple[int, str]]:
+def _postgresql(cursor: Any) -> Capacity:
     # reserved_connections: since PostgreSQL 16.
     cursor.execute(
         "SELECT current_setting('max_connections'), current_setting('superuser_reserved_connections'), "
@@ -132,11 +156,11 @@ def _postgresql(cursor: Any) -> list[tuple[int, str]]:
         "(SELECT datconnlimit FROM pg_database WHERE datname = current_database())"
     )
     most, reserved, for_roles, of_role, of_database = map(int, cursor.fetchone())
-    found = [(most - reserved - for_roles, f"max_connections {most}, less {reserved + for_roles} reserved")]
     # -1: no limit.
-    found += [(of_role, f"CONNECTION LIMIT {of_role} of the role")] if of_role >= 0 else []
-    found += [(of_database, f"CONNECTION LIMIT {of_database} of the database")] if of_database >= 0 else []
-    return found
+    own = [(of_role, f"CONNECTION LIMIT {of_role} of the role")] if of_role >= 0 else []
+    own += [(of_database, f"CONNECTION LIMIT {of_database} of the database")] if of_database >= 0 else []
+    return Capacity(most, reserved + for_roles, own)
 
 
 _ASKING = {"mysql": _mysql, "postgresql": _postgresql}
+VENDORS = frozenset(_ASKING)

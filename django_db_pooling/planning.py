@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import Error, connections
 
-from django_db_pooling import conf, owner
+from django_db_pooling import capacity, conf, owner
 from django_db_pooling.overview import Overview
 
 # Seconds that are spent on getting a connection to ask with.
@@ -80,7 +80,7 @@ def plans(seen: Overview, hosts: int, processes: int) -> list[Plan]:
     by_server: dict[tuple[Any, ...], list[Share]] = {}
     told = {pool.alias: pool for pool in seen.pools}
     for alias, settings_dict in connections.settings.items():
-        if conf.is_off(settings_dict) or connections[alias].vendor not in ("mysql", "postgresql"):
+        if conf.is_off(settings_dict) or connections[alias].vendor not in capacity.VENDORS:
             continue
         pool = told.get(alias)
         most = (
@@ -104,17 +104,9 @@ def _ask(alias: str, vendor: str) -> tuple[int, int]:
     """How many connections the server takes, and how many of these it keeps for superusers."""
     try:
         with owner.patience(PATIENCE), connections[alias].cursor() as cursor:
-            if vendor == "mysql":
-                # The one for whoever has SUPER comes on top. A limit of the user's own: 0 for none.
-                cursor.execute("SELECT @@max_connections, @@max_user_connections")
-                server, user = cursor.fetchone()
-                return min(server, user or server), 0
-            cursor.execute(
-                "SELECT (SELECT setting::int FROM pg_settings WHERE name = 'max_connections'),"
-                " (SELECT sum(setting::int) FROM pg_settings"
-                " WHERE name IN ('superuser_reserved_connections', 'reserved_connections'))"
-            )
-            most, reserved = cursor.fetchone()
-            return int(most), int(reserved)
+            most, reserved, own = capacity.asked(cursor, vendor)
     except Error as error:
         raise CommandError(f"The server of {alias!r} can't be asked: {error}", returncode=1) from error
+    # What bounds this user bounds all processes; nothing of that is reserved.
+    least = min((limit for limit, _ in own), default=most)
+    return (least, 0) if least < most - reserved else (most, reserved)
