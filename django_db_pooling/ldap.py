@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -306,9 +307,14 @@ class ConnectionManager:
         """
         connection: StateConnector = slot.connection
         pool = self._pool
+        # Weak: a slot that is dropped is reclaimed at once, which a cycle through its connection would stop.
+        lease = weakref.ref(slot)
 
         # Not a partial, which tells its arguments.
         def open_again(until: float | None) -> bool:
+            slot = lease()
+            if slot is None:
+                return False
             if connection.is_changed or connection.pending or slot.connection is not connection:
                 return False
             if slot.attempt is not None or (until is not None and time.monotonic() >= until):
@@ -343,11 +349,12 @@ class ConnectionManager:
                 seconds = min(self.wait_timeout or MOST_FILL, MOST_FILL)
                 self._open(slot, self.bind, self._passwd(), until_after(seconds))
                 pool.checkin(slot)
-            except Exception as error:
-                pool.journal.note("min_size", error=brief(error))
-            except BaseException:
+            except BaseException as error:
+                # Also where it could not even begin; where it has failed it is discarded already.
                 pool.discard(slot)
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                pool.journal.note("min_size", error=brief(error))
         return bool(len(pool) or pool.limits.min_size or pool.journal.is_pending)
 
     def abandon(self) -> None:

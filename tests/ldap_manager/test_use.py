@@ -413,3 +413,18 @@ def test_a_large_answer(manager: Make) -> None:
         assert found == stock.search_s(large.people_dn, ldap.SCOPE_SUBTREE, EVERYBODY)
         stock.unbind_s()
     assert len(found) == 5000
+
+
+def test_a_checkout_that_is_dropped_is_reclaimed_without_the_garbage_collector(
+    manager: Make, server: Slapd
+) -> None:
+    """As by an exception between the checkout and the block."""
+    one = manager(size=1)
+    gc.disable()
+    try:
+        slot = one._check_out(one.bind, one._passwd())
+        del slot
+        assert (len(one), one.stats().reclaimed) == (0, 1)
+    finally:
+        gc.enable()
+    assert_whole(one, server)
