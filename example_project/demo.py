@@ -226,12 +226,13 @@ def _wait_for_answer(child: subprocess.Popen[bytes], url: str, log_path: Path) -
     deadline = time.monotonic() + START_SECONDS
     while child.poll() is None and time.monotonic() < deadline:
         try:
-            _get(f"{url}/healthz")
-        except OSError:
-            time.sleep(0.1)
-        else:
-            if child.poll() is None:
-                return
+            # Of the child's session: it may be another demo that was a moment faster with this port.
+            is_ours = os.getsid(json.loads(_get(f"{url}/pool.json"))["pid"]) == child.pid
+        except (OSError, ValueError):
+            is_ours = False
+        if is_ours and child.poll() is None:
+            return
+        time.sleep(0.1)
     raise DemoFailed(f"gunicorn did not start. The end of its log:\n{log_path.read_text()[-3000:]}")
 
 

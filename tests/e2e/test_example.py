@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require, require_module
-from tests.servers import MariaDB
+from tests.servers import MariaDB, free_port
 from tests.slapd import Slapd
 
 DEMO = Path(__file__).parents[2] / "example_project" / "demo.py"
@@ -36,7 +36,8 @@ def clean_environment() -> dict[str, str]:
 
 def run_demo(**variables: str) -> str:
     run = subprocess.run(
-        [sys.executable, str(DEMO), "--once"],
+        # Other tests may run a demo at the same time, and each would like to have the usual port.
+        [sys.executable, str(DEMO), "--once", f"--port={free_port()}"],
         env=clean_environment() | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
