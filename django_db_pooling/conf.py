@@ -17,6 +17,9 @@ from django_db_pooling.limits import Limits
 Settings = Mapping[str, Any]
 
 
+# The backend of an alias that settings leave empty.
+DUMMY = "django.db.backends.dummy"
+
 # How long a connection is held: to the end of the request, or only as long as a transaction needs it.
 REQUEST, TRANSACTION = "request", "transaction"
 
@@ -94,8 +97,8 @@ _overrides: dict[str | None, _Override] = {}
 
 
 def is_off(settings_dict: Settings) -> bool:
-    """``POOL = False``: this alias isn't pooled."""
-    return settings_dict.get("POOL") is False
+    """``POOL = False``, or no database at all: this alias isn't pooled."""
+    return settings_dict.get("POOL") is False or settings_dict.get("ENGINE") == DUMMY
 
 
 def problems(alias: str, settings_dict: Settings) -> list[Problem]:

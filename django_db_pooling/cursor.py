@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django_db_pooling import fork
+
 if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
@@ -30,6 +32,8 @@ class PooledCursor(Base):
     opened: OpenCursor | None = None
 
     def _execute(self, sql: Any, *arguments: Any) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
         db = self.db
         if db._brief and not db._used:
             db.refuse_to_ask(sql)
@@ -39,6 +43,8 @@ class PooledCursor(Base):
             db.executed(sql)
 
     def _executemany(self, sql: Any, *arguments: Any) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
         db = self.db
         if db._brief and not db._used:
             db.refuse_to_ask(sql)
@@ -48,6 +54,8 @@ class PooledCursor(Base):
             db.executed(sql)
 
     def callproc(self, procname: str, *arguments: Any, **kwargs: Any) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
         try:
             return super().callproc(procname, *arguments, **kwargs)
         finally:

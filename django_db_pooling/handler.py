@@ -5,26 +5,34 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from typing import Any
 
 from asgiref.local import Local
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core import signals
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-from django_db_pooling import checks, conf, green, owner, telemetry
+from django_db_pooling import checks, conf, drivers, fork, green, owner, telemetry
 from django_db_pooling.registry import registry
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
 _inherited_getitem = ConnectionHandler.__getitem__
-_pid = os.getpid()
+_process = fork.process
+# Plain wrappers that were in the middle of something when patch() came by.
+_busy: set[weakref.ref[Any]] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
 
 
 def _getitem(self: Any, alias: str) -> Any:
     """This thread's or greenlet's wrapper, made at first use by Django and turned into a pooled one."""
+    if not fork.noticed[0]:
+        fork.notice()
+    if _busy:
+        _pool_those_at_rest()
     try:
         return getattr(self._connections, alias)
     except AttributeError:
@@ -59,7 +67,7 @@ def patch() -> None:
     signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
     _register_once()
     if settings.configured:
-        _convert_open_wrappers()
+        _pool_open_wrappers()
 
 
 def unpatch() -> None:
@@ -68,16 +76,45 @@ def unpatch() -> None:
         del ConnectionHandler.__getitem__
 
 
-def _convert_open_wrappers() -> None:
-    """Pool the wrappers, too, that this thread has used before patch(), unless in a transaction."""
+# -- wrappers from before patch() -----------------------------------------------------------------
+
+
+def _pool_open_wrappers() -> None:
+    """Pool the wrappers, too, that this thread has used already; those in a transaction when it has ended."""
     wrappers: Any = connections.all(initialized_only=True)
     for wrapper in wrappers:
-        if isinstance(wrapper, PooledWrapper) or wrapper.in_atomic_block:
-            continue
-        wrapper.close()
-        if wrapper.connection is None:
+        if not isinstance(wrapper, PooledWrapper) and not conf.is_off(wrapper.settings_dict):
+            _busy.add(weakref.ref(wrapper, _busy.discard))
+    _pool_those_at_rest()
+
+
+def _pool_those_at_rest() -> None:
+    me = threading.get_ident()
+    for ref in list(_busy):
+        wrapper = ref()
+        if wrapper is not None and wrapper._thread_ident == me and _is_at_rest(wrapper):
+            _busy.discard(ref)
             wrapper.__dict__.pop("wrap_database_errors", None)
             wrapper.__class__ = pooled(wrapper.__class__)
+
+
+def _is_at_rest(wrapper: Any) -> bool:
+    """Whether it has no connection any more, nor a transaction (I/O: what it has at rest is closed)."""
+    if wrapper.in_atomic_block:
+        return False
+    if wrapper.connection is None:
+        return True
+    driver = drivers.find(getattr(wrapper, "Database", None))
+    if driver is not None and driver.in_transaction(wrapper.connection):
+        return False
+    if wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"]:
+        return False
+    try:
+        wrapper.close()
+    except SynchronousOnlyOperation:
+        # In a running event loop Django forbids that.
+        return False
+    return wrapper.connection is None
 
 
 # -- gevent that patches late (gunicorn --preload) ------------------------------------------------
@@ -140,18 +177,18 @@ def _register_once() -> None:
     global _registered
     if not _registered:
         _registered = True
-        os.register_at_fork(after_in_child=_after_fork)
+        fork.in_child(_after_fork)
         atexit.register(_at_exit)
 
 
 def _after_fork() -> None:
-    global _pid, _storage_is_local
-    _pid = os.getpid()
+    global _process, _storage_is_local
+    _process = fork.process
     _storage_is_local = False
-    mine = owner.parents_holding()
-    registry.abandon()
-    for wrapper in mine:
+    registry.cut_off()
+    for wrapper in owner.holding(registry.holders()):
         wrapper.inherit()
+    registry.abandon()
     # A wrapper of the parent's main thread must not be found by all greenlets, should gevent patch
     # threading in this process only: Django looks at it when a request starts, before we do.
     initialized: Any = connections.all(initialized_only=True) if settings.configured else []
@@ -161,7 +198,7 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    if os.getpid() == _pid:
+    if fork.is_own(_process):
         for wrapper in owner.current().holding():
             wrapper.give_back()
         registry.end()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
 from collections.abc import Callable
 
+from django_db_pooling import fork
 from django_db_pooling.journal import brief, extra, logger
 
 TICK = 1.0  # seconds
@@ -23,7 +23,7 @@ class Housekeeper:
     def __init__(self, work: Callable[[], bool]) -> None:
         self._work = work
         self._running = False
-        self._pid = os.getpid()
+        self._process = fork.process
 
     def ensure_running(self) -> None:
         if self._running:
@@ -52,7 +52,7 @@ class Housekeeper:
     def _work_until_done(self) -> None:
         while True:
             time.sleep(TICK)
-            if os.getpid() != self._pid:
+            if not fork.is_own(self._process):
                 # gevent's greenlets live on in a forked child, where threading has forgotten them and
                 # would raise at their end.
                 threading.Event().wait()

@@ -21,7 +21,7 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling import inherited
+from django_db_pooling import fork
 from django_db_pooling.directory import upkeep
 from django_db_pooling.directory.connecting import connect
 from django_db_pooling.directory.connector import DEAD
@@ -129,8 +129,14 @@ class ConnectionManager:
             idle_timeout=idle_timeout,
             max_age=max_lifetime,
         )
-        self._pool = DirectoryPool(uri, limits, self._own)
+        self._made = DirectoryPool(uri, limits, self._own)
         upkeep.know(self)
+
+    @property
+    def _pool(self) -> DirectoryPool:
+        if not fork.noticed[0]:
+            fork.notice()
+        return self._made
 
     @property
     def passwd(self) -> Secret | None:
@@ -360,12 +366,12 @@ class ConnectionManager:
     def abandon(self) -> None:
         """Called in a forked child."""
         self._identities.renew_lock()
-        pool = self._pool
+        pool = self._made
         # For whoever has one of its connections at this moment.
         pool.closing = True
-        inherited.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
-        inherited.keep(pool)
-        self._pool = DirectoryPool(self.uri, pool.limits, self._own)
+        fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
+        fork.keep(pool)
+        self._made = DirectoryPool(self.uri, pool.limits, self._own)
 
 
 def _is_clean(connection: StateConnector) -> bool:

@@ -24,6 +24,10 @@ class Holding:
         self._file, self._line = taker.f_code.co_filename, taker.f_lineno
 
     @property
+    def owner(self) -> object:
+        return getattr(self._holder, "owner", None)
+
+    @property
     def request(self) -> object:
         return getattr(self._holder, "request", None)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from django_db_pooling import conf, inherited
+from django_db_pooling import conf, fork
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
 MOST_NESTED = 16
@@ -29,10 +28,11 @@ Claims = list[tuple[Any, object]]
 class Holder:
     """Says who holds a connection, when somebody asks."""
 
-    __slots__ = ("ident", "request")
+    __slots__ = ("ident", "owner", "request")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.ident = threading.get_ident()
+        self.owner = weakref.ref(owner)
         self.request: str | None = None
 
     def __str__(self) -> str:
@@ -60,11 +60,11 @@ class Owner:
     garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "patience", "pid", "scopes")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "patience", "process", "scopes")
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.holder = Holder()
+        self.process = fork.process
+        self.holder = Holder(self)
         # Wrappers that have checked out here. Weak: one that its user drops is not kept by this.
         self._wrappers: set[weakref.ref[Any]] = set()
         # Names that pooling.scope() was given. Innermost last.
@@ -150,9 +150,9 @@ class Owner:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
             return
-        if os.getpid() != self.pid:
-            # In a forked child, whose other threads are gone. The connections are the parent's.
-            inherited.keep(self.holding())
+        if not fork.is_own(self.process):
+            # In a forked child. The connections are the parent's.
+            fork.keep(self.holding())
             return
         for wrapper in self.holding():
             wrapper.abandon()
@@ -177,7 +177,7 @@ class RequestEnd:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         owner = None if self._request.over or is_finalizing() else self._owner()
-        if owner is not None and owner.pid == os.getpid():
+        if owner is not None and fork.is_own(owner.process):
             owner.abandon_request(self._request)
 
 
@@ -195,14 +195,22 @@ def give_all_back(wrappers: list[Any]) -> None:
 
 def current() -> Owner:
     """The owner of this thread or greenlet."""
+    if not fork.noticed[0]:
+        fork.notice()
     try:
         owner: Owner = _local.django_db_pooling_owner
-        if owner.pid == os.getpid():
+        if owner.process is fork.process:
             return owner
     except AttributeError:
         pass
     owner = _local.django_db_pooling_owner = Owner()
     return owner
+
+
+def holding(holders: Iterable[object]) -> list[Any]:
+    """The wrappers of all that these connections are held by, in whatever thread."""
+    owners = (ref() for holder in holders if (ref := getattr(holder, "owner", None)) is not None)
+    return [wrapper for one in owners if one is not None for wrapper in one.holding()]
 
 
 @contextmanager
@@ -234,9 +242,3 @@ def live_in(storage: Any) -> None:
         mine, _local = getattr(_local, "django_db_pooling_owner", None), storage
         if mine is not None:
             _local.django_db_pooling_owner = mine
-
-
-def parents_holding() -> list[Any]:
-    """In a forked child: wrappers that the thread or greenlet that forked held connections with."""
-    parents = getattr(_local, "django_db_pooling_owner", None)
-    return [] if parents is None else parents.holding()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
 import time
 import weakref
@@ -19,7 +18,7 @@ from collections import deque
 from functools import partial
 from typing import Any, Protocol
 
-from django_db_pooling import inherited
+from django_db_pooling import fork
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.growth import Growth
 from django_db_pooling.histogram import BOUNDS
@@ -89,7 +88,7 @@ class Pool:
         self.server_timeout = math.inf
         # Once True, nothing stays: connections are closed as they come back.
         self.closing = False
-        self._pid = os.getpid()
+        self._process = fork.process
         self._generation = 0
         self._numbers = itertools.count(1)
         # All there are, in any state: len() is what max_outstanding bounds. A slot enters only
@@ -447,7 +446,7 @@ class Pool:
         most = self.limits.max_outstanding
         at_cap = most is not None and len(self._slots) >= most
         try:
-            if slot.connection is not None:
+            if slot.connection is not None and not self._is_inherited(slot):
                 self.driver.close(slot.connection, LINGER if at_cap else 0.0)
         except Exception as error:
             self.journal.note("close_failed", error=brief(error))
@@ -462,6 +461,8 @@ class Pool:
         """
         if slot.attempt is not None and not slot.attempt.is_over:
             slot.attempt.when_over(partial(self.discard, slot, reason))
+            return
+        if self._is_inherited(slot):
             return
         connection, slot.connection = slot.connection, None
         if connection is not None:
@@ -481,6 +482,14 @@ class Pool:
                 seconds = time.monotonic() - slot.opened_at
                 self.journal.note("closed", connection=slot.number, seconds=seconds, reason=str(reason))
 
+    def _is_inherited(self, slot: Slot) -> bool:
+        """Whether this is a fork of the process that the pool belongs to: there they are let be."""
+        if fork.is_own(self._process):
+            return False
+        if slot.connection is not None:
+            fork.keep(slot.connection)
+        return True
+
     def _why(self, slot: Slot) -> Closed:
         """Why a connection is not kept."""
         if slot.unusable:
@@ -495,8 +504,7 @@ class Pool:
         """The last reference to a slot is gone. Called by its finalizer, anywhere."""
         if slot.number not in self._slots:
             return
-        if os.getpid() != self._pid:
-            inherited.keep(slot.connection)
+        if self._is_inherited(slot):
             return
         self.counts.reclaimed += 1
         holder = slot.holder
@@ -628,6 +636,10 @@ class Pool:
     def connections(self) -> list[Any]:
         """All physical connections, idle and in use."""
         return [slot.connection for slot in self._living() if slot.connection is not None]
+
+    def holders(self) -> list[object]:
+        """Of the connections that are checked out."""
+        return [slot.holder for slot in self._living() if slot.holder is not None]
 
     def holds_recycled(self, but: list[Slot]) -> bool:
         """Whether connections from before the last ``recycle`` are left, other than these."""

@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from django_db_pooling import checks, conf, green, inherited, telemetry, workers
+from django_db_pooling import checks, conf, fork, green, telemetry, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.housekeeper import Housekeeper
@@ -123,12 +123,16 @@ class Registry:
         self._listener = Listener()
 
     def pools(self, alias: str | None = None) -> list[DatabasePool]:
+        if not fork.noticed[0]:
+            fork.notice()
         if alias is not None:
             return list(self._pools.get(alias, ()))
         return [pool for pools in list(self._pools.values()) for pool in pools]
 
     def pool_for(self, wrapper: Any, driver: Driver) -> DatabasePool:
         """The pool for what the wrapper's settings say this instant."""
+        if not fork.noticed[0]:
+            fork.notice()
         pools = self._pools.get(wrapper.alias, ())
         for pool in pools:
             if pool.serves(wrapper):
@@ -265,13 +269,20 @@ class Registry:
             time.sleep(0.01)
         return True
 
-    def abandon(self) -> None:
-        """In a forked child: let go of the parent's connections without a byte to its servers."""
+    def holders(self) -> list[object]:
+        """Of all connections that are checked out."""
+        return [holder for pool in self.pools() for holder in pool.holders()]
+
+    def cut_off(self) -> None:
+        """In a forked child: nothing that is written to the parent's connections reaches its servers."""
         for pool in self.pools():
             # For wrappers that know it.
             pool.closing = True
-            inherited.cut_off(pool.dialect.fileno(connection) for connection in pool.connections())
-        inherited.keep(self._pools)
+            fork.cut_off(pool.dialect.fileno(connection) for connection in pool.connections())
+
+    def abandon(self) -> None:
+        """In a forked child: begin anew, and let the parent's connections be."""
+        fork.keep(self._pools)
         self.__init__()  # type: ignore[misc]
 
 

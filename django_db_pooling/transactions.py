@@ -14,7 +14,7 @@ from typing import Any
 from django.db import Error
 from django.db.transaction import TransactionManagementError
 
-from django_db_pooling import conf, owner
+from django_db_pooling import conf, fork, owner
 from django_db_pooling.lease import Leasing
 from django_db_pooling.session_state import traits
 from django_db_pooling.slot import Slot
@@ -112,6 +112,8 @@ class Transactions(Leasing):
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
         """Django's: where ``atomic()`` begins and ends."""
+        if not fork.noticed[0]:
+            fork.notice()
         begins_atomic = not autocommit and force_begin_transaction_with_broken_autocommit
         if self.connection is None and self.settings_dict["AUTOCOMMIT"]:
             if autocommit:
@@ -142,10 +144,14 @@ class Transactions(Leasing):
             self._run_hooks()
 
     def commit(self) -> None:
+        if not fork.noticed[0]:
+            fork.notice()
         super().commit()
         self._ended()
 
     def rollback(self) -> None:
+        if not fork.noticed[0]:
+            fork.notice()
         super().rollback()
         self._ended()
 
@@ -198,6 +204,8 @@ class Transactions(Leasing):
 
     def close(self) -> None:
         """Django's: in an atomic block, the end of that."""
+        if not fork.noticed[0]:
+            fork.notice()
         super().close()
         if self.is_deferred:
             self.closed_in_transaction = self.needs_rollback = True
@@ -205,6 +213,8 @@ class Transactions(Leasing):
     # -- cursors ------------------------------------------------------------------------------
 
     def _cursor(self, name: str | None = None) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
         self._inside += 1
         try:
             cursor = super()._cursor(name)
@@ -226,7 +236,7 @@ class Transactions(Leasing):
     def cursor_collected(self, cursor: OpenCursor) -> None:
         """A finalizer: in any thread or greenlet, in the middle of anything."""
         slot = self._slot
-        if slot is None or cursor not in self._open_cursors:
+        if slot is None or cursor not in self._open_cursors or not fork.noticed[0]:
             return
         self._open_cursors.discard(cursor)
         if cursor.named:

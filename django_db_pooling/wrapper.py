@@ -311,8 +311,11 @@ class PooledWrapper(Transactions, Pooling):
 
 @functools.cache
 def pooled(cls: type[Any]) -> type[Any]:
-    """The pooled subclass of a backend's DatabaseWrapper. It goes by the same name."""
-    if issubclass(cls, PooledWrapper):
+    """The pooled subclass of a backend's DatabaseWrapper, which goes by the same name.
+
+    The class itself where it has no driver that can be pooled.
+    """
+    driver = drivers.find(getattr(cls, "Database", None))
+    if driver is None or issubclass(cls, PooledWrapper):
         return cls
-    driver = drivers.find(cls.Database)
-    return mixed(PooledWrapper, cls if driver is None else driver.basis(cls))
+    return mixed(PooledWrapper, driver.basis(cls))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -49,10 +51,21 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def in_child(function: Any) -> Any:
+def silent_fork() -> int:
+    """A fork that Python isn't told of, as a server written in C makes."""
+    # Not CDLL, which would release the GIL: nobody would have it in the child.
+    pid = ctypes.PyDLL(None).fork()
+    gevent = sys.modules.get("gevent")
+    if pid == 0 and gevent is not None:
+        # Such a server sees to that: the parent's loop would be of no use.
+        gevent.reinit()
+    return int(pid)
+
+
+def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
     """Run in a forked child, which ends without any cleaning up; what it returns."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = (fork or os.fork)()
     if pid == 0:
         signal.alarm(20)
         try:

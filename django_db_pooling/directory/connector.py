@@ -10,7 +10,7 @@ from typing import Any
 import ldap
 from ldap.ldapobject import SimpleLDAPObject
 
-from django_db_pooling import green
+from django_db_pooling import fork, green
 
 # Functions of libldap that send a request and return its number, and those that leave the session changed.
 _SENDS = frozenset(
@@ -249,6 +249,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         green.cooperative_wait(descriptor, min(left, LOOK_AROUND))
 
     def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
         name = func.__name__
         if name in _CHANGES:
             self.is_changed = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import random
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from django_db_pooling import fork
 
 # A server that was away isn't asked before others for so many seconds.
 AWAY_SECONDS = 10.0
@@ -82,4 +83,4 @@ def servers(uris: str) -> Servers:
 
 
 # Who was trying there in the parent isn't in the child.
-os.register_at_fork(after_in_child=servers.cache_clear)
+fork.in_child(servers.cache_clear)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
 from typing import Protocol
 
+from django_db_pooling import fork
 from django_db_pooling.directory.connector import renew_module_lock
 from django_db_pooling.housekeeper import Housekeeper
 
@@ -60,5 +60,5 @@ def _at_exit() -> None:
         thing.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+fork.in_child(_after_fork)
 atexit.register(_at_exit)

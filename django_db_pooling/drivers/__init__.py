@@ -22,10 +22,12 @@ _MODULES = {
 
 @functools.cache
 def find(database: Any) -> Driver | None:
-    """The driver for a backend's ``Database`` module, or None for one that nobody has described.
+    """The driver for a backend's ``Database`` module, or None for one that nobody has described, or for none.
 
     PyMySQL says what it is even after ``install_as_MySQLdb()``: the module keeps its name.
     """
+    if database is None:
+        return None
     name = database.__module__ if isinstance(database, type) else database.__name__
     package = name.partition(".")[0]
     module = _MODULES.get(package)

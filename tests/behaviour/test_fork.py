@@ -5,14 +5,16 @@ Whatever way a child ends: the server, or SQLite's files, must not notice anythi
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import close_old_connections, connection, connections, transaction
 
 from django_db_pooling import pooling
 from tests.behaviour.conftest import (
@@ -33,7 +35,7 @@ from tests.behaviour.conftest import (
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
 from tests.behaviour.test_errors import in_process
-from tests.concurrency import in_child
+from tests.concurrency import in_child, silent_fork
 
 servers = pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
 
@@ -164,16 +166,24 @@ def child_with_its_own_connection() -> Any:
     return [before.in_use, before.idle, number]
 
 
-def fork(times: int = 1) -> None:
-    """Children use none of their parent's connections."""
-    for _ in range(times):
-        assert in_child(child_with_its_own_connection)[:2] == [0, 0]
+Fork = Callable[..., None]
+
+
+@pytest.fixture(params=[os.fork, silent_fork], ids=["by Python", "by C"])
+def fork(request: pytest.FixtureRequest) -> Fork:
+    """Forks so many children, which use none of their parent's connections."""
+
+    def fork(times: int = 1) -> None:
+        for _ in range(times):
+            assert in_child(child_with_its_own_connection, request.param)[:2] == [0, 0]
+
+    return fork
 
 
 # -- states in which connections are when the process forks ---------------------------------------
 
 
-def test_idle_connections_stay_the_parents(observer: Observer) -> None:
+def test_idle_connections_stay_the_parents(fork: Fork, observer: Observer) -> None:
     with held(2):
         pass
     eventually(lambda: pooling.stats("default").idle == 2)
@@ -187,7 +197,7 @@ def test_idle_connections_stay_the_parents(observer: Observer) -> None:
     assert_whole()
 
 
-def test_a_request_goes_on_with_its_connection() -> None:
+def test_a_request_goes_on_with_its_connection(fork: Fork) -> None:
     request_started()
     number = server_id()
     fork(2)
@@ -197,7 +207,7 @@ def test_a_request_goes_on_with_its_connection() -> None:
     assert pooling.stats("default").in_use == 0
 
 
-def test_a_transaction_in_another_thread_than_the_one_that_forks_goes_on() -> None:
+def test_a_transaction_in_another_thread_than_the_one_that_forks_goes_on(fork: Fork) -> None:
     with transaction.atomic():
         Note.objects.create(text="parent")
         number = server_id()
@@ -206,7 +216,7 @@ def test_a_transaction_in_another_thread_than_the_one_that_forks_goes_on() -> No
     assert committed() == ["parent"]
 
 
-def test_autocommit_switched_off_stays_so_in_the_parent_only() -> None:
+def test_autocommit_switched_off_stays_so_in_the_parent_only(fork: Fork) -> None:
     transaction.set_autocommit(False)
     Note.objects.create(text="parent")
     fork()
@@ -217,7 +227,7 @@ def test_autocommit_switched_off_stays_so_in_the_parent_only() -> None:
 
 @servers
 @pytest.mark.never("mysqlclient", "gevent")
-def test_a_statement_that_another_thread_is_in_gets_its_own_answer(observer: Observer) -> None:
+def test_a_statement_that_another_thread_is_in_gets_its_own_answer(fork: Fork, observer: Observer) -> None:
     """mysqlclient lets no other greenlet run meanwhile, so nobody can fork."""
     answers: list[tuple[Any, Any]] = []
     unique = uuid4().hex
@@ -237,7 +247,7 @@ def test_a_statement_that_another_thread_is_in_gets_its_own_answer(observer: Obs
     assert answers == [([(unique,)], True)]
 
 
-def test_a_caller_that_waits_for_a_connection_gets_one() -> None:
+def test_a_caller_that_waits_for_a_connection_gets_one(fork: Fork) -> None:
     pooling.set_pool_size(1, max_outstanding=1)
     timeouts = pooling.stats("default").timeouts
     with held(1):
@@ -250,6 +260,108 @@ def test_a_caller_that_waits_for_a_connection_gets_one() -> None:
     assert not thread.is_alive()
     eventually(lambda: pooling.stats("default").in_use == 0)
     assert pooling.stats("default").timeouts == timeouts
+
+
+# -- what the child of a server written in C does first ---------------------------------------------------
+
+
+def of_another_thread() -> None:
+    """It comes by before the one that was the parent's."""
+    in_thread(token)
+    token()
+
+
+def on_the_parents_wrapper() -> None:
+    with THEIRS["wrapper"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    THEIRS["wrapper"].close()
+
+
+def on_the_parents_cursor() -> None:
+    with pytest.raises(Exception):  # noqa: B017 - each driver has its own
+        THEIRS["cursor"].execute("SELECT 1")
+
+
+def end_of_the_parents_objects() -> None:
+    THEIRS.clear()
+    del connections["default"]
+    gc.collect()
+
+
+# What the parent holds when it forks.
+THEIRS: dict[str, Any] = {}
+FIRST: dict[str, Callable[[], Any]] = {
+    "a statement": token,
+    "a statement of another thread's": of_another_thread,
+    "a statement on the parent's wrapper": on_the_parents_wrapper,
+    "a statement on the parent's cursor": on_the_parents_cursor,
+    "a request": lambda: (request_started(), token(), request_finished()),
+    "a transaction": lambda: transaction.atomic(token)(),
+    "a rollback": transaction.rollback,
+    "a commit": transaction.commit,
+    "autocommit": lambda: transaction.set_autocommit(True),
+    "close": connection.close,
+    "close_old_connections()": close_old_connections,
+    "close_all() of Django's": connections.close_all,
+    "close_all()": pooling.close_all,
+    "recycle()": pooling.recycle,
+    "release()": pooling.release,
+    "pin()": pooling.pin,
+    "stats()": pooling.stats,
+    "set_pool_size()": lambda: pooling.set_pool_size(1, max_outstanding=1),
+    "patch()": pooling.patch,
+    "the end of the parent's objects": end_of_the_parents_objects,
+}
+if connection.vendor == "sqlite":
+    # Of its own connection there is nothing that could be cut off.
+    del FIRST["a statement on the parent's cursor"]
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_whatever_a_child_does_first_the_parent_goes_on_undisturbed(first: str, observer: Observer) -> None:
+    """One connection is in use, in a request, one is idle. Python isn't told of the fork."""
+
+    def child() -> list[Any]:
+        FIRST[first]()
+        answers = [child_with_its_own_connection()[2] for _ in range(2)]
+        return answers
+
+    with held(2):
+        pass
+    eventually(lambda: pooling.stats("default").idle == 2)
+    request_started()
+    number = server_id()
+    ids = set(observer.ids())
+    THEIRS.update(wrapper=connections["default"], cursor=connection.cursor())
+    try:
+        theirs = in_child(child, silent_fork)
+        if connection.vendor != "sqlite":
+            assert ids.isdisjoint(theirs)
+            eventually(lambda: set(observer.ids()) == ids)
+        assert server_id() == number
+        token()
+    finally:
+        THEIRS.pop("cursor").close()
+        THEIRS.clear()
+    request_finished()
+    assert_whole()
+
+
+def test_a_block_of_the_parents_is_over_in_a_child() -> None:
+    """Neither does its statement run outside of a transaction, nor on the parent's connection."""
+
+    def child() -> str:
+        try:
+            token()
+        except Exception as error:
+            return type(error).__name__
+        return "nothing was raised"
+
+    with transaction.atomic():
+        Note.objects.create(text="parent")
+        assert in_child(child, silent_fork) == "TransactionManagementError"
+        Note.objects.create(text="parent, after the fork")
+    assert committed() == ["parent", "parent, after the fork"]
 
 
 # -- ways in which children end -----------------------------------------------------------------------

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
 from django.db import connections, transaction
 
 from django_db_pooling import pooling
-from tests.concurrency import in_child, in_thread
+from tests.concurrency import in_child, in_thread, silent_fork
 from tests.directory.conftest import Configure, a_request, ask, assert_whole, held, in_use
 from tests.slapd import Slapd
 
+both_forks = pytest.mark.parametrize("fork", [os.fork, silent_fork], ids=["by Python", "by C"])
 
+
+@both_forks
 @pytest.mark.parametrize("scope", ["request", "transaction"])
-def test_a_child_opens_its_own_and_the_parents_go_on(scope: str, configure: Configure, server: Slapd) -> None:
+def test_a_child_opens_its_own_and_the_parents_go_on(
+    scope: str, configure: Configure, server: Slapd, fork: Callable[[], int]
+) -> None:
     alias = configure(POOL={"SCOPE": scope})
 
     def child() -> list[int]:
@@ -25,7 +33,7 @@ def test_a_child_opens_its_own_and_the_parents_go_on(scope: str, configure: Conf
         ask()
         with held(2):
             before = pooling.stats(alias)
-            assert in_child(child) == [1, 1, 0]
+            assert in_child(child, fork) == [1, 1, 0]
             after = pooling.stats(alias)
             assert (after.opened, after.idle, after.in_use) == (before.opened, before.idle, before.in_use)
         ask(3)
@@ -34,7 +42,10 @@ def test_a_child_opens_its_own_and_the_parents_go_on(scope: str, configure: Conf
     assert_whole(alias, server)
 
 
-def test_a_child_that_says_goodbye_disturbs_nobody(configure: Configure, server: Slapd) -> None:
+@both_forks
+def test_a_child_that_says_goodbye_disturbs_nobody(
+    configure: Configure, server: Slapd, fork: Callable[[], int]
+) -> None:
     alias = configure(POOL={"SCOPE": "request"})
 
     def child() -> bool:
@@ -47,7 +58,7 @@ def test_a_child_that_says_goodbye_disturbs_nobody(configure: Configure, server:
         with held(1):
             pass
         raw = connections[alias].connection
-        assert in_child(child)
+        assert in_child(child, fork)
         ask()
         assert connections[alias].connection is raw
         assert server.monitor().connections == 2

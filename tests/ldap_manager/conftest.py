@@ -198,6 +198,7 @@ import ldap
 # What it logs is none of the trouble that a process may have with its end.
 logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
 from django_db_pooling.ldap import ConnectionManager, MaxConnectionReachedError
+from tests.concurrency import silent_fork
 URI, BIND, PASSWORD, BASE = {arguments!r}
 
 def find(connection, uid="user007"):

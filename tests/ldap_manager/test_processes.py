@@ -13,10 +13,15 @@ from tests.slapd import Slapd
 
 Run = Callable[..., list[Any]]
 
+both_forks = pytest.mark.parametrize("fork", ["os.fork", "silent_fork"])
 
-def test_a_child_opens_its_own_and_the_parents_go_on(in_process: Run, server: Slapd) -> None:
+
+@both_forks
+def test_a_child_opens_its_own_and_the_parents_go_on(in_process: Run, server: Slapd, fork: str) -> None:
     before = server.monitor()
-    told = in_process("""
+    told = in_process(
+        f"fork = {fork}\n"
+        """
 with manager.connection():
     with manager.connection():
         pass
@@ -24,7 +29,7 @@ with manager.connection() as mine, manager.connection() as other:
     pass
 with manager.connection() as mine:
     number = mine.descriptor
-    pid = os.fork()
+    pid = fork()
     if not pid:
         # One is in use, one was idle.
         assert len(manager) == 0
@@ -40,21 +45,26 @@ with manager.connection() as mine:
     tell([find(mine, "user008"), mine.descriptor == number])
 with manager.connection() as one, manager.connection() as two:
     tell([find(one), find(two), len(manager)])
-""")
+"""
+    )
     dn = [server.user_dn(7)]
     assert told == [[dn, dn, True], 2, dn, 2, [[server.user_dn(8)], True], [dn, dn, 2]]
     # Two of the parent's, two of the child's and the one that has healed.
     assert server.monitor().total_connections - before.total_connections == 5
 
 
+@both_forks
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(0)", "os.kill(os.getpid(), 9)", "raise SystemExit"])
-def test_a_child_that_leaves_the_block_disturbs_nobody(in_process: Run, server: Slapd, end: str) -> None:
+def test_a_child_that_leaves_the_block_disturbs_nobody(
+    in_process: Run, server: Slapd, end: str, fork: str
+) -> None:
     told = in_process(f"""
+fork = {fork}
 def work():
     with manager.connection() as mine:
         with manager.connection():
             pass
-        pid = os.fork()
+        pid = fork()
         if pid:
             assert wait(pid) in (0, -9)
             tell(find(mine))
@@ -76,11 +86,15 @@ with manager.connection() as one, manager.connection() as two:
     assert told == [[server.user_dn(7)], [[server.user_dn(7)]] * 2]
 
 
-def test_a_fork_while_another_thread_connects_for_the_first_time(in_process: Run, server: Slapd) -> None:
+@both_forks
+def test_a_fork_while_another_thread_connects_for_the_first_time(
+    in_process: Run, server: Slapd, fork: str
+) -> None:
     """The child has no such thread: its place must be free."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
         told = in_process(f"""
+fork = {fork}
 one = ConnectionManager("ldaps://127.0.0.1:{port}", BIND, PASSWORD, size=1, wait_timeout=1)
 def use():
     try:
@@ -91,7 +105,7 @@ def use():
 thread = threading.Thread(target=use)
 thread.start()
 eventually(lambda: one.stats().opening)
-pid = os.fork()
+pid = fork()
 if not pid:
     tell(len(one))
     one.uri = URI
@@ -178,18 +192,22 @@ tell([three.stats().in_use, three.stats().waiting])
     assert told == [[250, True, 250], [0, 0]]
 
 
+@both_forks
 def test_a_child_can_connect_whatever_its_parents_threads_did_at_that_moment(
-    in_process: Run, server: Slapd
+    in_process: Run, server: Slapd, fork: str
 ) -> None:
-    told = in_process("""
+    told = in_process(
+        f"fork = {fork}\n"
+        """
 # As a thread that is just making a connection.
 ldap._ldap_module_lock.acquire()
-pid = os.fork()
+pid = fork()
 if not pid:
     signal.alarm(5)
     with manager.connection() as connection:
         tell(find(connection))
     os._exit(0)
 tell(wait(pid))
-""")
+"""
+    )
     assert told == [[server.user_dn(7)], 0]
