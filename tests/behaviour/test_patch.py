@@ -14,6 +14,7 @@ from django.db import connection, connections, transaction
 
 from django_db_pooling import drivers, housekeeper, pooling
 from tests.behaviour.conftest import (
+    BEGIN,
     MYSQL,
     another_alias,
     assert_whole,
@@ -128,6 +129,83 @@ with transaction.atomic():
     print(json.dumps([connection.connection is physical, pooling.stats("default").in_use]))
 """)
     assert told == [True, 0]
+
+
+BEGINNINGS = {
+    "atomic": ("block = transaction.atomic(); block.__enter__()", "block.__exit__(None, None, None)"),
+    "set_autocommit": ("transaction.set_autocommit(False)", "transaction.commit()"),
+    "SQL": (f"connection.cursor().execute({BEGIN!r})", "connection.cursor().execute('COMMIT')"),
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.never("mysqlclient", "threads")
+@pytest.mark.never("mysqlclient", "gevent")
+def test_a_transaction_that_patch_finds_open_ends_as_it_was_begun(beginning: str) -> None:
+    """Its rows are there; from then on its wrapper is pooled. mysqlclient can't tell of a BEGIN in SQL."""
+    begin, end = BEGINNINGS[beginning]
+    told = in_process(f"""
+import django; django.setup()
+from django.db import connection, transaction
+from django_db_pooling import pooling
+from tests.behaviour.conftest import committed
+from tests.behaviour.models import Note
+{begin}
+Note.objects.create(text="before")
+physical = connection.connection
+pooling.patch()
+Note.objects.create(text="after")
+same = connection.connection is physical and committed() == []
+{end}
+if not connection.get_autocommit():
+    transaction.set_autocommit(True)
+texts = committed()
+transaction.atomic(Note.objects.count)()
+stats = pooling.stats("default")
+print(json.dumps([same, texts, stats.checkouts, stats.in_use + stats.idle]))
+""")
+    assert told == [True, ["before", "after"], 1, 1]
+
+
+@pytest.mark.only("threads")
+def test_a_project_that_is_set_up_in_a_running_event_loop_is_pooled() -> None:
+    """There Django forbids to close a wrapper, and defining a model makes one."""
+    told = in_process("""
+import asyncio
+settings.INSTALLED_APPS += ["django.contrib.contenttypes", "django_db_pooling"]
+async def main():
+    import django; django.setup()
+    from django_db_pooling import pooling
+    from tests.behaviour.models import Note
+    return [await Note.objects.acount(), pooling.stats("default").checkouts]
+print(json.dumps(asyncio.run(main())))
+""")
+    assert told == [0, 1]
+
+
+def test_an_alias_without_a_database_is_left_alone() -> None:
+    """As Django's documentation of several databases has it."""
+    told = in_process("""
+settings.DATABASES["shop"] = settings.DATABASES.pop("default")
+settings.DATABASES["default"] = {}
+settings.INSTALLED_APPS += ["django_db_pooling"]
+import django; django.setup()
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, connections
+from django_db_pooling import pooling
+from tests.behaviour.models import Note
+assert Note.objects.using("shop").count() == 0
+try:
+    connection.cursor()
+except ImproperlyConfigured as error:
+    words = str(error)
+connections.close_all()
+pooling.close_all()
+ours = [check.id for check in run_checks() if "default" in str(check)]
+print(json.dumps([list(pooling.stats()), words.startswith("settings.DATABASES is improperly"), ours]))
+""")
+    assert told == [["shop"], True, []]
 
 
 @pytest.mark.parametrize("when", ["before", "after", "installed"])
