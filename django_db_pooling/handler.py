@@ -16,6 +16,7 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, fork, green, owner, telemetry
+from django_db_pooling.duties import duties
 from django_db_pooling.registry import registry
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
@@ -200,5 +201,5 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     if fork.is_own(_process):
         for wrapper in owner.current().holding():
-            wrapper.give_back()
+            duties.do(f"giving the connection to {wrapper.alias!r} back", wrapper.give_back)
         registry.end()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 from django_db_pooling import fork
+from django_db_pooling.duties import Duties
 from django_db_pooling.journal import brief, extra, logger
 
 TICK = 1.0  # seconds
@@ -24,6 +24,7 @@ class Housekeeper:
         self._work = work
         self._running = False
         self._process = fork.process
+        self._duties = Duties()
 
     def ensure_running(self) -> None:
         if self._running:
@@ -65,11 +66,4 @@ class Housekeeper:
             self._running = True
 
     def _has_more_work(self) -> bool:
-        try:
-            return self._work()
-        except Exception as error:
-            # Where it was, and of the error only what may be told.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            words = "Looking after the pools failed, trying again: %s\n%s"
-            logger.error(words, brief(error), where, extra=extra("housekeeping", error=brief(error)))
-            return True
+        return self._duties.do("looking after the pools", self._work) is not False

@@ -15,6 +15,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import deque
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol
 
@@ -577,9 +578,21 @@ class Pool:
             self.discard(slot, reason)
 
     def maintain(self) -> None:
+        """Close what isn't wanted any more, and tell what there is to tell: each, should another one fail.
+
+        Raises what failed.
+        """
+        with ExitStack() as last_first:
+            last_first.callback(self.journal.write)
+            last_first.callback(self._look_for_leaks)
+            last_first.callback(self._tend_idle)
+
+    def _look_for_leaks(self) -> None:
+        self.leaks.look(self._living(), self.limits.leak_threshold, time.monotonic())
+
+    def _tend_idle(self) -> None:
         """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
         now = time.monotonic()
-        limits = self.limits
         for slot in list(self._idle):
             reason = self._not_wanted(slot, now - slot.returned_at)
             if (reason or self._looks_bad(slot)) and self._claim_idle(slot):
@@ -588,10 +601,8 @@ class Pool:
                     self._idle.append(slot)
                 else:
                     self._dismiss(slot, reason)
-        self.leaks.look(self._living(), limits.leak_threshold, now)
         if self._waiters:
             self._match()
-        self.journal.write()
 
     def _not_wanted(self, slot: Slot, unused: float) -> Closed | None:
         """Why one that has been unused for so many seconds isn't wanted any more."""

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.db import connections
 from django_db_pooling import checks, conf, fork, green, telemetry, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.duties import duties
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.journal import brief
 from django_db_pooling.orders import Action, Listener
@@ -138,7 +140,7 @@ class Registry:
             if pool.serves(wrapper):
                 pool.closing = False
                 if len(pools) > 1:
-                    self.retire_outdated(wrapper.alias)
+                    self._retire(wrapper.alias)
                 return pool
         telemetry.start()
         with self._lock:
@@ -151,7 +153,7 @@ class Registry:
         limits = made.limits
         made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         self._housekeeper.ensure_running()
-        self.retire_outdated(wrapper.alias)
+        self._retire(wrapper.alias)
         # Not in patch(): that may be called before the applications connect their receivers.
         checks.say_once(checks.receiver_warnings())
         if green.patched("socket"):
@@ -174,28 +176,38 @@ class Registry:
                 pool.closing = True
                 pool.drain()
 
+    def _retire(self, alias: str | None = None) -> None:
+        duties.do("ending pools of other settings", partial(self.retire_outdated, alias))
+
     def ensure_looked_after(self) -> None:
         self._housekeeper.ensure_running()
 
     def _look_after(self) -> bool:
-        self.retire_outdated()
-        if workers.is_on():
-            self._obey()
+        is_heard = workers.is_on()
+        self._retire()
+        if is_heard:
+            duties.do("carrying out commands", self._obey)
         for pool in self.pools():
-            pool.maintain()
-            slot = pool.reserve_minimum()
-            if slot is not None:
-                try:
-                    pool.new_wrapper().fill(pool, slot)
-                except Exception as error:
-                    pool.journal.note("min_size", error=brief(error))
+            duties.do(f"looking after the pool {pool.name!r}", pool.maintain)
+            duties.do(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         telemetry.tick()
-        self._forget_empty()
+        duties.do("forgetting pools that have ended", self._forget_empty)
         pools = self.pools()
-        tells = bool(pools) and workers.is_on()
-        if tells:
-            self._publisher.publish(self.all_stats(), pools, list(self._listener.obeyed))
-        return tells or any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in pools)
+        if pools and is_heard:
+            duties.do("telling other processes", self._publish)
+            return True
+        return any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in pools)
+
+    def _fill(self, pool: DatabasePool) -> None:
+        slot = pool.reserve_minimum()
+        if slot is not None:
+            try:
+                pool.new_wrapper().fill(pool, slot)
+            except Exception as error:
+                pool.journal.note("min_size", error=brief(error))
+
+    def _publish(self) -> None:
+        self._publisher.publish(self.all_stats(), self.pools(), list(self._listener.obeyed))
 
     def _obey(self) -> None:
         for order in self._listener.due():
@@ -251,11 +263,11 @@ class Registry:
     def end(self) -> None:
         """The process ends: say goodbye to the servers, who would log aborted connections else."""
         for pool in self.pools():
-            pool.drain_here()
-            pool.journal.write(is_last=True)
+            duties.do(f"closing the pool {pool.name!r}", pool.drain_here)
+            duties.do(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
         if self._pools:
             telemetry.end()
-        self._publisher.forget()
+        duties.do("telling other processes of the end", self._publisher.forget)
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""

@@ -6,16 +6,14 @@ Nothing here, and nothing that the pools import, imports prometheus_client or op
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Protocol
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.duties import duties
 
 # Who has a meter provider has imported this, or named one in the variable.
 OPENTELEMETRY = "opentelemetry.metrics"
@@ -38,7 +36,6 @@ exporters: list[Exporter] = []
 _is_started = False
 # OpenTelemetry's provider may be set at any time, also after the pools have begun.
 _awaits_provider = False
-_has_failed = False
 
 
 def start() -> None:
@@ -56,22 +53,22 @@ def start() -> None:
             return
         _awaits_provider = True
         if find_spec("prometheus_client") is not None:
-            _safely(_start_prometheus)
+            duties.do("metrics for Prometheus", _start_prometheus)
     if _awaits_provider and (OPENTELEMETRY in sys.modules or PROVIDER_VARIABLE in os.environ):
-        _safely(_start_opentelemetry)
+        duties.do("metrics for OpenTelemetry", _start_opentelemetry)
 
 
 def tick() -> None:
     """A second has passed. Never raises."""
     start()
     for exporter in exporters:
-        _safely(exporter.tick)
+        duties.do(f"metrics of {type(exporter).__name__}", exporter.tick)
 
 
 def end() -> None:
     """The process ends. Never raises."""
     for exporter in exporters:
-        _safely(exporter.end)
+        duties.do(f"metrics of {type(exporter).__name__}", exporter.end)
 
 
 def _start_prometheus() -> None:
@@ -86,14 +83,3 @@ def _start_opentelemetry() -> None:
     from django_db_pooling import opentelemetry
 
     _awaits_provider = not opentelemetry.start()
-
-
-def _safely(function: Callable[[], None]) -> None:
-    """Say once that metrics are in trouble; pools don't depend on them."""
-    global _has_failed
-    try:
-        function()
-    except Exception:
-        if not _has_failed:
-            logger.warning("can't tell a monitoring system what the pools do", exc_info=True)
-        _has_failed = True

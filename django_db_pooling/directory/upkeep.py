@@ -8,6 +8,7 @@ from typing import Protocol
 
 from django_db_pooling import fork
 from django_db_pooling.directory.connector import renew_module_lock
+from django_db_pooling.duties import duties
 from django_db_pooling.housekeeper import Housekeeper
 
 
@@ -40,7 +41,8 @@ def look_after(thing: Kept) -> None:
 
 
 def _look_after_all() -> bool:
-    wanted = [thing.look_after() for thing in list(_kept)]
+    # Where it fails, too: it is to be tried again.
+    wanted = [duties.do(f"looking after {thing}", thing.look_after) is not False for thing in list(_kept)]
     return any(wanted)
 
 
@@ -57,7 +59,7 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for thing in list(_known):
-        thing.close()
+        duties.do(f"closing {thing}", thing.close)
 
 
 fork.in_child(_after_fork)

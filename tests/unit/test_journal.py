@@ -21,7 +21,7 @@ from tests.unit.fakes import PASSED, Clock, FakePool
 
 PACKAGE = Path(django_db_pooling.__file__).parent
 # Neither may log, whoever calls them.
-WRITERS = {"journal.py", "orders.py", "telemetry.py", "housekeeper.py", "workers.py", "checks.py"}
+WRITERS = {"journal.py", "orders.py", "duties.py", "housekeeper.py", "workers.py", "checks.py"}
 FIELDS: dict[str, Any] = {
     "size": 1,
     "max_outstanding": None,

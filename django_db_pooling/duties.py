@@ -1,0 +1,39 @@
+"""Things that have to be done one after the other, each whatever becomes of the others."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from django_db_pooling.journal import brief, extra, logger
+
+T = TypeVar("T")
+
+
+class Duties:
+    """Does them, and says which of them fails: once, and once more when it works again."""
+
+    def __init__(self) -> None:
+        self._failing: set[str] = set()
+
+    def do(self, name: str, duty: Callable[[], T]) -> T | None:
+        """What the duty returns; None where it raises an Exception."""
+        try:
+            result = duty()
+        except Exception as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                # Where it was, and of the error only what may be told.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                fields = extra("housekeeping", duty=name, error=brief(error))
+                logger.error("%s failed, trying again: %s\n%s", name, brief(error), where, extra=fields)
+            return None
+        if name in self._failing:
+            self._failing.discard(name)
+            logger.warning("%s works again", name, extra=extra("housekeeping", duty=name))
+        return result
+
+
+# Those of this process.
+duties = Duties()

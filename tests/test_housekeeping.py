@@ -1,0 +1,91 @@
+"""Housekeeping goes on whatever fails in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import scripts
+
+# Connections that only the housekeeper opens and closes, and what it says, by duty.
+SCRIPT = """
+import collections, json, logging, time
+from django.db import connection, connections
+from django_db_pooling import housekeeper, telemetry
+from django_db_pooling.registry import registry
+housekeeper.TICK = 0.02
+records = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        records.append(record)
+logging.getLogger("django_db_pooling").addHandler(Handler())
+def eventually(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until, pooling.stats("default")
+        time.sleep(0.01)
+def use():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connection.close()
+class Trouble(Exception):
+    pass
+broken = True
+def fail(*arguments):
+    if broken:
+        raise Trouble
+    return []
+{trouble}
+django.setup()
+pooling.patch()
+use()
+eventually(lambda: pooling.stats("default").idle == 2)
+# Some rounds more of the housekeeper's.
+for _ in range(3):
+    opened = pooling.stats("default").opened
+    pooling.close_all()
+    eventually(lambda: pooling.stats("default").idle == 2)
+    assert pooling.stats("default").opened > opened
+broken = False
+eventually(lambda: {is_fine})
+failed = [record for record in records if getattr(record, "pool_event", "") == "housekeeping"]
+print(json.dumps(collections.Counter(record.levelname for record in failed)))
+"""
+WORKS_AGAIN = 'any("works again" in record.getMessage() for record in records)'
+TROUBLES = {
+    "an exporter": """
+class Exporter:
+    tick = end = fail
+telemetry.exporters.append(Exporter())
+""",
+    "reading commands": "registry._listener.due = fail",
+    "telling other processes": "registry._publisher.publish = fail",
+    "looking whether settings have changed": "registry.retire_outdated = fail",
+}
+
+
+def told(trouble: str, is_fine: str, directory: Path) -> dict[str, int]:
+    script = SCRIPT.format(trouble=trouble, is_fine=is_fine)
+    where = directory / "status"
+    where.mkdir()
+    answer: dict[str, int] = json.loads(scripts.run(script, directory, DB_POOL_STATUS_DIR=str(where)))
+    return answer
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_fails_keeps_nothing_else_from_being_done(trouble: str, tmp_path: Path) -> None:
+    assert told(TROUBLES[trouble], WORKS_AGAIN, tmp_path) == {"ERROR": 1, "WARNING": 1}
+
+
+def test_a_site_without_a_secret_key_is_looked_after(tmp_path: Path) -> None:
+    """Where others tell is named after the key, where the settings don't say."""
+    script = SCRIPT.format(trouble='settings.SECRET_KEY = ""', is_fine="True")
+    variables = {"TMPDIR": str(tmp_path)}
+    scripts.run(script, tmp_path, variables=variables, INSTALLED_APPS=["django_db_pooling"])
+
+
+def test_a_handler_of_the_log_that_fails_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
+    trouble = 'logging.getLogger("django_db_pooling").addFilter(lambda record: fail() == [])'
+    told(trouble, "True", tmp_path)

@@ -1,0 +1,52 @@
+"""A duty that fails is told of once, and so is that it works again; the others are done meanwhile."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from django_db_pooling.duties import Duties
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.pool_duty) for record in caplog.records]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def verbose(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "django_db_pooling")
+
+
+def test_what_fails_is_told_once_and_again_when_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    duties = Duties()
+    url = "postgres://me:{}@db/x".format("s3cret")
+
+    def fail() -> int:
+        raise OSError(url)
+
+    assert [duties.do("writing", fail) for _ in range(3)] == [None] * 3
+    assert [duties.do("reading", fail)] == [None]
+    assert [duties.do("writing", lambda: 7) for _ in range(3)] == [7] * 3
+    assert duties.do("writing", fail) is None
+    assert told(caplog) == [
+        ("ERROR", "writing"),
+        ("ERROR", "reading"),
+        ("WARNING", "writing"),
+        ("ERROR", "writing"),
+    ]
+    assert "s3cret" not in caplog.text
+    assert "in fail" in caplog.text
+
+
+def test_what_works_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert Duties().do("writing", lambda: None) is None
+    assert caplog.records == []
+
+
+def test_who_is_killed_is_not_kept_alive() -> None:
+    def end() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Duties().do("writing", end)
