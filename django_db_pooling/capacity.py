@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import Error, connections
 
 from django_db_pooling import conf
@@ -52,7 +53,7 @@ def problems(alias: str) -> list[Problem]:
     try:
         with wrapper.cursor() as cursor:
             room, why = _least(asked(cursor, wrapper.vendor), wrapper.vendor)
-    except (Error, OSError) as error:
+    except (Error, OSError, SynchronousOnlyOperation) as error:
         return [
             Problem(
                 "django_db_pooling.I002",

@@ -22,10 +22,10 @@ from typing import Any
 import ldap
 
 from django_db_pooling import fork
+from django_db_pooling.deadline import LEAST, Deadline
 from django_db_pooling.directory import upkeep
 from django_db_pooling.directory.connecting import connect
 from django_db_pooling.directory.connector import DEAD
-from django_db_pooling.directory.deadlines import LEAST, left_until, until_after
 from django_db_pooling.directory.identities import Identities, Identity, Secret
 from django_db_pooling.directory.pool import DirectoryPool
 from django_db_pooling.directory.state import StateConnector
@@ -212,41 +212,46 @@ class ConnectionManager:
     # -- inside -----------------------------------------------------------------------------
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
-        began = time.monotonic()
-        until = None if self.wait_timeout is None else began + self.wait_timeout
+        deadline = Deadline(self.wait_timeout)
         identity = self._identities.of(bind, passwd)
         while True:
-            try:
-                # From here on slot.pool: in a forked child there is another one.
-                slot = self._pool.checkout(until, _holder(), began, identity)
-            except CheckoutTimeout as error:
-                raise MaxConnectionReachedError(str(error), error.waited) from None
-            try:
-                if slot.connection is None:
-                    self._open(slot, bind, passwd, until)
-                elif not self._is_good(slot, identity, bind, passwd, until):
-                    slot.pool.found_dead()
-                    slot.pool.discard(slot, Closed.BROKEN)
-                    if until is not None and time.monotonic() >= max(until, began + LEAST):
-                        raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
-                    continue
-                slot.connection.patience = (
-                    None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
-                )
-                slot.connection._again = self._again(slot, bind, passwd)
+            slot = self._try(identity, bind, passwd, deadline)
+            if slot is not None:
                 return slot
-            except BaseException:
-                slot.pool.discard(slot)
-                raise
+            if deadline.is_over:
+                raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
+
+    def _try(
+        self, identity: Identity, bind: str | None, passwd: str | None, deadline: Deadline
+    ) -> Slot | None:
+        """None: what came was of no use and is gone."""
+        try:
+            # From here on slot.pool: in a forked child there is another one.
+            slot = self._pool.checkout(deadline.until, _holder(), deadline.began, identity)
+        except CheckoutTimeout as error:
+            raise MaxConnectionReachedError(str(error), error.waited) from None
+        try:
+            if slot.connection is None:
+                self._open(slot, bind, passwd, deadline)
+            elif not self._is_good(slot, identity, bind, passwd, deadline):
+                slot.pool.found_dead()
+                slot.pool.discard(slot, Closed.BROKEN)
+                return None
+            slot.connection.patience = None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
+            slot.connection._again = self._again(slot, bind, passwd)
+        except BaseException:
+            slot.pool.discard(slot)
+            raise
+        return slot
 
     def _is_good(
-        self, slot: Slot, identity: Identity, bind: str | None, passwd: str | None, until: float | None
+        self, slot: Slot, identity: Identity, bind: str | None, passwd: str | None, deadline: Deadline
     ) -> bool:
         """Whether an idle connection can be used. Raises what the server says of a password."""
         connection: StateConnector = slot.connection
-        left = left_until(until)
-        # Most of the time is for a fresh one, should this one be dead without a word.
-        seconds = SILENT if left is None else max(LEAST, min(left / 2, SILENT))
+        left = deadline.left()
+        # Half of the time is for a fresh one, should this one be dead without a word.
+        seconds = SILENT if left is None else min(left / 2, SILENT)
         if identity is not self._own and bind is not None:
             try:
                 connection.confirm(bind, passwd, seconds)
@@ -260,16 +265,17 @@ class ConnectionManager:
         slot.pool.proved(slot)
         return True
 
-    def _open(self, slot: Slot, bind: str | None, passwd: str | None, until: float | None) -> None:
+    def _open(self, slot: Slot, bind: str | None, passwd: str | None, deadline: Deadline) -> None:
         """Connect, and try again while no server is there. Raises as ``connection()`` says."""
         tries = 0
         while True:
             tries += 1
             try:
-                DRIVER.open(slot, self._connecting(bind, passwd, until), left_until(until))
+                DRIVER.open(slot, self._connecting(bind, passwd, deadline), deadline.left())
                 break
             except ldap.LDAPError as error:
                 in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
+                until = deadline.until
                 if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
                     self._opening_failed(slot, error)
                     if isinstance(
@@ -293,7 +299,7 @@ class ConnectionManager:
         # Somebody must tell of it, also where there is no connection yet.
         upkeep.look_after(self)
 
-    def _connecting(self, bind: str | None, passwd: str | None, until: float | None) -> Any:
+    def _connecting(self, bind: str | None, passwd: str | None, deadline: Deadline) -> Any:
         return partial(
             connect,
             self.connector_cls,
@@ -303,10 +309,10 @@ class ConnectionManager:
             start_tls=self.use_tls,
             options=self.options,
             timeout=self.timeout,
-            seconds=left_until(until),
+            seconds=deadline.left(),
         )
 
-    def _again(self, slot: Slot, bind: str | None, passwd: str | None) -> Callable[[float | None], bool]:
+    def _again(self, slot: Slot, bind: str | None, passwd: str | None) -> Callable[[Deadline], bool]:
         """What puts a fresh connection into the dead one's place, if there is time left.
 
         Not if the fresh one would be another user's, or others wait for answers of the dead one.
@@ -317,16 +323,16 @@ class ConnectionManager:
         lease = weakref.ref(slot)
 
         # Not a partial, which tells its arguments.
-        def open_again(until: float | None) -> bool:
+        def open_again(deadline: Deadline) -> bool:
             slot = lease()
             if slot is None:
                 return False
             if connection.is_changed or connection.pending or slot.connection is not connection:
                 return False
-            if slot.attempt is not None or (until is not None and time.monotonic() >= until):
+            if slot.attempt is not None or deadline.is_over:
                 return False
             try:
-                DRIVER.open(slot, self._connecting(bind, passwd, until), left_until(until))
+                DRIVER.open(slot, self._connecting(bind, passwd, deadline), deadline.left())
             except ldap.LDAPError:
                 return False
             connection.become(slot.connection)
@@ -353,7 +359,7 @@ class ConnectionManager:
             try:
                 # Everybody else's upkeep waits for this.
                 seconds = min(self.wait_timeout or MOST_FILL, MOST_FILL)
-                self._open(slot, self.bind, self._passwd(), until_after(seconds))
+                self._open(slot, self.bind, self._passwd(), Deadline(seconds))
                 pool.checkin(slot)
             except BaseException as error:
                 # Also where it could not even begin; where it has failed it is discarded already.

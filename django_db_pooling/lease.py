@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from django.db import Error as DjangoError
 
+from django_db_pooling.deadline import LEAST, Deadline
 from django_db_pooling.journal import brief
 from django_db_pooling.leaks import asker
 from django_db_pooling.slot import Slot
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 else:
     Backend = object
 
-# Talking to the server gets at least this long (seconds), also where the timeout is 0
-# or nearly over.
-LEAST_CONNECT = 1.0
+# An idle connection that gives no answer for so long (seconds) is dead.
+SILENT = 5.0
 
 
 class Leasing(Backend):
@@ -60,8 +59,8 @@ class Leasing(Backend):
     # A statement has been executed since the checkout, and one that begins a transaction by its text.
     _used = False
     _may_have_begun = False
-    # During a checkout: until when (time.monotonic()), and the parameters of connecting.
-    _deadline: float | None = None
+    # During a checkout: its end, and the parameters of connecting.
+    _deadline: Deadline | None = None
     _params: dict[str, Any]
 
     def _find_pool(self) -> bool:
@@ -133,10 +132,15 @@ class Leasing(Backend):
     def _seconds_left(self) -> float | None:
         """For talking to the server about something of our own; None: as long as it takes."""
         if self._deadline is not None:
-            return max(self._deadline - time.monotonic(), LEAST_CONNECT)
+            return self._deadline.left()
         # Giving back: nobody waits for this, but its slot is in our hands.
         timeout = self._pool.limits.timeout
-        return None if timeout is None else max(timeout, LEAST_CONNECT)
+        return None if timeout is None else max(timeout, LEAST)
+
+    def _seconds_to_ask(self) -> float | None:
+        """For a connection that may be dead: in a checkout half of the time is for what comes after it."""
+        left = self._seconds_left()
+        return left if self._deadline is None else min(SILENT if left is None else left / 2, SILENT)
 
     def _at_rest(self, slot: Slot) -> bool:
         """Whether it is certain that there is nothing to clean."""

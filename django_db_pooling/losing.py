@@ -63,7 +63,7 @@ class Losing(Leasing):
         if slot is None:
             return self.connection is not None and not self._lost and super().is_usable()
         try:
-            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_left())
+            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_to_ask())
         except BaseException:
             self.lose()
             raise

@@ -8,10 +8,12 @@ import traceback
 from functools import partial
 from typing import Any
 
+from django.db import Error as DjangoError
 from django.db import OperationalError, connections
 
+from django_db_pooling.deadline import LEAST, Deadline
 from django_db_pooling.keepalive import keep_alive
-from django_db_pooling.lease import LEAST_CONNECT, Leasing
+from django_db_pooling.lease import Leasing
 from django_db_pooling.registry import DatabasePool, registry
 from django_db_pooling.slot import Slot
 
@@ -33,10 +35,10 @@ class Opening(Leasing):
             except Exception as error:
                 pause = None
                 if pool.dialect.server_away(error.__cause__ or error):
-                    pause = pool.retry_in(twin(error), began, self._deadline)
+                    until = None if self._deadline is None else self._deadline.until
+                    pause = pool.retry_in(twin(error), began, until)
                 if pause is None:
-                    self._slot = None
-                    pool.open_failed(slot, twin(error))
+                    self._give_up(slot, error)
                     raise
                 # Drivers leave reference cycles in the frames of connects that failed.
                 traceback.clear_frames(error.__traceback__)
@@ -45,6 +47,15 @@ class Opening(Leasing):
                 pool.discard(self._let_go())
                 return False
             time.sleep(pause)
+
+    def _give_up(self, slot: Slot, error: BaseException) -> None:
+        """Free a slot without a connection. What isn't the driver's error says nothing of the server."""
+        self._slot = None
+        cause = error.__cause__ if isinstance(error, DjangoError) else error
+        if isinstance(error, Exception) and isinstance(cause, (self.Database.Error, OSError)):
+            self._pool.open_failed(slot, twin(error))
+        else:
+            self._pool.discard(slot)
 
     def _undo(self, slot: Slot) -> None:
         """What an attempt that failed may have left."""
@@ -85,7 +96,7 @@ class Opening(Leasing):
         if not self._pool.growth.outage:
             return seconds
         # The others are turned away until this attempt ends.
-        most = max(self._pool.limits.connect_retry, LEAST_CONNECT)
+        most = max(self._pool.limits.connect_retry, LEAST)
         return most if seconds is None else min(seconds, most)
 
     def fill(self, pool: DatabasePool, slot: Slot) -> None:
@@ -93,14 +104,13 @@ class Opening(Leasing):
         self._pool = pool
         self._cursors = set()
         self._slot = slot
-        self._deadline = time.monotonic() + min(pool.limits.timeout or MOST_FILL, MOST_FILL)
+        self._deadline = Deadline(min(pool.limits.timeout or MOST_FILL, MOST_FILL))
         # Receivers of connection_created ask for connections[alias] and mean this one.
         connections[self.alias] = self
         try:
             self._open(slot)
         except BaseException as error:
-            self._slot = None
-            pool.open_failed(slot, twin(error) if isinstance(error, Exception) else error)
+            self._give_up(slot, error)
             raise
         finally:
             del connections[self.alias]

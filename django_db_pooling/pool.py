@@ -191,11 +191,11 @@ class Pool:
                     elif not admitted:
                         if most is not None and len(self._waiters) > most:
                             why = f"MAX_WAITING ({most}) callers wait already"
-                            raise self._refusal(0.0, why, noted)
+                            raise self.refusal(0.0, why, noted)
                         admitted = True
                     elif deadline is not None and now >= deadline:
                         waited = now - began if began < deadline else 0.0
-                        raise self._refusal(waited, f"waited {waited:.1f} s", noted)
+                        raise self.refusal(waited, f"waited {waited:.1f} s", noted)
                     self._match()
                 slot = waiter.take()
                 if slot.connection is None or self._fit(slot):
@@ -377,11 +377,10 @@ class Pool:
         if self.journal.is_verbose:
             self.journal.note("opened", connection=slot.number, seconds=seconds)
 
-    def open_failed(self, slot: Slot, error: BaseException) -> None:
-        """The taker of a bare slot could not open a connection; the slot is free again."""
-        if isinstance(error, Exception):
-            is_first = self.growth.gave_up(error, time.monotonic())
-            self.note("connect", error, is_news=is_first)
+    def open_failed(self, slot: Slot, error: Exception) -> None:
+        """The taker of a bare slot got this error instead of a connection; the slot is free again."""
+        is_first = self.growth.gave_up(error, time.monotonic())
+        self.note("connect", error, is_news=is_first)
         if self.growth.outage:
             self._turn_waiters_away()
         self.discard(slot)
@@ -683,16 +682,18 @@ class Pool:
         if is_news:
             self.journal.note(kind, error=text, **fields)
 
-    def _refusal(self, waited: float, why: str, noted: bool) -> CheckoutTimeout:
+    def refusal(self, waited: float, why: str, noted: bool = True) -> CheckoutTimeout:
+        """The error for a caller that gets no connection, counted and told of if it is ``noted``."""
         now = time.monotonic()
         stats = self.snapshot()
         message = (
             f"No connection from pool {self.name!r}: {why}; {stats.in_use} in use, {stats.idle} idle, "
             f"{stats.opening} opening, {stats.waiting} waiting, max_outstanding {stats.max_outstanding}."
         )
-        held = self.held()
+        held = [slot for slot in self._living() if slot.taken_at]
         if held:
-            message += " Held longest: {:.1f} s by {}.".format(*held[0])
+            longest = min(held, key=lambda slot: slot.taken_at)
+            message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."
         if self.growth.last_error is not None:
             at, error = self.growth.last_error
             message += f" Last connect error, {now - at:.1f} s ago: {brief(error)}."

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 from django_db_pooling import checks, conf, fork, green, telemetry, workers
@@ -203,6 +204,9 @@ class Registry:
         if slot is not None:
             try:
                 pool.new_wrapper().fill(pool, slot)
+            except SynchronousOnlyOperation:
+                # Under gevent, while another greenlet runs an event loop in this thread.
+                return
             except Exception as error:
                 pool.journal.note("min_size", error=brief(error))
 

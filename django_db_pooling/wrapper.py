@@ -18,6 +18,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
 from django_db_pooling.cursor import PooledCursor
+from django_db_pooling.deadline import Deadline
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.leaks import Holding, asker
@@ -55,17 +56,15 @@ class Pooling(Parts, Opening, Sessions, Losing):
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience
-        began = time.monotonic()
         outer = self._deadline
-        if outer is None and timeout is not None:
-            self._deadline = began + timeout
+        deadline = self._deadline = outer or Deadline(timeout)
         holder: object = mine.holder
         if self._pool.limits.leak_threshold is not None:
             holder = Holding(holder, sys._getframe())
         try:
             self._cursors = set()
-            while not self._check_out(began, holder, patience is None):
-                self._pool = registry.pool_for(self, self._pool.dialect)
+            if not self._check_out(deadline, holder, patience is None):
+                self._check_out_another(deadline, holder, patience is None)
             mine.add(self)
             self.checked_out(mine.scope(self._pool.scope))
             if connection_checked_out.receivers:
@@ -101,7 +100,18 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self._pool = registry.pool_for(self, driver)
         return True
 
-    def _check_out(self, began: float, holder: object, noted: bool) -> bool:
+    def _check_out_another(self, deadline: Deadline, holder: object, noted: bool) -> None:
+        """One try after the other, until the time is up."""
+        while True:
+            if deadline.is_over:
+                seconds = time.monotonic() - deadline.began
+                why = f"{seconds:.1f} s went by with connections that were of no use"
+                raise self._pool.refusal(seconds, why, noted)
+            self._pool = registry.pool_for(self, self._pool.dialect)
+            if self._check_out(deadline, holder, noted):
+                return
+
+    def _check_out(self, deadline: Deadline, holder: object, noted: bool) -> bool:
         """One try. False: what came was of no use and is gone."""
         pool = self._pool
         if pool.backend_remembers:
@@ -109,7 +119,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self.connection = None
             super().close()
         queued = pool.counts.queued
-        self._slot = slot = pool.checkout(self._deadline, holder, began, None, noted)
+        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, noted)
         if pool.counts.queued != queued and not pool.serves(self):
             # The settings have changed while this waited.
             pool.checkin(self._let_go())

@@ -95,6 +95,7 @@ class TcpProxy:
         self.port = free_port()
         self._address = (host, port)
         self._links: list[_Link] = []
+        self._forgotten: list[_Link] = []
         self._listener: socket.socket | None = None
         self._is_deaf = False
         self._delay = 0.0
@@ -137,6 +138,10 @@ class TcpProxy:
         """Accept connections, but read nothing and forward nothing, on present connections neither."""
         self._do(lambda: setattr(self, "_is_deaf", True))
 
+    def forget(self) -> None:
+        """Have nothing to do with the present connections any more, without a word to either side."""
+        self._do(self._forget)
+
     def delay(self, seconds: float) -> None:
         """Hold each chunk to a client for so long; also the first of a new connection."""
         self._do(lambda: setattr(self, "_delay", seconds))
@@ -160,9 +165,14 @@ class TcpProxy:
             self._listener.close()
             self._listener = None
 
+    def _forget(self) -> None:
+        self._forgotten += self._links
+        self._links.clear()
+
     def _drop(self, reset: bool = False) -> None:
-        while self._links:
-            self._links.pop().close(reset)
+        for links in (self._links, self._forgotten):
+            while links:
+                links.pop().close(reset)
 
     def _cut(self) -> None:
         for link in self._links:

@@ -13,6 +13,7 @@ from django.db import Error as DjangoError
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_db_pooling.deadline import Deadline
 from django_db_pooling.directory.connecting import AWAY, close, connect
 from django_db_pooling.directory.connector import Connector
 
@@ -112,7 +113,7 @@ class Directory(Backend):
                     if self.connection is not None:
                         raise
             timeout = self._pool.limits.timeout
-            self._deadline = None if timeout is None else began + timeout
+            self._deadline = Deadline(timeout, began)
             with self._operation(), self.wrap_database_errors:
                 return list(search(*arguments, **keywords))
         finally:

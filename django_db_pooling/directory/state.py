@@ -7,8 +7,8 @@ from typing import Any
 
 import ldap
 
+from django_db_pooling.deadline import Deadline
 from django_db_pooling.directory.connector import Connector
-from django_db_pooling.directory.deadlines import left_until, until_after
 from django_db_pooling.directory.identities import Secret
 
 
@@ -38,14 +38,14 @@ class StateConnector(Connector):
 
     def search_ext_s(self, *arguments: Any, **keywords: Any) -> Any:
         patience = self.patience
-        until = until_after(patience)
+        deadline = Deadline(patience)
         try:
             return super().search_ext_s(*arguments, **keywords)
         except ldap.SERVER_DOWN:
-            if self._again is None or not self._again(until):
+            if self._again is None or not self._again(deadline):
                 raise
         try:
-            self.patience = left_until(until)
+            self.patience = deadline.left()
             return super().search_ext_s(*arguments, **keywords)
         finally:
             self.patience = patience

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from django.db import Error, InterfaceError, OperationalError, connection, connections, transaction
 
 from django_db_pooling import pooling
+from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
@@ -61,6 +63,42 @@ def proxied() -> Iterator[tuple[str, TcpProxy]]:
         another_alias(HOST=proxy.host, PORT=str(proxy.port)) as alias,
     ):
         yield alias, proxy
+
+
+@pytest.mark.only("pymysql", "psycopg")
+def test_one_deadline_holds_however_many_connections_give_no_answer(proxied: tuple[str, TcpProxy]) -> None:
+    """All six are suspect. Elsewhere the driver has no limit for an answer."""
+    alias, proxy = proxied
+    pooling.set_pool_size(6, max_outstanding=6, timeout=1, alias=alias)
+    with held(6, alias):
+        pass
+    eventually(lambda: pooling.stats(alias).idle == 6)
+    [pool] = registry.pools(alias)
+    pool.death_seen()
+    proxy.deaf()
+    began = time.monotonic()
+    try:
+        with pytest.raises(OperationalError):
+            one(alias)
+        # A second for each of them would be six.
+        assert time.monotonic() - began < 3
+    finally:
+        proxy.resume()
+    assert_whole(alias)
+
+
+@pytest.mark.only("pymysql", "psycopg")
+def test_half_of_the_time_is_left_for_a_fresh_connection(proxied: tuple[str, TcpProxy]) -> None:
+    """A network that has forgotten an idle connection says nothing when it is used."""
+    alias, proxy = proxied
+    pooling.set_pool_size(2, max_outstanding=2, timeout=2, alias=alias)
+    one(alias)
+    connections[alias].close()
+    [pool] = registry.pools(alias)
+    pool.death_seen()
+    proxy.forget()
+    token(alias)
+    assert pooling.stats(alias).opened == 2
 
 
 @servers

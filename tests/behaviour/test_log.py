@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, transaction
+from django.db.backends.signals import connection_created
 
 from django_db_pooling import housekeeper, journal, pooling, workers
 from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.owner import patience
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     DRIVER,
@@ -162,6 +165,38 @@ def test_an_outage_is_an_error_once_and_its_end_a_warning(caplog: pytest.LogCapt
         assert ends["levelname"] == "WARNING"
         assert 0 <= ends["pool_seconds"] < 60
         assert len(told(caplog, alias, "connect")) == 1
+
+
+class SoftTimeLimit(Exception):
+    """As Celery's, out of a signal handler."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SoftTimeLimit("30 s"), SynchronousOnlyOperation("in an event loop"), DatabaseError("of another thread")],
+)
+def test_an_error_that_is_not_the_servers_is_no_outage(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It strikes while a connection is opened: the next caller opens one, and nothing is said."""
+
+    def strike(**kwargs: Any) -> None:
+        raise error
+
+    with another_alias() as alias:
+        connection_created.connect(strike)
+        try:
+            with pytest.raises(type(error)):
+                one(alias)
+        finally:
+            connection_created.disconnect(strike)
+        in_thread(lambda: token(alias))
+        eventually(lambda: told(caplog, alias, "opened"))
+        assert not told(caplog, alias, "connect")
+        assert not told(caplog, alias, "connect_again")
+        with held(4, alias), patience(0.1), pytest.raises(PoolTimeout) as caught:
+            one(alias)
+        assert "connect error" not in str(caught.value)
 
 
 @servers

@@ -13,7 +13,7 @@ import ldap
 import pytest
 from django.db import OperationalError
 
-from django_db_pooling import lease, opening, pooling
+from django_db_pooling import deadline, lease, opening, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
 from tests.directory.conftest import (
@@ -41,8 +41,8 @@ YES = bytes.fromhex("300c02010178070a010004000400")
 @pytest.fixture(autouse=True)
 def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Talking to the server gets a second at least otherwise, however short TIMEOUT is."""
-    for module in (lease, opening):
-        monkeypatch.setattr(module, "LEAST_CONNECT", 0.2)
+    for module in (deadline, lease, opening):
+        monkeypatch.setattr(module, "LEAST", 0.2)
 
 
 @pytest.fixture
