@@ -47,8 +47,10 @@ class PoolTimeoutMiddleware:
         error: PoolTimeout | None = getattr(request, _NOTED, None)
         if error is None:
             return response
-        response.close()
-        return self.response(request, error)
+        replacement = self.response(request, error)
+        # Closed with this one: its own close() would say that the request has ended.
+        replacement._resource_closers += response._resource_closers  # type: ignore[attr-defined]
+        return replacement
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
         return self.response(request, exception) if isinstance(exception, PoolTimeout) else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import path
 
-from tests.site import async_views, attack_views, fault_views, thread_views, views
+from tests.site import async_views, attack_views, busy, fault_views, thread_views, views
 
 urlpatterns = [
     path("one", views.one),
@@ -49,7 +50,9 @@ urlpatterns = [
 handler404 = views.not_found
 
 
-def handler500(request: HttpRequest) -> HttpResponse:
+def handler500(request: HttpRequest) -> HttpResponseBase:
+    if "page" in request.GET:
+        return busy.error_page(request)
     kind, error, _ = sys.exc_info()
     name = kind.__name__ if kind else "no exception"
     return HttpResponse(f"{name}: {error}", status=500, content_type="text/plain; charset=utf-8")
