@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.conf import settings
@@ -27,7 +27,10 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 
 from django_db_pooling import owner, pooling
 
-# Of user.has_perm(): superusers have it; who else does is up to the project's authentication backends.
+if TYPE_CHECKING:
+    from django.contrib.admin import AdminSite
+
+# Of models.ConnectionPool; to be granted in the admin.
 PERMISSION = "django_db_pooling.change_pools"
 COOKIE = "django_db_pooling_staff"
 # Seconds that the cookie is good for.
@@ -46,11 +49,14 @@ class Visitor:
     seen: float | None = None
 
 
-def visitor(request: HttpRequest, redirects: bool) -> Visitor | HttpResponse:
-    """Who asks, or the answer to somebody who may not. ``redirects``: to the login, where that helps."""
+def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Visitor | HttpResponse:
+    """Who asks, or the answer to somebody who may not.
+
+    ``site``: that the page is a part of; None: of none. ``redirects``: to the login, where that helps.
+    """
     try:
         with owner.patience(PATIENCE):
-            found = _authenticated(request, redirects)
+            found = _authenticated(request, site, redirects)
     except (OperationalError, InterfaceError):
         _keep_from_asking_again(request)
         return _remembered(request) or answer("The database could not be asked who you are.", 503)
@@ -60,31 +66,40 @@ def visitor(request: HttpRequest, redirects: bool) -> Visitor | HttpResponse:
     return found
 
 
-def _authenticated(request: HttpRequest, redirects: bool) -> Visitor | HttpResponse:
+def _authenticated(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Visitor | HttpResponse:
     user: Any = request.user
-    if _is_staff(request):
+    if _is_staff(request, site):
         return Visitor(user.get_username(), user.has_perm(PERMISSION))
     if user.is_authenticated:
         return answer("This page is for staff.", 403)
     if not redirects:
         return answer("You are not logged in.", 403)
-    response: HttpResponse = redirect_to_login(request.get_full_path(), _login_url())
+    response: HttpResponse = redirect_to_login(request.get_full_path(), admin_url(request, "login"))
     return response
 
 
-def _is_staff(request: HttpRequest) -> bool:
-    if apps.is_installed("django.contrib.admin"):
-        # Its own idea, which a project may have made stricter.
+def _is_staff(request: HttpRequest, site: AdminSite | None) -> bool:
+    if site is None and apps.is_installed("django.contrib.admin"):
         from django.contrib import admin
 
-        return admin.site.has_permission(request)
+        site = admin.site
+    if site is not None:
+        # Its own idea, which a project may have made stricter.
+        return site.has_permission(request)
     user: Any = request.user
     return bool(user.is_active and user.is_staff)
 
 
-def _login_url() -> str | None:
+def namespace(request: HttpRequest) -> str:
+    """That of the page's URLs: a project includes them, and each site of the admin does."""
+    assert request.resolver_match is not None
+    return request.resolver_match.namespace
+
+
+def admin_url(request: HttpRequest, name: str) -> str | None:
+    """A page of the admin's: of the site that this request is in, or else of any."""
     try:
-        return reverse("admin:login")
+        return reverse(f"admin:{name}", current_app=namespace(request))
     except NoReverseMatch:
         return None
 
@@ -129,7 +144,7 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
         COOKIE,
         signing.dumps({"name": who.name, "session": session}, salt=_SALT),
         max_age=REMEMBERED,
-        path=reverse("django_db_pooling:index"),
+        path=_path(request),
         secure=request.is_secure(),
         httponly=True,
         samesite="Strict",
@@ -139,7 +154,11 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
 def forget(request: HttpRequest, response: HttpResponseBase) -> None:
     """The database has just said that this is none of the staff, or nobody has asked it."""
     if COOKIE in request.COOKIES and response.status_code != 503:
-        response.delete_cookie(COOKIE, path=reverse("django_db_pooling:index"), samesite="Strict")
+        response.delete_cookie(COOKIE, path=_path(request), samesite="Strict")
+
+
+def _path(request: HttpRequest) -> str:
+    return reverse(f"{namespace(request)}:index")
 
 
 def _remembered(request: HttpRequest) -> Visitor | None:

@@ -1,4 +1,4 @@
-"""To be included by the project's own URLs."""
+"""To be included by the project's own URLs; the admin includes them by itself."""
 
 from __future__ import annotations
 

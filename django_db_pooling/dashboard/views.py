@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from django.db import connections, transaction
@@ -22,6 +22,9 @@ from django_db_pooling.dashboard import access, presentation
 from django_db_pooling.dashboard.access import Visitor
 from django_db_pooling.orders import Action
 
+if TYPE_CHECKING:
+    from django.contrib.admin import AdminSite
+
 REFRESH_SECONDS = 2
 # Without JavaScript: the page is loaded anew this often.
 RELOAD_SECONDS = 10
@@ -30,11 +33,16 @@ View = Callable[..., HttpResponse]
 
 
 def _for_staff(view: View, redirects: bool = False) -> View:
-    """Give the view a Visitor, or answer in its place. Nothing before it may need a connection."""
+    """Give the view a Visitor, or answer in its place. Nothing before it may need a connection.
+
+    ``site``: of the admin's, where the page is one of it.
+    """
 
     @wraps(view)
-    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        visitor = access.visitor(request, redirects)
+    def checked(
+        request: HttpRequest, *args: Any, site: AdminSite | None = None, **kwargs: Any
+    ) -> HttpResponse:
+        visitor = access.visitor(request, site, redirects)
         if isinstance(visitor, HttpResponse):
             access.forget(request, visitor)
             return _sealed(visitor)
@@ -66,7 +74,7 @@ def _static_origin() -> str:
 
 
 def _context(request: HttpRequest, visitor: Visitor) -> dict[str, Any]:
-    context = presentation.context(overview.look(), visitor)
+    context = presentation.context(overview.look(), visitor) | {"namespace": access.namespace(request)}
     # Without the project's context processors, which may query. A token only where there is a button for
     # it: it may be kept in the session.
     if visitor.may_act:
@@ -78,6 +86,7 @@ def _index(request: HttpRequest, visitor: Visitor) -> HttpResponse:
     context = _context(request, visitor) | {
         "refresh": str(REFRESH_SECONDS),
         "reload": str(RELOAD_SECONDS),
+        "admin": access.admin_url(request, "index"),
     }
     return HttpResponse(render_to_string("django_db_pooling/index.html", context))
 
@@ -101,7 +110,7 @@ def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> Htt
         orders.give(alias, Action(action), visitor.name)
     except OSError as error:
         return access.answer(f"Other processes can't be told: {error}", 503)
-    return HttpResponseRedirect(reverse("django_db_pooling:index") + f"#pool-{alias}", status=303)
+    return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)
 
 
 index = require_safe(_for_staff(_index, redirects=True))

@@ -51,12 +51,10 @@ def test_a_request_whose_error_page_is_replaced_is_finished_once_and_at_its_end(
             """From the first of these pages on."""
             return events.read_text().partition("/nothing?page=text\n")[2].splitlines()
 
-        ends = 0
-        for page in ("text", "file", "stream", None):
+        for ends, page in enumerate(("text", "file", "stream", None), 1):
             answer = site.get("/nothing" if page is None else f"/nothing?page={page}")
             if page is not None:
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-            ends += 1
             # Servers go on after the client has its answer.
             eventually(lambda ends=ends: len([e for e in told() if "finished" in e]) >= ends, PATIENCE)
         assert told() == [

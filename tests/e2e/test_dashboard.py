@@ -28,8 +28,9 @@ SIZE, MOST = 3, 6
 CLIENTS = 60
 CROWD = 60
 PATIENCE = 30.0
-PAGES = ["/pools/", "/pools/live/", "/pools/overview.json"]
-ACTIONS = ["/pools/default/recycle/", "/pools/default/close-idle/"]
+ROOTS = {"included": "/pools/", "admin": "/admin/django_db_pooling/connectionpool/"}
+PAGES = ["", "live/", "overview.json"]
+ACTIONS = ["default/recycle/", "default/close-idle/"]
 NOTICE = "The database could not be asked who you are"
 COOKIE = "django_db_pooling_staff"
 POLICY = (
@@ -57,6 +58,13 @@ def site(mariadb: MariaDB) -> Iterator[PoolsSite]:
 @pytest.fixture
 def boss(site: PoolsSite) -> Visitor:
     return site.visitor("boss")
+
+
+@pytest.fixture(params=ROOTS.values(), ids=ROOTS)
+def root(request: pytest.FixtureRequest) -> str:
+    """Where the page is: included by the project, and in the admin."""
+    path: str = request.param
+    return path
 
 
 @pytest.fixture
@@ -116,26 +124,26 @@ def exhausted(site: PoolsSite, server: MariaDB) -> Iterator[None]:
 # -- who may look --------------------------------------------------------------------------------------
 
 
-def test_strangers_are_sent_to_log_in_and_get_nothing(site: PoolsSite) -> None:
+def test_strangers_are_sent_to_log_in_and_get_nothing(site: PoolsSite, root: str) -> None:
     stranger = site.visitor()
-    answer = stranger.ask("/pools/")
-    assert (answer.status, answer.headers["Location"]) == (302, "/admin/login/?next=/pools/")
+    answer = stranger.ask(root)
+    assert (answer.status, answer.headers["Location"]) == (302, f"/admin/login/?next={root}")
     for path in PAGES[1:]:
-        answer = stranger.ask(path)
+        answer = stranger.ask(root + path)
         assert (answer.status, answer.text) == (403, "You are not logged in.\n")
     assert stranger.cookie(COOKIE) is None
 
 
-def test_who_is_not_staff_gets_nothing(site: PoolsSite, boss: Visitor) -> None:
+def test_who_is_not_staff_gets_nothing(site: PoolsSite, root: str, boss: Visitor) -> None:
     guest = site.visitor()
     # The admin's login turns guests away, so with the boss's cookies and without the boss's rights.
     done = site.manage("shell", "-c", SESSION_OF_GUEST)
     guest.set_cookie("sessionid", done.stdout.split("session ")[1].strip())
     for path in PAGES:
-        answer = guest.ask(path)
+        answer = guest.ask(root + path)
         assert (answer.status, answer.text) == (403, "This page is for staff.\n")
     assert guest.cookie(COOKIE) is None
-    assert all(guest.ask(path, "POST").status == 403 for path in ACTIONS)
+    assert all(guest.ask(root + path, "POST").status == 403 for path in ACTIONS)
 
 
 SESSION_OF_GUEST = """
@@ -153,48 +161,52 @@ print("session " + session.session_key)
 """
 
 
-def test_who_is_not_staff_any_more_is_forgotten(site: PoolsSite, boss: Visitor) -> None:
+def test_who_is_not_staff_any_more_is_forgotten(site: PoolsSite, root: str, boss: Visitor) -> None:
     clerk = site.visitor("clerk")
-    assert clerk.ask("/pools/").status == 200
+    assert clerk.ask(root).status == 200
     assert clerk.cookie(COOKIE)
     assert (
         clerk.ask("/admin/logout/", "POST", csrfmiddlewaretoken=token_of(clerk.ask("/admin/").text)).status
         == 200
     )
-    assert clerk.ask("/pools/").status == 302
+    assert clerk.ask(root).status == 302
     assert not clerk.cookie(COOKIE)
 
 
-def test_what_every_answer_says_about_itself(site: PoolsSite, boss: Visitor) -> None:
+def test_what_every_answer_says_about_itself(site: PoolsSite, root: str, boss: Visitor) -> None:
     for visitor in (boss, site.visitor()):
         for path in PAGES:
-            headers = visitor.ask(path).headers
+            headers = visitor.ask(root + path).headers
             assert headers["Content-Security-Policy"] == POLICY
             assert "no-store" in headers["Cache-Control"]
             assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_nothing_is_inline_and_nothing_comes_from_elsewhere(site: PoolsSite, boss: Visitor) -> None:
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(
+    site: PoolsSite, root: str, boss: Visitor
+) -> None:
     all_workers_have_connections(site, boss)
     for path in PAGES[:2]:
-        html = boss.ask(path).text
+        html = boss.ask(root + path).text
         assert not re.findall(r"\s(style|on\w+)=|<style|<script(?![^>]*\bsrc=)|https?://|//\w", html)
     # The site's language is German.
-    assert not re.search(r'(points|width|x|y1)="[^"]*\d,\d+,', boss.ask("/pools/").text)
+    assert not re.search(r'(points|width|x|y1)="[^"]*\d,\d+,', boss.ask(root).text)
 
 
-def test_the_admin_has_a_link(site: PoolsSite, boss: Visitor) -> None:
-    assert '<a href="/pools/">Connection pools</a>' in boss.ask("/admin/").text
+def test_the_index_of_the_admin_has_it(site: PoolsSite, boss: Visitor) -> None:
+    for visitor in (boss, site.visitor("clerk")):
+        assert f'<a href="{ROOTS["admin"]}"' in visitor.ask("/admin/").text
 
 
-def test_nothing_before_the_page_needs_a_connection(site: PoolsSite) -> None:
+def test_nothing_before_the_page_needs_a_connection(site: PoolsSite, root: str) -> None:
     """As LoginRequiredMiddleware or ATOMIC_REQUESTS would, if they weren't told."""
     script = (
-        "from django_db_pooling.dashboard import views\n"
-        "for view in (views.index, views.live, views.data, views.act):\n"
+        "from django.urls import resolve\n"
+        f"for path in {[root + path for path in PAGES + ACTIONS]}:\n"
+        "    view = resolve(path).func\n"
         "    print('view', view.login_required, view._non_atomic_requests)"
     )
-    assert site.manage("shell", "-c", script).stdout.count("view False {'default'}") == 4
+    assert site.manage("shell", "-c", script).stdout.count("view False {'default'}") == 5
 
 
 # -- acting ------------------------------------------------------------------------------------------
@@ -204,57 +216,57 @@ def orders(site: PoolsSite) -> list[str]:
     return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*.order"))
 
 
-def test_whatever_is_no_post_changes_nothing(site: PoolsSite, boss: Visitor) -> None:
+def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: Visitor) -> None:
     before, closed = orders(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
         for path in ACTIONS:
-            assert boss.ask(path, method).status in (403, 405), method
+            assert boss.ask(root + path, method).status in (403, 405), method
         for path in PAGES:
-            status = boss.ask(path, method).status
+            status = boss.ask(root + path, method).status
             assert status == 200 if method in ("GET", "HEAD") else status in (403, 405), method
     for path in PAGES:
-        assert boss.ask(path, "POST").status in (403, 405)
+        assert boss.ask(root + path, "POST").status in (403, 405)
     time.sleep(2.5)
     assert orders(site) == before
     assert default(boss.overview())["total"]["closed_by_reason"]["recycled"] == closed["recycled"]
 
 
-def test_without_a_token_nothing_is_done(site: PoolsSite, boss: Visitor) -> None:
+def test_without_a_token_nothing_is_done(site: PoolsSite, root: str, boss: Visitor) -> None:
     before = orders(site)
     for path in ACTIONS:
-        assert boss.ask(path, "POST").status == 403
-        assert boss.ask(path, "POST", csrfmiddlewaretoken="x" * 64).status == 403
+        assert boss.ask(root + path, "POST").status == 403
+        assert boss.ask(root + path, "POST", csrfmiddlewaretoken="x" * 64).status == 403
     assert orders(site) == before
 
 
-def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, boss: Visitor) -> None:
+def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, root: str, boss: Visitor) -> None:
     all_workers_have_connections(site, boss)
     clerk = site.visitor("clerk")
-    page = clerk.ask("/pools/")
+    page = clerk.ask(root)
     assert page.status == 200
-    assert "<form" not in page.text and "<form" in boss.ask("/pools/").text
+    assert "<form" not in page.text and "<form" in boss.ask(root).text
     before = orders(site)
     token = token_of(clerk.ask("/admin/").text)
     for path in ACTIONS:
-        assert clerk.ask(path, "POST", csrfmiddlewaretoken=token).status == 403
+        assert clerk.ask(root + path, "POST", csrfmiddlewaretoken=token).status == 403
     assert orders(site) == before
 
 
-def test_what_there_is_not_is_not_found(site: PoolsSite, boss: Visitor) -> None:
-    token = token_of(boss.ask("/pools/").text)
-    for path in ("/pools/other/recycle/", "/pools/default/drop/"):
-        assert boss.ask(path, "POST", csrfmiddlewaretoken=token).status == 404
+def test_what_there_is_not_is_not_found(site: PoolsSite, root: str, boss: Visitor) -> None:
+    token = token_of(boss.ask(root).text)
+    for path in ("other/recycle/", "default/drop/"):
+        assert boss.ask(root + path, "POST", csrfmiddlewaretoken=token).status == 404
 
 
 @pytest.mark.parametrize("action", ["recycle", "close-idle"])
 def test_a_button_reaches_all_workers(
-    site: PoolsSite, boss: Visitor, observer: Observer, action: str
+    site: PoolsSite, root: str, boss: Visitor, observer: Observer, action: str
 ) -> None:
     before = all_workers_have_connections(site, boss)
     numbers = set(observer.numbers())
-    token = token_of(boss.ask("/pools/").text)
-    answer = boss.ask(f"/pools/default/{action}/", "POST", csrfmiddlewaretoken=token)
-    assert (answer.status, answer.headers["Location"]) == (303, "/pools/#pool-default")
+    token = token_of(boss.ask(root).text)
+    answer = boss.ask(f"{root}default/{action}/", "POST", csrfmiddlewaretoken=token)
+    assert (answer.status, answer.headers["Location"]) == (303, f"{root}#pool-default")
 
     def done() -> bool:
         order = boss.overview()["orders"][0]
@@ -268,7 +280,7 @@ def test_a_button_reaches_all_workers(
         assert was["pid"] == member["pid"]
         closed = [each["stats"]["closed_by_reason"]["recycled"] for each in (was, member)]
         assert closed[1] - closed[0] >= was["stats"]["idle"]
-    assert f"done by {WORKERS} of {WORKERS} processes" in boss.ask("/pools/").text
+    assert f"done by {WORKERS} of {WORKERS} processes" in boss.ask(root).text
 
 
 # -- what it shows ---------------------------------------------------------------------------------
@@ -340,10 +352,12 @@ def answered_soon(ask: Callable[[], Any]) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_an_exhausted_pool_can_be_looked_at(site: PoolsSite, boss: Visitor, mariadb: MariaDB) -> None:
-    page = boss.ask("/pools/")
+def test_an_exhausted_pool_can_be_looked_at(
+    site: PoolsSite, root: str, boss: Visitor, mariadb: MariaDB
+) -> None:
+    page = boss.ask(root)
     cookie = next(cookie for cookie in boss.cookies if cookie.name == COOKIE)
-    assert (cookie.path, cookie.secure) == ("/pools/", False)
+    assert (cookie.path, cookie.secure) == (root, False)
     assert cookie.has_nonstandard_attr("HttpOnly")
     assert cookie.get_nonstandard_attr("SameSite") == "Strict"
     assert cookie.expires is not None and 590 <= cookie.expires - time.time() <= 600
@@ -354,9 +368,9 @@ def test_an_exhausted_pool_can_be_looked_at(site: PoolsSite, boss: Visitor, mari
     for visitor in (without, forged, outdated):
         visitor.set_cookie("sessionid", boss.cookie("sessionid") or "")
     assert cookie.value is not None
-    forged.set_cookie(COOKIE, cookie.value[:-1] + ("a" if cookie.value[-1] != "a" else "b"), "/pools/")
-    outdated.set_cookie(COOKIE, old, "/pools/")
-    only.set_cookie(COOKIE, cookie.value, "/pools/")
+    forged.set_cookie(COOKIE, cookie.value[:-1] + ("a" if cookie.value[-1] != "a" else "b"), root)
+    outdated.set_cookie(COOKIE, old, root)
+    only.set_cookie(COOKIE, cookie.value, root)
 
     def timeouts() -> int:
         return int(default(json.loads(site.manage("db_pools", "--json").stdout))["total"]["timeouts"])
@@ -365,29 +379,29 @@ def test_an_exhausted_pool_can_be_looked_at(site: PoolsSite, boss: Visitor, mari
     with exhausted(site, mariadb):
         before, known = timeouts(), (boss.cookie("sessionid"), boss.cookie(COOKIE))
         for path in PAGES:
-            answer = answered_soon(lambda path=path: boss.ask(path))
+            answer = answered_soon(lambda path=path: boss.ask(root + path))
             assert answer.status == 200
-            assert (NOTICE in answer.text) == (path != "/pools/overview.json")
+            assert (NOTICE in answer.text) == (path != "overview.json")
             assert "<form" not in answer.text
             assert answer.headers["Content-Security-Policy"] == POLICY
         assert (boss.cookie("sessionid"), boss.cookie(COOKIE)) == known
         for visitor in (without, forged, outdated):
             for path in PAGES:
-                answer = answered_soon(lambda visitor=visitor, path=path: visitor.ask(path))
+                answer = answered_soon(lambda visitor=visitor, path=path: visitor.ask(root + path))
                 assert (answer.status, answer.text) == (503, "The database could not be asked who you are.\n")
         # Who has no session is nobody, without a question.
-        assert answered_soon(lambda: only.ask("/pools/")).status == 302
-        assert answered_soon(lambda: only.ask("/pools/live/")).status == 403
+        assert answered_soon(lambda: only.ask(root)).status == 302
+        assert answered_soon(lambda: only.ask(f"{root}live/")).status == 403
         had = orders(site)
-        answer = answered_soon(lambda: boss.ask(ACTIONS[0], "POST", csrfmiddlewaretoken=token))
+        answer = answered_soon(lambda: boss.ask(root + ACTIONS[0], "POST", csrfmiddlewaretoken=token))
         assert answer.status == 503 and "nothing was done" in answer.text
         assert orders(site) == had
         # Nobody who only wanted to look counts as one who gave up.
         assert timeouts() == before
         waiting = site.manage("db_pools", "--fail-if-waiting", "3")
         assert waiting.returncode == 1 and "callers wait for a connection, more than 3" in waiting.stderr
-    assert boss.ask("/pools/").status == 200
-    assert NOTICE not in boss.ask("/pools/").text
+    assert boss.ask(root).status == 200
+    assert NOTICE not in boss.ask(root).text
     eventually(lambda: site.manage("db_pools", "--fail-if-waiting", "3").returncode == 0, PATIENCE)
 
 
@@ -482,12 +496,12 @@ TIME = "document.querySelector('time').textContent"
 
 
 def test_under_load_it_refreshes_itself_without_complaints(
-    site: PoolsSite, boss: Visitor, chromium: browser.Browser
+    site: PoolsSite, root: str, boss: Visitor, chromium: browser.Browser
 ) -> None:
     load = site.site.load("/one", "/atomic", "/hold?s=0.2", clients=CLIENTS, seconds=60)
     try:
         with page_of(chromium, boss) as page:
-            page.open(f"{site.site.url}/pools/")
+            page.open(site.site.url + root)
             page.until("document.querySelectorAll('.processes tbody tr').length === 4")
             first = page.evaluate(TIME)
             page.evaluate("document.getElementById('recycle-default').focus()")
