@@ -1,4 +1,4 @@
-"""All of Django's contrib apps that the page works with; PAGE_APPS names other apps, PAGE_DIRECTORY a place."""
+"""Those of a project with an admin. PAGE_APPS: other apps than its own; PAGE_DIRECTORY: a place for files."""
 
 from __future__ import annotations
 
