@@ -37,8 +37,8 @@ INSTALLED_APPS = [
 ]
 
 if os.environ.get("POOLING") != "off":
-    # Pools in manage.py too, and the page of pools. Before the admin, whose index gets a link to that.
-    INSTALLED_APPS.insert(0, "django_db_pooling")
+    # Pools in manage.py too, and the page of pools.
+    INSTALLED_APPS.append("django_db_pooling")
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
