@@ -321,7 +321,7 @@ def test_under_load_all_workers_are_there_and_a_killed_one_is_gone(site: PoolsSi
         html = boss.ask("/pools/").text
         pids = [member["pid"] for member in pool["members"]]
         assert all(f">{pid}</th>" in html for pid in pids)
-        assert "/hold" in html
+        eventually(lambda: "/hold" in boss.ask("/pools/").text, PATIENCE)
         os.kill(pids[0], signal.SIGKILL)
         eventually(lambda: pids[0] not in [w["pid"] for w in boss.overview()["workers"]], 10.0)
         # gunicorn starts another one.
@@ -499,7 +499,8 @@ TIME = "document.querySelector('time').textContent"
 def test_under_load_it_refreshes_itself_without_complaints(
     site: PoolsSite, root: str, boss: Visitor, chromium: browser.Browser
 ) -> None:
-    load = site.site.load("/one", "/atomic", "/hold?s=0.2", clients=CLIENTS, seconds=60)
+    # Not so many that the page would have to wait to know who looks.
+    load = site.site.load("/one", "/atomic", "/hold?s=0.2", clients=2 * WORKERS, seconds=60)
     try:
         with page_of(chromium, boss) as page:
             page.open(site.site.url + root)
