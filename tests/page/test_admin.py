@@ -164,7 +164,7 @@ def test_deleting_what_belongs_to_it_asks_nothing_of_it() -> None:
     assert permission().content_type.model_class() is ConnectionPool
 
 
-def test_what_is_dumped_can_be_loaded() -> None:
+def test_a_dump_of_everything_asks_nothing_of_it() -> None:
     for options in ({}, {"use_natural_primary_keys": True, "use_natural_foreign_keys": True}):
         for of_all in (False, True):
             out = StringIO()
