@@ -49,6 +49,12 @@ EVENTS = {
     "atomic_left_open": Event(
         logging.WARNING, "rolling back an atomic block that was never left: %(request)s", True
     ),
+    "session_ended": Event(
+        logging.WARNING,
+        "the session that %(holder)s had changed was ended: others needed its connection, or it had rested "
+        "for long; pooling.scope('request') around the work keeps it",
+        True,
+    ),
     "reset_failed": Event(logging.WARNING, "a session can't be made as new: %(error)s", True),
     "reclaimed": Event(logging.WARNING, "connection reclaimed, its holder is gone: %(request)s", True),
     "held": Event(logging.WARNING, "held for %(seconds).1f s by %(holder)s"),

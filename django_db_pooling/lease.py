@@ -46,6 +46,8 @@ class Leasing(Backend):
     # The one that serves these settings, as far as it is known yet.
     _pool: DatabasePool = cast("DatabasePool", None)
     _lost = False
+    # What was let go with a changed session, and is still this one's unless somebody needed it.
+    _resting: Slot | None = None
     # A transaction was open before the last statement, where the driver doesn't remember that.
     _begun = False
     # It is one of set_autocommit(False), which has no end of its own.
@@ -67,8 +69,15 @@ class Leasing(Backend):
         """Whether there is one for what the settings say this instant: not all of them are pooled."""
         raise NotImplementedError
 
-    def _give_back(self) -> None:
-        """Make the connection clean (I/O where it isn't) and check it in, or close it."""
+    def _give_back(self, may_rest: bool = False) -> None:
+        """Make the connection clean (I/O where it isn't) and check it in, or close it.
+
+        ``may_rest``: one with a changed session stays this one's until somebody needs it.
+        """
+        raise NotImplementedError
+
+    def end_rest(self) -> None:
+        """Give back what was left at rest (I/O)."""
         raise NotImplementedError
 
     def give_back(self) -> None:
@@ -85,7 +94,7 @@ class Leasing(Backend):
         """Whether a connection is checked out, or was lost and its dead object is still here, or is to come
         for a block that was entered.
         """
-        return self._slot is not None or self._lost or self.is_deferred
+        return self._slot is not None or self._lost or self._resting is not None or self.is_deferred
 
     @property
     def is_deferred(self) -> bool:
@@ -97,7 +106,8 @@ class Leasing(Backend):
         """What it holds for: the same as long as it is the same block, or else the same checkout."""
         if self.in_atomic_block and self.atomic_blocks:
             return self.atomic_blocks[0]
-        return self._slot and (self._slot, self._slot.taken_at)
+        slot = self._slot or self._resting
+        return slot and (slot, slot.taken_at)
 
     @property
     def is_shared(self) -> bool:

@@ -97,6 +97,13 @@ class Owner:
             return self.scopes[-1]
         return of_requests if self._requests else ELSEWHERE
 
+    @property
+    def may_rest(self) -> bool:
+        """Whether this is a thread outside of any unit of work, whose end nobody tells: not the main one, in
+        which commands and scripts run.
+        """
+        return not (self._requests or self.scopes) and self.holder.ident != threading.main_thread().ident
+
     def begin_request(self, label: str | None) -> Request:
         request = Request(label, self.claims() if self._wrappers else [])
         self._requests.append(request)

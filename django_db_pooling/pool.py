@@ -38,6 +38,9 @@ GLIMPSE = 0.001
 EXCESS_STAYS = 10.0
 # A server may count a connection until it has read its end: seconds to wait for it at the cap.
 LINGER = 0.05
+# A changed session outside of units of work stays its user's: for so many seconds although others wait, and
+# for so many at most.
+REST, LONGEST_REST = 1.0, 10.0
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1
 MOST_TROUBLES = 20
@@ -97,6 +100,8 @@ class Pool:
         self._slots: dict[int, weakref.ref[Slot]] = {}
         # A stack. Whoever pops a slot, or removes it, has it.
         self._idle: deque[Slot] = deque()
+        # Changed sessions whose users may come back for them. As above: whoever removes one has it.
+        self._resting: deque[Slot] = deque()
         self.growth = Growth()
         # First come, first served. Membership is the claim: whoever removes a waiter must serve it.
         self._waiters: deque[Waiter] = deque()
@@ -250,7 +255,7 @@ class Pool:
             return None
 
     def _serve_waiters(self) -> None:
-        while self._waiters and (self._idle or self._has_room()):
+        while self._waiters and (self._idle or self._resting or self._has_room()):
             match = self._next_match()
             if match is None:
                 break
@@ -297,13 +302,13 @@ class Pool:
         head = self._head()
         if head is None:
             return None
-        slot = self._idle_at(head.home) or self._bare_slot(head)
+        slot = self._idle_at(head.home) or self._bare_slot(head) or self._rested_at(head.home)
         if slot is not None:
             return head, slot
-        if self._idle:
+        if self._idle or self._resting:
             # Of other hubs, and the head must not open in their place yet.
             for waiter in list(self._waiters):
-                slot = self._idle_at(waiter.home)
+                slot = self._idle_at(waiter.home) or self._rested_at(waiter.home)
                 if slot is not None:
                     return waiter, slot
         return None
@@ -320,6 +325,14 @@ class Pool:
         except ValueError:
             return False
         return True
+
+    def _rested_at(self, home: object) -> Slot | None:
+        now = time.monotonic()
+        for slot in list(self._resting):
+            if slot.home is home and now - slot.returned_at >= REST and self.resume(slot):
+                self._count_held(slot, now)
+                return slot
+        return None
 
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
         if not waiter.impatient and not self._may_open(waiter.home):
@@ -432,6 +445,24 @@ class Pool:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0
         slot.holder = None
+
+    def rest(self, slot: Slot) -> None:
+        """Leave a changed session to its user until others need the connection. No I/O, no switch."""
+        slot.returned_at = time.monotonic()
+        self._resting.append(slot)
+
+    def resume(self, slot: Slot) -> bool:
+        """Whether what was left at rest is still the caller's. Then it is checked out, as before."""
+        try:
+            self._resting.remove(slot)
+        except ValueError:
+            return False
+        return True
+
+    def _end_rest(self, slot: Slot) -> None:
+        """Its user doesn't come back for it: the next taker makes its session as new."""
+        if self.resume(slot):
+            self.checkin(slot)
 
     def _put_back(self, slot: Slot) -> None:
         if slot.connection is None:
@@ -553,6 +584,8 @@ class Pool:
         self._generation += 1
         if self._slots:
             self.journal.note("recycled")
+        for slot in list(self._resting):
+            self._end_rest(slot)
         self.drain()
 
     def drain(self) -> None:
@@ -566,6 +599,8 @@ class Pool:
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
         home = self.driver.home()
+        for slot in list(self._resting):
+            self._end_rest(slot)
         for slot in list(self._idle):
             if slot.home is home and self._claim_idle(slot):
                 self.close(slot, Closed.RECYCLED)
@@ -592,6 +627,9 @@ class Pool:
     def _tend_idle(self) -> None:
         """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
         now = time.monotonic()
+        for slot in list(self._resting):
+            if self.closing or now - slot.returned_at >= LONGEST_REST:
+                self._end_rest(slot)
         for slot in list(self._idle):
             reason = self._not_wanted(slot, now - slot.returned_at)
             if (reason or self._looks_bad(slot)) and self._claim_idle(slot):

@@ -206,6 +206,8 @@ class Transactions(Leasing):
         """Django's: in an atomic block, the end of that."""
         if not fork.noticed[0]:
             fork.notice()
+        if self._resting is not None:
+            self.end_rest()
         super().close()
         if self.is_deferred:
             self.closed_in_transaction = self.needs_rollback = True
@@ -269,8 +271,8 @@ class Transactions(Leasing):
             or self._inside
             or self._open_cursors
             or self._pinned
-            or slot.dirty
             or self.is_shared
+            or (slot.dirty and not owner.current().may_rest)
         ):
             return
         if self._pool.dialect.has_transactions and (
@@ -278,7 +280,7 @@ class Transactions(Leasing):
         ):
             return
         try:
-            self._give_back()
+            self._give_back(may_rest=True)
         finally:
             self._part()
 

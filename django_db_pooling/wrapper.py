@@ -53,6 +53,17 @@ class Pooling(Parts, Opening, Sessions, Losing):
             super().connect()
             return
         mine = owner.current()
+        if self._resting is not None:
+            if not mine.may_rest:
+                # A unit of work begins with a session of its own.
+                self.end_rest()
+            elif self._resume() and (self._make_usable() or self._drop_dead()):
+                # The session goes on, and with it what its last statement has left.
+                self.checked_out(mine.scope(self._pool.scope))
+                self._used = True
+                return
+            else:
+                self._pool.journal.note("session_ended", holder=str(mine.holder))
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience
@@ -132,12 +143,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
                 pool.close(self._let_go())
             self.connection = None
             return False
-        if self._make_usable(slot):
-            return True
-        pool.found_dead()
-        pool.discard(self._let_go(), Closed.BROKEN)
-        self.connection = None
-        return False
+        return self._make_usable() or self._drop_dead()
 
     def __copy__(self) -> Pooling:
         """A shallow copy, as Django's own tests make, has no part in the lease."""
@@ -147,6 +153,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self._slot is not None:
             twin._slot = twin.connection = None
             twin._cursors = set()
+        twin._resting = None
         return twin
 
     def _pooling_driver(self) -> Driver | None:
@@ -173,7 +180,10 @@ class Pooling(Parts, Opening, Sessions, Losing):
         self.run_on_commit = []
         self.__dict__.update(self._pool.learned)
 
-    def _make_usable(self, slot: Slot) -> bool:
+    def _make_usable(self) -> bool:
+        """Whether what was idle can be used (I/O where only the server can tell)."""
+        slot = self._slot
+        assert slot is not None
         if slot.unsettled:
             slot.unsettled = False
             if not self._roll_back(slot):
@@ -220,6 +230,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
+        if self._resting is not None:
+            self.end_rest()
         if self.connection is None:
             return
         if self.in_atomic_block or self._thread_sharing_count > 0 or not self.holds:
@@ -232,6 +244,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self.in_atomic_block:
             self._pool.journal.note("atomic_left_open", request=asker(owner.current().holder))
         try:
+            if self._resting is not None:
+                self._resume()
             if self._slot is not None:
                 self._give_back()
         finally:
@@ -246,9 +260,13 @@ class Pooling(Parts, Opening, Sessions, Losing):
         self.atomic_blocks = []
         self.run_on_commit = []
 
-    def _give_back(self) -> None:
+    def _give_back(self, may_rest: bool = False) -> None:
         slot = self._let_go()
         try:
+            if may_rest and slot.dirty and self._worth_keeping(slot):
+                self._resting = slot
+                self._pool.rest(slot)
+                return
             clean = (
                 self._worth_keeping(slot)
                 and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
@@ -264,6 +282,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def abandon(self) -> None:
         """The owner has ended: give back what is clean, drop the rest. No I/O, as in finalizers."""
+        if self._resting is not None and not self.is_shared:
+            self._resume()
         if self._slot is None or self.is_shared:
             return
         slot = self._let_go()
@@ -279,11 +299,47 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def inherit(self) -> None:
         """In a forked child: the connection is the parent's."""
+        self._resting = None
         if self._slot is not None:
             self._slot = None
             if self.in_atomic_block and self._pool.dialect.has_transactions:
                 self._lose_block()
             else:
+                self._part()
+
+    # -- between the statements of a changed session ------------------------------------------------
+
+    def _resume(self) -> bool:
+        """Take up what was left at rest. False: somebody else needed it, or it is of no use any more."""
+        slot, self._resting = self._resting, None
+        assert slot is not None
+        pool = slot.pool
+        if not pool.resume(slot):
+            return False
+        alive = pool.driver.alive(slot.connection)
+        if pool is not self._pool or alive is False:
+            pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
+            return False
+        if alive is None:
+            pool.doubt(slot)
+        self._slot = slot
+        self._cursors = set()
+        self._adopt(slot)
+        return True
+
+    def _drop_dead(self) -> bool:
+        """What was idle is of no use. Returns False."""
+        self._pool.found_dead()
+        self._pool.discard(self._let_go(), Closed.BROKEN)
+        self.connection = None
+        return False
+
+    def end_rest(self) -> None:
+        """Give back what was left at rest (I/O)."""
+        if self._resume():
+            try:
+                self._give_back()
+            finally:
                 self._part()
 
     def _worth_keeping(self, slot: Slot) -> bool:

@@ -199,7 +199,6 @@ def test_an_old_connection_is_replaced(manager: Make, server: Slapd) -> None:
         assert 0 <= first.get_lifetime() < PATIENCE
         [slot] = short._pool._living()
         eventually(lambda: time.monotonic() > slot.expires_at)
-        del slot
         assert find(first, server) == [server.user_dn(7)]
     with short.connection() as second:
         assert second is not first

@@ -35,7 +35,7 @@ POINTS = (
     "closing while looking after",
 )
 # What a caller that holds a connection can be told to do.
-ORDERS = ("execute", "begin", "blur", "blindly", "close", "discard", "drop", "give back")
+ORDERS = ("execute", "begin", "blur", "blindly", "close", "discard", "drop", "rest", "give back")
 
 
 class Timeout(BaseException):
@@ -246,8 +246,22 @@ class Actor:
                 self.slot.connection.in_transaction = True
             elif order == "blur":
                 self.slot.connection.in_transaction = None
+            elif order == "rest" and self.slot.connection.in_transaction is False:
+                self.rest()
             else:
                 self.end(order)
+
+    def rest(self) -> None:
+        """Leave a changed session, which somebody else may need before its user comes back."""
+        slot = self.let_go()
+        slot.connection.user = None
+        self.pool.rest(slot)
+        try:
+            suspend("resting")
+        finally:
+            if self.pool.resume(slot):
+                self.slot = slot
+                slot.connection.user = self.name
 
     def execute(self) -> None:
         assert self.slot is not None

@@ -11,7 +11,7 @@ import pytest
 
 from django_db_pooling import pool as pool_module
 from django_db_pooling.growth import MOST_PAUSE, STALLED
-from django_db_pooling.pool import LOOK_AROUND, CheckoutTimeout
+from django_db_pooling.pool import LOOK_AROUND, REST, CheckoutTimeout
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed, Counts
 from django_db_pooling.waiter import Waiter
@@ -255,6 +255,14 @@ class World:
     def could_have_an_idle_one(self, actor: Actor) -> bool:
         return any(slot.home is actor.home for slot in self.pool._idle)
 
+    def could_have_a_rested_one(self, actor: Actor) -> bool:
+        """One that its user has left for so long that a waiter has looked for it since."""
+        long_ago = self.clock.now - REST - LOOK_AROUND
+        rested = [
+            slot for slot in self.pool._resting if slot.home is actor.home and slot.returned_at < long_ago
+        ]
+        return bool(rested) and not self.somebody_has_yet_to_look()
+
     def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
         """If nobody is before it."""
         if not actor.impatient and not self.may_open(actor.home, sees_stalls):
@@ -295,6 +303,7 @@ class World:
         waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
         for actor in waiting:
             assert not self.could_have_an_idle_one(actor), f"{actor} waits for what is idle"
+            assert not self.could_have_a_rested_one(actor), f"{actor} waits for what nobody comes back for"
         if waiting and waiting[0].bell is self.queue[0]:
             assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
 
@@ -314,14 +323,15 @@ class World:
         self.allowed = max(cap, slots)
 
     def every_slot_is_in_one_place(self) -> None:
-        idle = list(self.pool._idle)
+        idle, resting = list(self.pool._idle), list(self.pool._resting)
         in_hands = sum(actor.holds for actor in self.actors) + len(self.garbage)
-        assert len(self.pool) == len(idle) + in_hands, (len(self.pool), idle, self.actors, self.garbage)
-        connections = [slot.connection.number for slot in idle]
+        in_places = len(idle) + len(resting) + in_hands
+        assert len(self.pool) == in_places, (len(self.pool), idle, resting, self.actors, self.garbage)
+        connections = [slot.connection.number for slot in idle + resting]
         connections += [slot.connection.number for slot in self.garbage if slot.connection]
         connections += [a.slot.connection.number for a in self.actors if a.slot and a.slot.connection]
         assert len(set(connections)) == len(connections), "a connection is in two places"
-        for slot in idle:
+        for slot in idle + resting:
             assert slot.connection.user is None, f"{slot.connection} is idle and in use"
             assert slot.connection.home is slot.home
             self.is_at_rest(slot)
