@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
-from django_db_pooling.journal import brief, extra, logger
+from django_db_pooling.log import extra, logger, redact, way
 
 TICK = 1.0  # seconds
 
@@ -34,9 +33,8 @@ class Housekeeper:
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
             self._running = False
-            logger.error(
-                "The housekeeper can't start: %s", error, extra=extra("housekeeping", error=brief(error))
-            )
+            told = redact(error)
+            logger.error("The housekeeper can't start: %s", told, extra=extra("housekeeping", error=told))
         except BaseException:
             self._running = False
             raise
@@ -69,7 +67,6 @@ class Housekeeper:
             return self._work()
         except Exception as error:
             # Where it was, and of the error only what may be told.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            words = "Looking after the pools failed, trying again: %s\n%s"
-            logger.error(words, brief(error), where, extra=extra("housekeeping", error=brief(error)))
+            told, words = redact(error), "Looking after the pools failed, trying again: %s\n%s"
+            logger.error(words, told, way(error), extra=extra("housekeeping", error=told))
             return True

@@ -6,7 +6,6 @@ Nothing here, and nothing that the pools import, imports prometheus_client or op
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.log import logger, redact, way
 
 # Who has a meter provider has imported this, or named one in the variable.
 OPENTELEMETRY = "opentelemetry.metrics"
@@ -93,7 +92,8 @@ def _safely(function: Callable[[], None]) -> None:
     global _has_failed
     try:
         function()
-    except Exception:
+    except Exception as error:
         if not _has_failed:
-            logger.warning("can't tell a monitoring system what the pools do", exc_info=True)
+            words = "can't tell a monitoring system what the pools do: %s\n%s"
+            logger.warning(words, redact(error), way(error))
         _has_failed = True

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, transaction
 
-from django_db_pooling import housekeeper, journal, pooling, workers
+from django_db_pooling import housekeeper, journal, log, pooling, workers
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
@@ -52,9 +52,9 @@ def quick_housekeeper(monkeypatch: pytest.MonkeyPatch) -> None:
 def verbose(quick_housekeeper: None, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG, "django_db_pooling")
     listener = Listener()
-    journal.logger.addHandler(listener)
+    log.logger.addHandler(listener)
     yield
-    journal.logger.removeHandler(listener)
+    log.logger.removeHandler(listener)
     assert not listener.heard
 
 
