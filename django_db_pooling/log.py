@@ -14,10 +14,11 @@ from typing import Any
 
 logger = logging.getLogger("django_db_pooling")
 
-# Characters: of a text that is told, of a name or a label in it, and of what is read for that.
+# Characters of a text that is told, and of a name or a label in it.
 MOST = 500
 MOST_LABEL = 200
-_MOST_READ = 2_000
+# So many times as much is read: what is left out makes room.
+_READ = 4
 # Of the lines that an exception has come through, the innermost ones.
 _MOST_FRAMES = 20
 
@@ -61,9 +62,9 @@ def redact(text: object, most: int = MOST) -> str:
         told = str(text)
     except Exception:
         told = "" if isinstance(text, BaseException) else type(text).__name__
-    if is_long := len(told) > _MOST_READ:
+    if is_long := len(told) > _READ * most:
         # A password in a URL ends with its last @, which may be beyond.
-        told = told[:_MOST_READ] + "@"
+        told = told[: _READ * most] + "@"
     told = " ".join(_STATEMENT.sub("", told).split())
     told = _URL.sub(_without_password, _NEAR.sub("...", told))
     # Without what is quoted, the two ends of a URL may have come together.
@@ -83,7 +84,7 @@ def label(text: str) -> str:
     if len(text) <= MOST_LABEL and text.isprintable():
         return text
     # One more than is read, so that it is seen to go on.
-    return redact(printable(text[: _MOST_READ + 1]), MOST_LABEL)
+    return redact(printable(text[: _READ * MOST_LABEL + 1]), MOST_LABEL)
 
 
 def printable(text: str) -> str:
