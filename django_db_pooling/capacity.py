@@ -11,7 +11,7 @@ from django.db import Error, connections
 
 from django_db_pooling import conf
 from django_db_pooling.conf import Problem
-from django_db_pooling.journal import brief
+from django_db_pooling.log import redact
 
 # What decides whose limits an alias shares, but for the name of the database.
 _SERVER = ("ENGINE", "HOST", "PORT")
@@ -22,7 +22,7 @@ def settings_errors() -> list[Problem]:
     return [
         Problem(
             "django_db_pooling.E006",
-            f"{name} is {getattr(settings, name)!r}.",
+            f"{name} is {redact(repr(getattr(settings, name)))}.",
             "It must be a whole number, 1 or more: worker processes of a host, and hosts.",
         )
         for name in _SETTINGS
@@ -57,7 +57,7 @@ def problems(alias: str) -> list[Problem]:
         return [
             Problem(
                 "django_db_pooling.I002",
-                f"The server of {alias!r} can't be asked how many connections it takes: {brief(error)}.",
+                f"The server of {alias!r} can't be asked how many connections it takes: {redact(error)}.",
                 "Run the check where it can be reached.",
             )
         ]

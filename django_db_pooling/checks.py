@@ -21,7 +21,7 @@ from django.db.utils import load_backend
 
 from django_db_pooling import capacity, conf, drivers, green
 from django_db_pooling.conf import Problem
-from django_db_pooling.journal import extra, logger
+from django_db_pooling.log import extra, logger
 
 # By the first letter of an id's last part.
 _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling.limits import Limits
+from django_db_pooling.log import redact
 
 # DATABASES as a settings file has it: any may be missing.
 Settings = Mapping[str, Any]
@@ -110,7 +111,7 @@ def problems(alias: str, settings_dict: Settings) -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.E001",
-                f'{where}["POOL"] is {pool!r}.',
+                f'{where}["POOL"] is {redact(repr(pool))}.',
                 'Use a dict such as {"SIZE": 10, "MAX_OUTSTANDING": 20}, or False for no pooling.',
             )
         )
@@ -121,7 +122,7 @@ def problems(alias: str, settings_dict: Settings) -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.E003",
-                f'{where}["CONN_MAX_AGE"] is {age!r}.',
+                f'{where}["CONN_MAX_AGE"] is {redact(repr(age))}.',
                 "It must be seconds, or None.",
             )
         )
@@ -146,7 +147,7 @@ def _bad_values(where: str, pool: Mapping[str, Any]) -> list[Problem]:
             found.append(
                 Problem(
                     "django_db_pooling.E002",
-                    f'{where}["POOL"] has the unknown key {name!r}.',
+                    f'{where}["POOL"] has the unknown key {redact(repr(name))}.',
                     f"{hint}Keys are {', '.join(_KEYS)}.",
                 )
             )
@@ -164,7 +165,7 @@ def _bad_values(where: str, pool: Mapping[str, Any]) -> list[Problem]:
 def _bad_value(where: str, name: str, value: Any) -> Problem:
     return Problem(
         "django_db_pooling.E003",
-        f'{where}["POOL"][{name!r}] is {value!r}.',
+        f'{where}["POOL"][{name!r}] is {redact(repr(value))}.',
         f"It must be {_KEYS[name].wants}.",
     )
 

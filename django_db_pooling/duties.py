@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from django_db_pooling.journal import brief, extra, logger
+from django_db_pooling.log import extra, logger, redact, way
 
 T = TypeVar("T")
 
@@ -24,10 +23,9 @@ class Duties:
         except Exception as error:
             if name not in self._failing:
                 self._failing.add(name)
-                # Where it was, and of the error only what may be told.
-                where = "".join(traceback.format_tb(error.__traceback__))
-                fields = extra("housekeeping", duty=name, error=brief(error))
-                logger.error("%s failed, trying again: %s\n%s", name, brief(error), where, extra=fields)
+                told = redact(error)
+                fields = extra("housekeeping", duty=name, error=told)
+                logger.error("%s failed, trying again: %s\n%s", name, told, way(error), extra=fields)
             return None
         if name in self._failing:
             self._failing.discard(name)

@@ -17,6 +17,7 @@ from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, fork, green, owner, telemetry
 from django_db_pooling.duties import duties
+from django_db_pooling.log import MOST_LABEL, label
 from django_db_pooling.registry import registry
 from django_db_pooling.wrapper import PooledWrapper, pooled
 
@@ -157,12 +158,30 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         _make_storage_local()
     mine = owner.current()
     if environ is not None:
-        request = mine.begin_request(f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}")
+        path = environ.get("PATH_INFO") or "/"
+        if not path.isascii():
+            path = _decoded(environ)
+        told = f"{environ.get('REQUEST_METHOD')} {path}"
+        # What label() asks, without a call for each request.
+        if len(told) > MOST_LABEL or not told.isprintable():
+            told = label(told)
+        request = mine.begin_request(told)
         environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
     elif scope is not None:
-        mine.begin_request(f"{scope.get('method')} {scope.get('path')}")
+        mine.begin_request(label(f"{scope.get('method')} {scope.get('path')}"))
     else:
         mine.begin_request(None)
+
+
+def _decoded(environ: Any) -> str:
+    """The path as views see it; as it is where it can't be: WSGI wants one that Latin-1 can encode."""
+    # Not before a request: this is imported before others may have patched what it imports.
+    from django.core.handlers.wsgi import get_path_info
+
+    try:
+        return get_path_info(environ)
+    except UnicodeEncodeError:
+        return str(environ["PATH_INFO"])
 
 
 def _request_finished(**kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from django_db_pooling import fork
 from django_db_pooling.duties import Duties
-from django_db_pooling.journal import brief, extra, logger
+from django_db_pooling.log import extra, logger, redact
 
 TICK = 1.0  # seconds
 
@@ -35,9 +35,8 @@ class Housekeeper:
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
             self._running = False
-            logger.error(
-                "The housekeeper can't start: %s", error, extra=extra("housekeeping", error=brief(error))
-            )
+            told = redact(error)
+            logger.error("The housekeeper can't start: %s", told, extra=extra("housekeeping", error=told))
         except BaseException:
             self._running = False
             raise

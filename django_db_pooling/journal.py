@@ -8,12 +8,11 @@ written by the housekeeper, a second later at most.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections import deque
 from typing import Any, NamedTuple
 
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.log import extra, logger, redact
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
@@ -90,7 +89,7 @@ class Journal:
     """Notes of one pool. Fields are those of ``extra``, without the prefix."""
 
     def __init__(self, alias: str) -> None:
-        self._alias = alias
+        self._alias = redact(alias)
         self._notes: deque[_Note] = deque(maxlen=MOST_NOTES)
         self._storms: dict[str, _Storm] = {}
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
@@ -138,30 +137,3 @@ class Journal:
             fields["suppressed"] = suppressed
             text += " (%(suppressed)d more like this)"
         logger.log(level, text, fields, extra=extra(note.event, at=note.at, **fields))
-
-
-def extra(event: str, **fields: Any) -> dict[str, Any]:
-    """The attributes of a record: named so that they are nobody else's."""
-    return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
-
-
-_MOST, _MOST_READ = 500, 10_000
-# What may follow a server's message: the statement, its values, where it was.
-_STATEMENT = re.compile(r"\n(?:LINE \d+|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*", re.DOTALL)
-_NEAR = re.compile(r"(?<=near )(['\"]).*\1", re.DOTALL)
-_URL = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)[^\s/@]*:\S*@", re.IGNORECASE)
-# In the words of a DSN, of keyword arguments, of a URL's query and of JSON; MySQL says "using password: YES".
-_WORD = re.compile(
-    r"((?:password|passwd|passphrase|pwd|secret|credentials?|cred)['\"]?\s*[=:]\s*)(?!(?:YES|NO)\b)"
-    r"(?:'(?:[^'\\]|\\.)*(?:'|$)|\"(?:[^\"\\]|\\.)*(?:\"|$)|[^\s,;&)}\"']+)",
-    re.IGNORECASE,
-)
-
-
-def brief(error: object) -> str:
-    """An error in a line, without what looks like a password, and without the text of a statement."""
-    text = _NEAR.sub("...", _STATEMENT.sub("", str(error)[:_MOST_READ]))
-    text = " ".join(_WORD.sub(r"\1***", _URL.sub(r"\1***@", text)).split())
-    if isinstance(error, BaseException):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _MOST else text[:_MOST] + "..."

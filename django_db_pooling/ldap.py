@@ -30,9 +30,9 @@ from django_db_pooling.directory.identities import Identities, Identity, Secret
 from django_db_pooling.directory.pool import DirectoryPool
 from django_db_pooling.directory.state import StateConnector
 from django_db_pooling.drivers.ldap import DRIVER
-from django_db_pooling.journal import brief
 from django_db_pooling.keepalive import keep_alive
 from django_db_pooling.limits import Limits
+from django_db_pooling.log import label, redact
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed, PoolStats
@@ -206,7 +206,7 @@ class ConnectionManager:
         return len(self._pool)
 
     def __str__(self) -> str:
-        lines = [f"{len(self)} of {self.size} connections to {self.uri}"]
+        lines = [f"{len(self)} of {self.size} connections to {redact(self.uri)}"]
         return "\n".join([*lines, *(f"  {connection}" for connection in self._pool.connections())])
 
     # -- inside -----------------------------------------------------------------------------
@@ -366,7 +366,7 @@ class ConnectionManager:
                 pool.discard(slot)
                 if not isinstance(error, Exception):
                     raise
-                pool.journal.note("min_size", error=brief(error))
+                pool.journal.note("min_size", error=redact(error))
         return bool(len(pool) or pool.limits.min_size or pool.journal.is_pending)
 
     def abandon(self) -> None:
@@ -389,4 +389,4 @@ def _is_clean(connection: StateConnector) -> bool:
 
 
 def _holder() -> str:
-    return f"thread {current_thread().name}"
+    return label(f"thread {current_thread().name}")

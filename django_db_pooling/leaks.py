@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import FrameType
 
 from django_db_pooling.journal import Journal
+from django_db_pooling.log import label, redact
 from django_db_pooling.slot import Slot
 
 
@@ -32,12 +33,12 @@ class Holding:
         return getattr(self._holder, "request", None)
 
     def __str__(self) -> str:
-        return f"{self._holder}, taken at {self._file}:{self._line}"
+        return f"{self._holder}, taken at {label(self._file)}:{self._line}"
 
 
 def asker(holder: object) -> str:
     """The request of a holder, if it has one: str() of a holder may take a lock."""
-    return getattr(holder, "request", None) or "code outside of a request"
+    return redact(getattr(holder, "request", None) or "code outside of a request")
 
 
 def _is_between(frame: FrameType) -> bool:
@@ -59,7 +60,7 @@ class Leaks:
         for slot in slots:
             taken_at = slot.taken_at
             if taken_at and now - taken_at > threshold and slot.overdue is None:
-                slot.overdue = str(slot.holder)
+                slot.overdue = redact(slot.holder)
                 if slot.taken_at != taken_at:
                     # It came back this instant.
                     slot.overdue = None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import Error as DjangoError
 
 from django_db_pooling.deadline import LEAST, Deadline
-from django_db_pooling.journal import brief
 from django_db_pooling.leaks import asker
+from django_db_pooling.log import redact
 from django_db_pooling.slot import Slot
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Leasing(Backend):
             if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
         except (self.Database.Error, DjangoError, OSError) as error:
-            journal.note("rollback_failed", error=brief(error))
+            journal.note("rollback_failed", error=redact(error))
             return False
         if is_news:
             journal.note("rolled_back", request=asker(slot.holder))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -16,8 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from django_db_pooling import workers
-
-logger = logging.getLogger("django_db_pooling")
+from django_db_pooling.log import logger, redact
 
 # Seconds after which nobody carries an order out any more, and after which it is forgotten.
 VALID = 30.0
@@ -55,12 +53,12 @@ def give(alias: str, action: Action, by: str) -> Order:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > REMEMBERED:
                 path.unlink()
-    order = Order(time.time_ns(), time.time(), alias, action, by)
+    order = Order(time.time_ns(), time.time(), alias, action, redact(by))
     path = where / f"{order.number}{SUFFIX}"
     fresh = path.with_suffix(".new-order")
     fresh.write_text(json.dumps(asdict(order)))
     fresh.replace(path)
-    logger.info("%s: %s was ordered by %s", alias, action, by)
+    logger.info("%s: %s was ordered by %s", redact(alias), action, order.by)
     return order
 
 

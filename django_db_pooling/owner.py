@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from django_db_pooling import conf, fork
+from django_db_pooling.log import label
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
 MOST_NESTED = 16
@@ -37,7 +38,7 @@ class Holder:
 
     def __str__(self) -> str:
         name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
-        return f"{self.request or 'code outside of a request'} in thread {name}"
+        return f"{self.request or 'code outside of a request'} in thread {label(name)}"
 
 
 class Request:

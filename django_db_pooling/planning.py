@@ -9,6 +9,7 @@ from django.core.management.base import CommandError
 from django.db import Error, connections
 
 from django_db_pooling import capacity, conf, owner
+from django_db_pooling.log import label, redact
 from django_db_pooling.overview import Overview
 
 # Seconds that are spent on getting a connection to ask with.
@@ -24,7 +25,7 @@ class Share:
     heard: bool = True
 
     def __str__(self) -> str:
-        said = f"{self.alias} {'no limit' if self.each is None else self.each}"
+        said = f"{label(self.alias)} {'no limit' if self.each is None else self.each}"
         return said if self.heard else f"{said} by its settings"
 
 
@@ -94,7 +95,7 @@ def plans(seen: Overview, hosts: int, processes: int) -> list[Plan]:
     found = []
     for (vendor, host, port), shares in by_server.items():
         takes, reserved = _ask(shares[0].alias, vendor)
-        where = f"{host or 'localhost'}{f':{port}' if port else ''}"
+        where = redact(f"{host or 'localhost'}{f':{port}' if port else ''}")
         name = {"mysql": "MySQL or MariaDB", "postgresql": "PostgreSQL"}[vendor]
         found.append(Plan(f"{name} at {where}", takes, reserved, shares, processes, hosts))
     return found
@@ -106,7 +107,9 @@ def _ask(alias: str, vendor: str) -> tuple[int, int]:
         with owner.patience(PATIENCE), connections[alias].cursor() as cursor:
             most, reserved, own = capacity.asked(cursor, vendor)
     except Error as error:
-        raise CommandError(f"The server of {alias!r} can't be asked: {error}", returncode=1) from error
+        raise CommandError(
+            f"The server of {alias!r} can't be asked: {redact(error)}", returncode=1
+        ) from error
     # What bounds this user bounds all processes; nothing of that is reserved.
     least = min((limit for limit, _ in own), default=most)
     return (least, 0) if least < most - reserved else (most, reserved)

@@ -23,9 +23,10 @@ from django_db_pooling import fork
 from django_db_pooling.coalesce import Coalesced
 from django_db_pooling.growth import Growth
 from django_db_pooling.histogram import BOUNDS
-from django_db_pooling.journal import Journal, brief
+from django_db_pooling.journal import Journal
 from django_db_pooling.leaks import Leaks, asker
 from django_db_pooling.limits import Limits
+from django_db_pooling.log import redact
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed, Counts, PoolStats, Trouble
 from django_db_pooling.waiter import Bell, Waiter
@@ -480,7 +481,7 @@ class Pool:
             if slot.connection is not None and not self._is_inherited(slot):
                 self.driver.close(slot.connection, LINGER if at_cap else 0.0)
         except Exception as error:
-            self.journal.note("close_failed", error=brief(error))
+            self.journal.note("close_failed", error=redact(error))
         finally:
             self.discard(slot, reason)
 
@@ -500,7 +501,7 @@ class Pool:
             try:
                 self.driver.drop(connection)
             except Exception as error:
-                self.journal.note("drop_failed", error=brief(error))
+                self.journal.note("drop_failed", error=redact(error))
         if self._forget(slot):
             self._count_held(slot, time.monotonic())
             self.counts.broken += reason is Closed.BROKEN
@@ -711,11 +712,11 @@ class Pool:
         """Seconds, and who, for each connection that is checked out, the longest first."""
         now = time.monotonic()
         slots = sorted((slot for slot in self._living() if slot.taken_at), key=lambda slot: slot.taken_at)
-        return [(now - slot.taken_at, str(slot.holder)) for slot in slots]
+        return [(now - slot.taken_at, redact(slot.holder)) for slot in slots]
 
     def note(self, kind: str, error: object, is_news: bool = True, **fields: Any) -> None:
         """Something has gone wrong. ``is_news``: the log shall tell, too."""
-        text = brief(error)
+        text = redact(error)
         self.troubles.append(Trouble(time.monotonic(), kind, text))
         if is_news:
             self.journal.note(kind, error=text, **fields)
@@ -731,10 +732,10 @@ class Pool:
         held = [slot for slot in self._living() if slot.taken_at]
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
-            message += f" Held longest: {now - longest.taken_at:.1f} s by {longest.holder}."
+            message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."
         if self.growth.last_error is not None:
             at, error = self.growth.last_error
-            message += f" Last connect error, {now - at:.1f} s ago: {brief(error)}."
+            message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
         refusal = CheckoutTimeout(message, waited)
         if noted:
             self.counts.timeouts += 1

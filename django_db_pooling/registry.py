@@ -18,7 +18,7 @@ from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.duties import duties
 from django_db_pooling.housekeeper import Housekeeper
-from django_db_pooling.journal import brief
+from django_db_pooling.log import redact
 from django_db_pooling.orders import Action, Listener
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
@@ -33,8 +33,8 @@ class Identity(tuple[Any, ...]):
 
     def __repr__(self) -> str:
         # Either may be a URL.
-        name, host = (brief(self[-1].get(key)) for key in ("NAME", "HOST"))
-        return f"<Identity of {name!r} at {host!r}>"
+        name, host = (redact(repr(self[-1].get(key))) for key in ("NAME", "HOST"))
+        return f"<Identity of {name} at {host}>"
 
 
 def time_zones() -> Any:
@@ -208,7 +208,7 @@ class Registry:
                 # Under gevent, while another greenlet runs an event loop in this thread.
                 return
             except Exception as error:
-                pool.journal.note("min_size", error=brief(error))
+                pool.journal.note("min_size", error=redact(error))
 
     def _publish(self) -> None:
         self._publisher.publish(self.all_stats(), self.pools(), list(self._listener.obeyed))
@@ -216,7 +216,7 @@ class Registry:
     def _obey(self) -> None:
         for order in self._listener.due():
             for pool in self.pools(order.alias):
-                pool.journal.note("ordered", action=str(order.action), by=order.by)
+                pool.journal.note("ordered", action=str(order.action), by=redact(order.by))
                 if order.action is Action.RECYCLE:
                     pool.recycle()
                 else:

@@ -9,8 +9,8 @@ from django.db import Error as DjangoError
 from django.db import OperationalError
 from django.db.backends.signals import connection_created
 
-from django_db_pooling.journal import brief
 from django_db_pooling.lease import Leasing
+from django_db_pooling.log import redact
 from django_db_pooling.session_state import traits
 from django_db_pooling.signals import connection_checked_out
 from django_db_pooling.slot import Slot
@@ -66,7 +66,7 @@ class Sessions(Leasing):
             self.init_connection_state()
             connection_created.send(sender=self.__class__, connection=self)
         except (self.Database.Error, DjangoError, OSError) as error:
-            self._pool.journal.note("reset_failed", error=brief(error))
+            self._pool.journal.note("reset_failed", error=redact(error))
             return False
         finally:
             self.queries_log, self.execute_wrappers = theirs

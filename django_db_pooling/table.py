@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django_db_pooling import figures
+from django_db_pooling.log import printable
 from django_db_pooling.overview import Overview, PoolPicture
 from django_db_pooling.stats import PoolStats
 
@@ -69,5 +70,6 @@ def _times(p50: float | None, p95: float | None) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    text = " ".join(text.splitlines())
+    # What came from files was escaped by whoever wrote them. A terminal does what it is told, so once more.
+    text = printable(text)
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -24,7 +24,7 @@ from django.apps import apps
 from django.conf import settings
 
 from django_db_pooling.histogram import Durations
-from django_db_pooling.journal import extra, logger
+from django_db_pooling.log import extra, label, logger, redact
 from django_db_pooling.pool import Pool
 from django_db_pooling.stats import PoolStats
 
@@ -142,7 +142,7 @@ class Publisher:
         except OSError as error:
             if not self._has_failed:
                 logger.warning(
-                    "can't tell other processes what the pools do: %s", error, extra=extra("status")
+                    "can't tell other processes what the pools do: %s", redact(error), extra=extra("status")
                 )
             self._has_failed = True
 
@@ -218,7 +218,7 @@ class Publisher:
 def _program() -> str:
     program = Path(sys.argv[0])
     # python -m gunicorn
-    return (program.parent if program.name == "__main__.py" else program).name or "python"
+    return label((program.parent if program.name == "__main__.py" else program).name or "python")
 
 
 def _clear_away(where: Path) -> None:

@@ -22,6 +22,7 @@ from django_db_pooling.deadline import Deadline
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.leaks import Holding, asker
+from django_db_pooling.log import redact
 from django_db_pooling.losing import Losing
 from django_db_pooling.mixing import mixed
 from django_db_pooling.opening import Opening, twin
@@ -63,7 +64,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
                 self._used = True
                 return
             else:
-                self._pool.journal.note("session_ended", holder=str(mine.holder))
+                self._pool.journal.note("session_ended", holder=redact(mine.holder))
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience

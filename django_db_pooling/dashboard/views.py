@@ -20,6 +20,7 @@ from django.views.decorators.http import require_POST, require_safe
 from django_db_pooling import orders, overview
 from django_db_pooling.dashboard import access, presentation
 from django_db_pooling.dashboard.access import Visitor
+from django_db_pooling.log import redact
 from django_db_pooling.orders import Action
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> Htt
     try:
         orders.give(alias, Action(action), visitor.name)
     except OSError as error:
-        return access.answer(f"Other processes can't be told: {error}", 503)
+        return access.answer(f"Other processes can't be told: {redact(error)}", 503)
     return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)
 
 

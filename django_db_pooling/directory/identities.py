@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 from django_db_pooling import green
+from django_db_pooling.log import redact
 
 # Of this process: what is told apart with it can't be compared with anything outside.
 _KEY = secrets.token_bytes(32)
@@ -48,7 +49,7 @@ class Identity:
         self.bind = bind
 
     def __repr__(self) -> str:
-        return f"<Identity of {self.bind!r}>"
+        return f"<Identity of {redact(repr(self.bind))}>"
 
 
 class Identities:

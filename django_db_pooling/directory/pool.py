@@ -7,6 +7,7 @@ from collections.abc import Callable
 from django_db_pooling.directory.identities import Identity
 from django_db_pooling.drivers.ldap import LDAP
 from django_db_pooling.limits import Limits
+from django_db_pooling.log import redact
 from django_db_pooling.pool import Pool
 from django_db_pooling.slot import Slot
 from django_db_pooling.stats import Closed
@@ -29,7 +30,7 @@ class DirectoryPool(Pool):
     """
 
     def __init__(self, name: str, limits: Limits, own: Identity) -> None:
-        super().__init__(name, limits, ForOne(own))
+        super().__init__(redact(name), limits, ForOne(own))
 
     def reopened(self, slot: Slot) -> None:
         """Its connection was dead and is replaced."""

@@ -10,6 +10,7 @@ import ldap
 from django_db_pooling.deadline import Deadline
 from django_db_pooling.directory.connector import Connector
 from django_db_pooling.directory.identities import Secret
+from django_db_pooling.log import redact
 
 
 class StateConnector(Connector):
@@ -52,4 +53,4 @@ class StateConnector(Connector):
 
     def __str__(self) -> str:
         state = "connected" if self.connected else "disconnected"
-        return f"LDAP connector ({state}) - who: {self.who!r} - uri: {self._uri!r}"
+        return f"LDAP connector ({state}) - who: {redact(repr(self.who))} - uri: {redact(repr(self._uri))}"

@@ -15,7 +15,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, transaction
 from django.db.backends.signals import connection_created
 
-from django_db_pooling import housekeeper, journal, pooling, workers
+from django_db_pooling import housekeeper, journal, log, pooling, workers
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.owner import patience
 from django_db_pooling.registry import registry
@@ -55,9 +55,9 @@ def quick_housekeeper(monkeypatch: pytest.MonkeyPatch) -> None:
 def verbose(quick_housekeeper: None, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG, "django_db_pooling")
     listener = Listener()
-    journal.logger.addHandler(listener)
+    log.logger.addHandler(listener)
     yield
-    journal.logger.removeHandler(listener)
+    log.logger.removeHandler(listener)
     assert not listener.heard
 
 

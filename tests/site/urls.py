@@ -6,7 +6,7 @@ import sys
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import path
+from django.urls import path, re_path
 
 from tests.site import async_views, attack_views, busy, fault_views, thread_views, views
 
@@ -16,6 +16,7 @@ urlpatterns = [
     path("sleep", views.sleep),
     path("atomic", views.atomic),
     path("hold", views.hold),
+    re_path(r"^hold/[\s\S]*", views.hold),
     path("nothing", views.nothing),
     path("stream", views.stream),
     path("spawn", views.spawn),

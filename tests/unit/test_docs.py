@@ -9,7 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from django_db_pooling.journal import EVENTS, OTHERS, extra
+from django_db_pooling.journal import EVENTS, OTHERS
+from django_db_pooling.log import extra
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "django_db_pooling").rglob("*.py"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from django_db_pooling import journal
+from django_db_pooling import log
 from django_db_pooling import pool as pool_module
 from tests.unit.live_storm import Storm
 
@@ -20,7 +20,7 @@ def test_a_storm_of_threads_loses_nothing(seed: int, monkeypatch: pytest.MonkeyP
     """Connects, looks and closes fail, slots are dropped, deadlines pass; threads switch often."""
     monkeypatch.setattr(pool_module, "LINGER", 0.0)
     monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
-    monkeypatch.setattr(journal.logger, "disabled", True)
+    monkeypatch.setattr(log.logger, "disabled", True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from django_db_pooling import overview, planning, workers
+from django_db_pooling.log import redact
 from django_db_pooling.overview import Overview
 from django_db_pooling.table import COLUMNS, table
 
@@ -82,7 +83,7 @@ class Command(BaseCommand):
             if as_json:
                 self.stdout.write(json.dumps(seen.as_dict()))
             raise CommandError(_nobody(), returncode=EXIT_NOBODY)
-        self.stdout.write(json.dumps(seen.as_dict()) if as_json else table(seen, _columns()))
+        self._write(json.dumps(seen.as_dict()) if as_json else table(seen, _columns()))
         _check(seen, most_waiting)
 
     def _watch(self, seconds: float, as_json: bool, most_waiting: int | None) -> None:
@@ -93,13 +94,18 @@ class Command(BaseCommand):
                 shown = table(seen, _columns()) if seen.workers else _nobody()
                 if clears:
                     self.stdout.write("\033[H\033[2J\033[3J", ending="")
-                self.stdout.write(json.dumps(seen.as_dict()) if as_json else f"{shown}\n")
+                self._write(json.dumps(seen.as_dict()) if as_json else f"{shown}\n")
                 self.stdout.flush()
                 _check(seen, most_waiting)
                 time.sleep(max(seconds, 0.1))
         except KeyboardInterrupt:
             # Somebody has seen enough.
             return
+
+    def _write(self, text: str) -> None:
+        """Also where a path has characters that the terminal's encoding doesn't have."""
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def _plan(self, hosts: int, processes: int | None) -> None:
         seen = overview.look(own=False)
@@ -109,7 +115,7 @@ class Command(BaseCommand):
             processes = len(seen.workers)
         plans = planning.plans(seen, hosts, processes)
         for plan in plans:
-            self.stdout.write("\n".join(plan.lines()))
+            self._write("\n".join(plan.lines()))
         if not plans:
             self.stdout.write("No pool of this site connects to a server that bounds its connections.")
         if not all(plan.fits for plan in plans):
@@ -127,7 +133,7 @@ def _columns() -> int:
 
 
 def _nobody() -> str:
-    return NOBODY.format(workers.directory()) if workers.is_on() else SILENT
+    return NOBODY.format(redact(workers.directory())) if workers.is_on() else SILENT
 
 
 def _check(seen: Overview, most_waiting: int | None) -> None:
