@@ -8,7 +8,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from django_db_pooling import figures, workers
+from django_db_pooling import figures, status_dir, workers
 from django_db_pooling.dashboard.access import Visitor
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
 from django_db_pooling.orders import Action
@@ -59,6 +59,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "tells": workers.is_on(),
+        "refusal": status_dir.refusal() if workers.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else figures.age(visitor.seen),
         "width": str(WIDTH),

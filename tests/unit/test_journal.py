@@ -21,7 +21,15 @@ from tests.unit.fakes import PASSED, Clock, FakePool
 
 PACKAGE = Path(django_db_pooling.__file__).parent
 # Neither may log, whoever calls them.
-WRITERS = {"journal.py", "orders.py", "telemetry.py", "housekeeper.py", "workers.py", "checks.py"}
+WRITERS = {
+    "journal.py",
+    "orders.py",
+    "telemetry.py",
+    "housekeeper.py",
+    "workers.py",
+    "status_dir.py",
+    "checks.py",
+}
 FIELDS: dict[str, Any] = {
     "size": 1,
     "max_outstanding": None,
