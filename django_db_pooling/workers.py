@@ -29,7 +29,7 @@ from django_db_pooling.status_dir import Kind
 
 # Seconds.
 SILENCE = 10.0
-CLEAR_EVERY = 60.0
+CLEAR_EVERY = 10.0
 # Seconds between samples, and how many of them a process keeps.
 SAMPLE_SECONDS = 5
 SAMPLES = 60

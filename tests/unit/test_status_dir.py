@@ -25,11 +25,11 @@ from django_db_pooling.status_dir import MOST_BYTES, Kind
 from django_db_pooling.workers import Publisher
 from tests.concurrency import in_child
 from tests.conftest import give_up
+from tests.strangers import Strangers
 
 # Of nobody's account: a user is a number.
 US, THEM = 54321, 54322
 OLD = (0, time.time() - 3600)
-STRANGERS = ["service-account.json", "package.json", "x.new", "1.order", "123.json", "4.new-order", "data"]
 SECRET = "of somebody else"
 
 
@@ -190,22 +190,15 @@ def test_nothing_is_left_where_a_file_cannot_be_written() -> None:
 
 
 def test_a_strangers_file_survives(parent: Path) -> None:
+    strangers = Strangers(parent)
     publisher, listener = publish(), Listener()
-    kept = {}
-    for directory in (parent, ours(), status_dir.path()):
-        for name in STRANGERS:
-            path = directory / name
-            path.write_text(SECRET)
-            os.utime(path, OLD)
-            kept[path] = path.stat()
-        (directory / "folder").mkdir()
+    strangers.settle()
+    assert len(list(status_dir.path().iterdir())) > 2
     order = orders.give("default", Action.RECYCLE, "boss")
     assert listener.due() == [order]
     publish()
     publisher.forget()
-    for path, found in kept.items():
-        assert path.read_text() == SECRET
-        assert path.stat().st_mtime == found.st_mtime
+    strangers.assert_untouched()
 
 
 def test_what_killed_processes_have_left_is_cleared_away() -> None:
