@@ -44,7 +44,7 @@ def give(alias: str, action: Action, by: str) -> Order:
     """Tell all processes, this one included (I/O). Raises OSError where they can't be told."""
     order = Order(status_dir.new_id(time.time_ns()), time.time(), alias, action, brief(by))
     with status_dir.opened(make=True) as directory:
-        directory.write(Kind.COMMAND, order.id, json.dumps(asdict(order)).encode())
+        directory.write(Kind.ORDER, order.id, json.dumps(asdict(order)).encode())
     logger.info("%s: %s was ordered by %s", alias, action, order.by)
     return order
 
@@ -53,7 +53,7 @@ def given() -> list[Order]:
     """Those of the last two minutes, the latest first (reads files)."""
     try:
         with status_dir.opened() as directory:
-            found = directory.read(Kind.COMMAND, directory.ids(Kind.COMMAND), _understood)
+            found = directory.read(Kind.ORDER, directory.ids(Kind.ORDER), _understood)
     except OSError:
         return []
     now = time.time()
@@ -86,21 +86,19 @@ class Listener:
         """New orders, the oldest first (reads files, and removes those that are forgotten)."""
         try:
             with status_dir.opened() as directory:
-                directory.clear(Kind.COMMAND, REMEMBERED)
-                ids = directory.ids(Kind.COMMAND)
-                news = directory.read(
-                    Kind.COMMAND, [one for one in ids if one not in self.obeyed], _understood
-                )
+                directory.clear(Kind.ORDER, REMEMBERED)
+                ids = set(directory.ids(Kind.ORDER))
+                news = directory.read(Kind.ORDER, ids - self.obeyed.keys(), _understood)
         except OSError:
             return []
-        clock, now = time.monotonic(), time.time()
+        # In this order, so that nobody seems younger than an order that came after its start.
+        now, clock = time.time(), time.monotonic()
         found = sorted(
             (order for order in news if self._is_due(now - order.at, clock)),
             key=lambda order: (order.at, order.id),
         )
-        there = set(ids)
         known = {
-            one: since for one, since in self.obeyed.items() if one in there or clock - since <= REMEMBERED
+            one: since for one, since in self.obeyed.items() if one in ids or clock - since <= REMEMBERED
         }
         self.obeyed = known | dict.fromkeys((order.id for order in found), clock)
         return found

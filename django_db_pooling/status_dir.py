@@ -38,7 +38,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # It may be one that nobody can list.
 _PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME = re.compile(
-    r"django_db_pooling-(?P<kind>report|command)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
+    r"django_db_pooling-(?P<kind>report|order)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
     r"(?P<unfinished>\.[0-9a-f]{32}\.new)?"
 )
 
@@ -49,17 +49,23 @@ class Kind(StrEnum):
     """What a file is about."""
 
     REPORT = "report"
-    COMMAND = "command"
+    ORDER = "order"
 
 
 class Refused(OSError):
-    """The directory, or a file in it, can't be trusted; says why and what to do."""
+    """The directory, or a file in it, can't be trusted or used; says why and what to do."""
 
 
 def parent() -> Path:
     """Where our directory lies: settings.DB_POOL_STATUS_DIR, or the system's for temporary files."""
     given = getattr(settings, "DB_POOL_STATUS_DIR", None)
-    return Path(tempfile.gettempdir() if given is None else given)
+    if given is not None:
+        return Path(given)
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        # Nothing of the kind can be written.
+        return Path("/tmp")
 
 
 def path() -> Path:
@@ -80,7 +86,7 @@ def refusal() -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return brief(error)
+        return brief(str(error))
 
 
 @contextlib.contextmanager
@@ -90,15 +96,21 @@ def opened(make: bool = False) -> Iterator[Directory]:
     Raises FileNotFoundError where it is missing and not to be made, Refused where it can't be trusted, and
     other OSErrors where the system says so.
     """
+    if getattr(settings, "DB_POOL_STATUS_DIR", "") is None:
+        raise Refused("DB_POOL_STATUS_DIR is None: make it the path of a directory")
     with contextlib.ExitStack() as held:
-        where = parent()
-        descriptor = _open_parent(where, make)
+        yield _open(held, make)
+
+
+def _open(held: contextlib.ExitStack, make: bool) -> Directory:
+    where = parent()
+    descriptor = _open_parent(where, make)
+    held.callback(os.close, descriptor)
+    for name in _names():
+        where /= name
+        descriptor = _open_own(descriptor, where, make)
         held.callback(os.close, descriptor)
-        for name in _names():
-            where /= name
-            descriptor = _open_own(descriptor, where, make)
-            held.callback(os.close, descriptor)
-        yield Directory(descriptor, where)
+    return Directory(descriptor, where)
 
 
 def _names() -> tuple[str, str]:
@@ -115,10 +127,10 @@ def _open_parent(where: Path, make: bool) -> int:
     try:
         found = os.lstat(where)
     except FileNotFoundError:
-        if not make:
+        # The system's directory for temporary files isn't ours to make.
+        if not make or not hasattr(settings, "DB_POOL_STATUS_DIR"):
             raise
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(where, 0o700)
+        _make(where, None)
         found = os.lstat(where)
     if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
         raise _refused(where, f"is a symbolic link of user id {found.st_uid}")
@@ -131,8 +143,7 @@ def _open_own(above: int, where: Path, make: bool) -> int:
     except FileNotFoundError:
         if not make:
             raise
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(where.name, 0o700, dir_fd=above)
+        _make(where, above)
         descriptor = _enter(above, where)
     try:
         _check(os.fstat(descriptor), where)
@@ -140,6 +151,19 @@ def _open_own(above: int, where: Path, make: bool) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _make(where: Path, above: int | None) -> None:
+    try:
+        os.mkdir(where if above is None else where.name, 0o700, dir_fd=above)
+    except FileExistsError:
+        # By another process, this instant.
+        pass
+    except OSError as error:
+        raise Refused(
+            f"{where} can't be made, {error.strerror}: let user id {os.geteuid()} write into {where.parent}, "
+            "or set DB_POOL_STATUS_DIR to another directory"
+        ) from error
 
 
 def _enter(above: int, where: Path) -> int:
@@ -198,16 +222,18 @@ class Directory:
         return found
 
     def write(self, kind: Kind, one: str, text: bytes) -> None:
-        """Make a file, or replace it, in one step. Raises OSError."""
+        """Make a file, or replace it, in one step. Raises Refused where that can't be done."""
         name = _file_name(kind, one)
         unfinished = f"{name}.{secrets.token_hex(16)}.new"
-        descriptor = os.open(unfinished, _CREATE, 0o600, dir_fd=self._descriptor)
         try:
+            descriptor = os.open(unfinished, _CREATE, 0o600, dir_fd=self._descriptor)
             with open(descriptor, "wb") as file:
                 file.write(text)
             os.replace(unfinished, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-        except BaseException:
+        except BaseException as error:
             self._remove(unfinished)
+            if isinstance(error, OSError):
+                raise Refused(f"{self._where} can't be written: {error.strerror}") from error
             raise
 
     def remove(self, kind: Kind, one: str) -> None:
@@ -257,7 +283,7 @@ class Directory:
         if len(_passed_over) >= MOST_REMEMBERED:
             _passed_over.clear()
         _passed_over.add(name)
-        said = brief(error)
+        said = brief(str(error))
         logger.warning("passing over %s: %s", self._where / name, said, extra=extra("status", error=said))
 
 

@@ -132,7 +132,7 @@ class Publisher:
         if error is None:
             logger.warning("other processes can be told again what the pools do", extra=extra("status"))
         else:
-            said = brief(error)
+            said = brief(str(error))
             logger.warning(
                 "can't tell other processes what the pools do, which work on: %s",
                 said,

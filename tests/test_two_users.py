@@ -89,3 +89,16 @@ us.end()
 them.end()
 """
     run_sites(script, parent)
+
+
+def test_a_forked_child_has_a_file_of_its_own_and_leaves_its_parents(parent: Path) -> None:
+    """Of the same user."""
+    script = """
+import os
+child = UserSite(0)
+child.do("query()", f"until(lambda: heard() == sorted([os.getpid(), {os.getpid()}]))")
+child.do("recycle(2)")
+child.end()
+until(is_heard)
+"""
+    run_sites(script, parent)

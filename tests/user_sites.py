@@ -61,9 +61,10 @@ def is_silenced() -> bool:
     return any("can't tell other processes" in line for line in said) and heard() == []
 
 
-def recycle() -> None:
-    orders.give("default", Action.RECYCLE, "somebody")
-    until(lambda: [order.obeyed for order in overview.look(own=False).orders] == [1])
+def recycle(processes: int = 1) -> None:
+    """Until so many have carried it out."""
+    one = orders.give("default", Action.RECYCLE, "somebody")
+    until(lambda: processes in [told.obeyed for told in overview.look(own=False).orders if told.order == one])
 
 
 def may_not(path: str) -> None:

@@ -201,7 +201,7 @@ def test_nothing_before_the_page_needs_a_connection(site: PoolsSite) -> None:
 
 
 def orders(site: PoolsSite) -> list[str]:
-    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-command-*"))
+    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-order-*"))
 
 
 def test_whatever_is_no_post_changes_nothing(site: PoolsSite, boss: Visitor) -> None:
@@ -435,7 +435,7 @@ def test_damaged_files_are_passed_over_by_page_and_command(site: PoolsSite, boss
         pids = {member["pid"] for member in before["members"]}
         for overview in (boss.overview(), json.loads(done.stdout)):
             assert {worker["pid"] for worker in overview["workers"]} == pids
-        assert site.site.log.count(f"passing over {damaged[0]}: ValueError: ") >= 1
+        assert site.site.log.count(f"passing over {damaged[0]}: pools: ") >= 1
     finally:
         for path in damaged:
             path.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 def file(where: Path, order: Order) -> Path:
-    return where / f"django_db_pooling-command-{order.id}.json"
+    return where / f"django_db_pooling-order-{order.id}.json"
 
 
 def put(where: Path, order: Order) -> None:
@@ -232,7 +232,7 @@ def test_an_order_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, ob
     listener = Listener()
     order = give()
     one = status_dir.new_id(1)
-    path = where / f"django_db_pooling-command-{one}.json"
+    path = where / f"django_db_pooling-order-{one}.json"
     path.write_text(json.dumps(asdict(order) | {"id": one} | wrong))
     assert listener.due() == [order]
     assert orders.given() == [order]

@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling import orders, status_dir, workers
 from django_db_pooling.orders import Action, Listener
-from django_db_pooling.status_dir import MOST_BYTES, Kind
+from django_db_pooling.status_dir import MOST_BYTES, Kind, Refused
 from django_db_pooling.workers import Publisher
 from tests.concurrency import in_child
 from tests.conftest import give_up
@@ -84,6 +84,15 @@ def as_user(user: int, function: Callable[[], Any]) -> Any:
         return function()
 
     return in_child(work)
+
+
+def why_not() -> str:
+    """The directory can't be used; an empty string where it can."""
+    try:
+        with status_dir.opened(make=True):
+            return ""
+    except Refused as error:
+        return str(error)
 
 
 def everything(below: Path) -> dict[str, Any]:
@@ -150,7 +159,35 @@ def test_of_the_parent_the_last_part_is_made(
     settings.DB_POOL_STATUS_DIR = parent / "two" / "three"
     publish()
     assert heard() == []
-    assert str(parent / "two" / "three") in caplog.text
+    assert f"{parent / 'two' / 'three'} can't be made, No such file or directory" in caplog.text
+
+
+def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, parent: Path) -> None:
+    settings.DB_POOL_STATUS_DIR = None
+    with pytest.raises(Refused, match="DB_POOL_STATUS_DIR is None"):
+        orders.give("default", Action.RECYCLE, "boss")
+    assert heard() == orders.given() == Listener().due() == []
+
+
+def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
+    parent.chmod(0o755)
+    words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
+    assert as_user(US, why_not).startswith(words)
+    parent.chmod(0o1733)
+    assert as_user(US, why_not) == ""
+
+
+def test_where_there_is_no_directory_for_temporary_files(
+    settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that is mounted for reading only."""
+    del settings.DB_POOL_STATUS_DIR
+
+    def gettempdir() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", gettempdir)
+    assert status_dir.path().parts[:2] == ("/", "tmp") and heard() == []
 
 
 def test_what_a_cleaner_of_temporary_files_has_removed_is_made_again() -> None:
@@ -181,7 +218,7 @@ def test_nothing_is_left_where_a_file_cannot_be_written() -> None:
     with status_dir.opened() as directory:
         # A directory that bears the file's name.
         (status_dir.path() / f"django_db_pooling-report-{one}.json").mkdir()
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(Refused, match=f"{status_dir.path()} can't be written: Is a directory"):
             directory.write(Kind.REPORT, one, b"x")
     assert not [path for path in status_dir.path().iterdir() if path.name.endswith(".new")]
 
@@ -293,7 +330,7 @@ def test_what_is_no_plain_file_is_passed_over(
 ) -> None:
     publisher, listener = publish(), Listener()
     order = orders.give("default", Action.RECYCLE, "boss")
-    source = {Kind.REPORT: publisher.id, Kind.COMMAND: order.id}[kind]
+    source = {Kind.REPORT: publisher.id, Kind.ORDER: order.id}[kind]
     target = parent / "target"
     target.write_bytes((status_dir.path() / f"django_db_pooling-{kind}-{source}.json").read_bytes())
     planted = status_dir.path() / f"django_db_pooling-{kind}-{status_dir.new_id(7)}.json"
@@ -557,7 +594,7 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
     def plant() -> None:
         for text in texts:
             told = json.loads(text)
-            kind = Kind.REPORT if told["id"] == report else Kind.COMMAND
+            kind = Kind.REPORT if told["id"] == report else Kind.ORDER
             told["id"] = status_dir.new_id(8)
             (directory / f"django_db_pooling-{kind}-{told['id']}.json").write_text(json.dumps(told))
         (directory / f"django_db_pooling-report-{status_dir.new_id(9)}.json").symlink_to(victim)
