@@ -31,7 +31,9 @@ class Durations:
     def minus(self, earlier: Durations) -> Durations:
         """Those that have come since ``earlier``."""
         together = zip(self.buckets, earlier.buckets, strict=True)
-        return Durations(tuple(now - then for now, then in together), self.seconds - earlier.seconds)
+        # Threads count while others read.
+        buckets = tuple(max(0, now - then) for now, then in together)
+        return Durations(buckets, self.seconds - earlier.seconds)
 
     def quantile(self, share: float) -> float | None:
         """About how many seconds a share of them, from 0 to 1, took at most; None where there are none.

@@ -64,7 +64,7 @@ EVENTS = {
 OTHERS = {
     "check": "a finding of the system checks",
     "housekeeping": "the housekeeper can't start, or has failed",
-    "status": "the directory for other processes can't be written",
+    "status": "the directory that processes share can't be used, or can again; a file in it can't be",
 }
 
 

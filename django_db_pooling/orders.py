@@ -1,27 +1,23 @@
 """What one process of a site tells all others on its host to do: small files that each looks at every second.
 
-They lie where the processes tell each other about their pools, and count for nothing where anybody else could
-have put them there.
+They lie where the processes tell each other about their pools.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections import deque
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 
-from django_db_pooling import workers
+from django_db_pooling import status_dir
+from django_db_pooling.decoding import decode
 from django_db_pooling.log import logger, redact
+from django_db_pooling.status_dir import Kind
 
 # Seconds after which nobody carries an order out any more, and after which it is forgotten.
 VALID = 30.0
 REMEMBERED = 120.0
-SUFFIX = ".order"
-MOST_OBEYED = 20
 
 
 class Action(StrEnum):
@@ -35,9 +31,9 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """``number``: no two have the same. ``at``: seconds of ``time.time()``. ``by``: whoever gave it."""
+    """``id``: no two have the same. ``at``: seconds of ``time.time()``. ``by``: whoever gave it."""
 
-    number: int
+    id: str
     at: float
     alias: str
     action: Action
@@ -46,59 +42,67 @@ class Order:
 
 def give(alias: str, action: Action, by: str) -> Order:
     """Tell all processes, this one included (I/O). Raises OSError where they can't be told."""
-    where = workers.own_directory()
-    if not workers.is_own(where, and_nobody_elses=True):
-        raise PermissionError(f"others may write into {where}")
-    for path in where.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > REMEMBERED:
-                path.unlink()
-    order = Order(time.time_ns(), time.time(), alias, action, redact(by))
-    path = where / f"{order.number}{SUFFIX}"
-    fresh = path.with_suffix(".new-order")
-    fresh.write_text(json.dumps(asdict(order)))
-    fresh.replace(path)
+    order = Order(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
+    with status_dir.opened(make=True) as directory:
+        directory.write(Kind.ORDER, order.id, json.dumps(asdict(order)).encode())
     logger.info("%s: %s was ordered by %s", redact(alias), action, order.by)
     return order
 
 
 def given() -> list[Order]:
     """Those of the last two minutes, the latest first (reads files)."""
-    where = workers.directory()
-    if not workers.is_own(where, and_nobody_elses=True):
-        return []
-    found = []
-    for path in where.glob(f"*{SUFFIX}"):
-        order = _read(path)
-        if order is not None and time.time() - order.at <= REMEMBERED:
-            found.append(order)
-    return sorted(found, key=lambda order: order.number, reverse=True)
-
-
-def _read(path: Path) -> Order | None:
     try:
-        told = json.loads(path.read_text())
-        return Order(**{**told, "action": Action(told["action"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        # Gone this instant, or of another version.
-        return None
+        with status_dir.opened() as directory:
+            found = directory.read(Kind.ORDER, directory.ids(Kind.ORDER), _understood)
+    except OSError:
+        return []
+    now = time.time()
+    # Neither older than that nor from a future in which the clock was set back.
+    return sorted(
+        (order for order in found if abs(now - order.at) <= REMEMBERED),
+        key=lambda order: (order.at, order.id),
+        reverse=True,
+    )
+
+
+def _understood(one: str, text: bytes) -> Order:
+    """Raises ValueError where it isn't what this version of the package writes."""
+    order = decode(Order, text)
+    if order.id != one:
+        raise ValueError("it is another order")
+    return order
 
 
 class Listener:
     """Finds what this process has to carry out: each order once, and none from before its start."""
 
     def __init__(self) -> None:
-        self._since = time.time()
-        # The latest orders that were carried out here.
-        self.obeyed: deque[int] = deque(maxlen=MOST_OBEYED)
+        self._started = time.monotonic()
+        # The ids of what was carried out here, and when, of time.monotonic(): for as long as they are there,
+        # and could be found again.
+        self.obeyed: dict[str, float] = {}
 
     def due(self) -> list[Order]:
-        """New orders, the oldest first (reads files)."""
-        now = time.time()
-        found = [
-            order
-            for order in reversed(given())
-            if order.at > self._since and now - order.at <= VALID and order.number not in self.obeyed
-        ]
-        self.obeyed.extend(order.number for order in found)
+        """New orders, the oldest first (reads files, and removes those that are forgotten)."""
+        try:
+            with status_dir.opened() as directory:
+                directory.clear(Kind.ORDER, REMEMBERED)
+                ids = set(directory.ids(Kind.ORDER))
+                news = directory.read(Kind.ORDER, ids - self.obeyed.keys(), _understood)
+        except OSError:
+            return []
+        # In this order, so that nobody seems younger than an order that came after its start.
+        now, clock = time.time(), time.monotonic()
+        found = sorted(
+            (order for order in news if self._is_due(now - order.at, clock)),
+            key=lambda order: (order.at, order.id),
+        )
+        known = {
+            one: since for one, since in self.obeyed.items() if one in ids or clock - since <= REMEMBERED
+        }
+        self.obeyed = known | dict.fromkeys((order.id for order in found), clock)
         return found
+
+    def _is_due(self, age: float, clock: float) -> bool:
+        # By ages: the clock may have been set since this process started.
+        return abs(age) <= VALID and age < clock - self._started

@@ -154,11 +154,12 @@ class Overview:
 
 def look(own: bool = True) -> Overview:
     """How things are (reads files). ``own``: with this process, by its live figures."""
-    found = {report.pid: report for report in workers.reports()}
+    found = {report.id: report for report in workers.reports()}
     mine = registry.report() if own else None
     if mine is not None:
-        found[mine.pid] = mine
-    return picture([found[pid] for pid in sorted(found)], orders.given(), time.time())
+        found[mine.id] = mine
+    reports = sorted(found.values(), key=lambda report: (report.pid, report.id))
+    return picture(reports, orders.given(), time.time())
 
 
 def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overview:
@@ -175,7 +176,7 @@ def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overvi
             OrderPicture(
                 order,
                 _since(now, order.at),
-                sum(order.number in report.obeyed for report in reports),
+                sum(order.id in report.obeyed for report in reports),
                 # Who came later starts with nothing that is older than the order.
                 sum(report.started_at < order.at for report in reports),
             )
@@ -292,7 +293,7 @@ def _history(parts: list[PoolReport], now: float) -> list[Moment]:
         for before, sample in zip(part.history, part.history[1:], strict=False):
             # More than one where the process had no time for a sample.
             steps = max(1, round((sample.at - before.at) / SAMPLE_SECONDS))
-            for step in range(steps):
+            for step in range(min(steps, SAMPLES + 1)):
                 sums = moments.setdefault(sample.at - step * SAMPLE_SECONDS, _Sums())
                 sums.is_known = True
                 sums.in_use += sample.in_use

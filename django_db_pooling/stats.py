@@ -59,7 +59,8 @@ class Counts:
     @property
     def at_once(self) -> int:
         """How many checkouts didn't have to queue."""
-        return self.checkouts - self.queued
+        # One that is about to be counted has queued already.
+        return max(0, self.checkouts - self.queued)
 
     def read(self) -> dict[str, Any]:
         """The fields of PoolStats."""

@@ -1,34 +1,36 @@
-"""What each process of a site tells the others on its host about its pools: a directory of small files.
+"""What each process of a site tells the others on its host about its pools, every second, in a file.
 
-A file is written every second and replaced as a whole. Its process is taken for gone when it isn't there any
-more, or has been silent for ``SILENCE`` seconds.
+A process is taken for gone when it isn't there any more, or has been silent for ``SILENCE`` seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import math
 import os
-import stat
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 
-from django_db_pooling.histogram import Durations
+from django_db_pooling import status_dir
+from django_db_pooling.decoding import decode
+from django_db_pooling.histogram import BOUNDS, Durations
+from django_db_pooling.journal import QUIET
 from django_db_pooling.log import extra, label, logger, redact
 from django_db_pooling.pool import Pool
-from django_db_pooling.stats import PoolStats
+from django_db_pooling.stats import Closed, PoolStats
+from django_db_pooling.status_dir import Kind
 
+# Seconds.
 SILENCE = 10.0
+CLEAR_EVERY = 10.0
 # Seconds between samples, and how many of them a process keeps.
 SAMPLE_SECONDS = 5
 SAMPLES = 60
@@ -71,15 +73,18 @@ class PoolReport:
 class Report:
     """One process. ``started_at`` and ``at``, when it said all this, are seconds of ``time.time()``.
 
-    ``obeyed``: numbers of the orders that it has carried out lately.
+    ``id``: nobody else's, unlike ``pid`` where containers share a volume; ``pid_space``: where that counts.
+    ``obeyed``: ids of the orders that it has carried out lately.
     """
 
+    id: str
     pid: int
+    pid_space: str
     program: str
     started_at: float
     at: float
     pools: dict[str, PoolReport]
-    obeyed: list[int] = field(default_factory=list)
+    obeyed: list[str] = field(default_factory=list)
 
 
 def is_on() -> bool:
@@ -89,83 +94,68 @@ def is_on() -> bool:
     return apps.ready and apps.is_installed("django_db_pooling")
 
 
-def directory() -> Path:
-    """Where all processes of this site tell: below the system's directory for temporary files, unless set."""
-    given = getattr(settings, "DB_POOL_STATUS_DIR", None)
-    if given is not None:
-        return Path(given)
-    # The same for all processes of a site, another one for each site, and it tells nobody the key.
-    site = hashlib.blake2b(b"django_db_pooling", key=settings.SECRET_KEY.encode()[:64], digest_size=8)
-    return Path(tempfile.gettempdir()) / f"django_db_pooling-{os.getuid()}-{site.hexdigest()}"
-
-
-def own_directory() -> Path:
-    """The same, made where it is missing. Raises OSError where it is somebody else's."""
-    where = directory()
-    where.mkdir(mode=0o700, exist_ok=True)
-    if not is_own(where):
-        raise PermissionError(f"{where} belongs to somebody else")
-    return where
-
-
-def is_own(where: Path, and_nobody_elses: bool = False) -> bool:
-    """Whether it is a directory of this user's, and where that matters, nobody else can write into it."""
-    try:
-        found = where.lstat()
-    except OSError:
-        return False
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    return mine and not (and_nobody_elses and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-
-
 class Publisher:
     """Tells what the pools of this process are doing."""
 
     def __init__(self) -> None:
-        self._started_at = time.time()
         self._pid = os.getpid()
+        self.id = status_dir.new_id(self._pid)
+        self._started = time.monotonic()
         self._history: dict[str, deque[Sample]] = {}
         # Waits and holds with each of the last samples, the oldest first.
         self._durations: dict[str, deque[tuple[Durations, Durations]]] = {}
-        self._path: Path | None = None
-        self._has_failed = False
+        # Of time.monotonic(): when what others have left was cleared away, and when the log was told last.
+        self._cleared_at = self._logged_at = -math.inf
+        self._has_failed = self._has_written = False
 
-    def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: list[int]) -> None:
-        """Write this process's file (I/O). Says once where that can't be done."""
+    def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: Iterable[str]) -> None:
+        """Write this process's file (I/O). The log says where that can't be done, and when it can again."""
+        self._sample(stats, time.time())
+        report = json.dumps(asdict(self.report(stats, pools, obeyed))).encode()
         try:
-            path = self._own_path()
-            self._sample(stats, time.time())
-            report = self.report(stats, pools, obeyed)
-            fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(asdict(report)))
-            fresh.replace(path)
+            with status_dir.opened(make=True) as directory:
+                if time.monotonic() - self._cleared_at >= CLEAR_EVERY:
+                    # Of processes that were killed.
+                    directory.clear(Kind.REPORT, SILENCE)
+                    self._cleared_at = time.monotonic()
+                directory.write(Kind.REPORT, self.id, report)
+                self._has_written = True
         except OSError as error:
-            if not self._has_failed:
-                logger.warning(
-                    "can't tell other processes what the pools do: %s", redact(error), extra=extra("status")
-                )
-            self._has_failed = True
+            self._say(error)
+        else:
+            self._say(None)
+
+    def _say(self, error: OSError | None) -> None:
+        """Log a change between working and failing, but not each time where it comes and goes."""
+        if (error is not None) == self._has_failed or time.monotonic() - self._logged_at < QUIET:
+            return
+        self._has_failed, self._logged_at = error is not None, time.monotonic()
+        if error is None:
+            logger.warning("other processes can be told again what the pools do", extra=extra("status"))
+        else:
+            said = redact(str(error))
+            logger.warning(
+                "can't tell other processes what the pools do, which work on: %s",
+                said,
+                extra=extra("status", error=said),
+            )
 
     def forget(self) -> None:
         """The process ends."""
-        if self._path is not None and os.getpid() == self._pid:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+        if self._has_written and os.getpid() == self._pid:
+            with contextlib.suppress(OSError), status_dir.opened() as directory:
+                directory.remove(Kind.REPORT, self.id)
 
-    def _own_path(self) -> Path:
-        if self._path is None:
-            where = own_directory()
-            _clear_away(where)
-            self._path = where / f"{self._pid}.json"
-        return self._path
-
-    def report(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: list[int]) -> Report:
+    def report(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: Iterable[str]) -> Report:
         """This process at this moment."""
         now, clock, pools = time.time(), time.monotonic(), list(pools)
         return Report(
+            id=self.id,
             pid=self._pid,
+            pid_space=_pid_space(),
             program=_program(),
-            started_at=self._started_at,
+            # Reckoned from now, so that it stays right when the clock is set.
+            started_at=now - (clock - self._started),
             at=now,
             pools={
                 alias: PoolReport(
@@ -218,64 +208,58 @@ class Publisher:
 def _program() -> str:
     program = Path(sys.argv[0])
     # python -m gunicorn
-    return label((program.parent if program.name == "__main__.py" else program).name or "python")
+    name = (program.parent if program.name == "__main__.py" else program).name
+    return label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
 
 
-def _clear_away(where: Path) -> None:
-    """Files of processes that were killed, whole ones and unfinished ones."""
-    for path in [*where.glob("*.json"), *where.glob("*.new*")]:
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > SILENCE:
-                path.unlink()
+def _pid_space() -> str:
+    """What has to be the same for a process id to mean the same: the kernel that runs, and the container."""
+    kernel, space = os.uname().nodename, ""
+    with contextlib.suppress(OSError):
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        space = str(os.stat("/proc/self/ns/pid").st_ino)
+    return f"{kernel} {space}"
 
 
 def reports() -> list[Report]:
-    """What all processes of this site on this host have said last, by process id (reads files)."""
-    found = []
-    where = directory()
-    if getattr(settings, "DB_POOL_STATUS_DIR", None) is None and not is_own(where):
-        # In the system's directory for temporary files anybody could have made it.
+    """What all processes of this site on this host have said last, by process id (reads files).
+
+    There are none where their directory can't be trusted; ``status_dir.refusal()`` says why.
+    """
+    try:
+        with status_dir.opened() as directory:
+            found = directory.read(Kind.REPORT, directory.ids(Kind.REPORT), _understood)
+    except OSError:
         return []
-    for path in where.glob("*.json"):
-        try:
-            report = _parsed(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            # Gone this instant, or of another version.
-            continue
-        if time.time() - report.at > SILENCE or not _is_there(report.pid):
-            continue
-        found.append(report)
-    return sorted(found, key=lambda report: report.pid)
+    now, here = time.time(), _pid_space()
+    heard = [
+        report
+        for report in found
+        # Elsewhere only its silence tells that a process is gone.
+        if abs(now - report.at) <= SILENCE and (report.pid_space != here or _is_there(report.pid))
+    ]
+    return sorted(heard, key=lambda report: (report.pid, report.id))
 
 
-def _parsed(told: dict[str, Any]) -> Report:
-    pools = {
-        alias: PoolReport(
-            stats=_stats(pool["stats"]),
-            held=[(seconds, who) for seconds, who in pool["held"]],
-            troubles=[(ago, kind, text) for ago, kind, text in pool["troubles"]],
-            history=[Sample(**sample) for sample in pool["history"]],
-            waits=_durations(pool["waits"]),
-            helds=_durations(pool["helds"]),
-        )
-        for alias, pool in told["pools"].items()
-    }
-    return Report(**{**told, "pools": pools})
-
-
-def _stats(told: dict[str, Any]) -> PoolStats:
-    durations = {name: _durations(told[name]) for name in ("waits", "helds", "connects")}
-    return PoolStats(**{**told, **durations})
-
-
-def _durations(told: dict[str, Any]) -> Durations:
-    return Durations(tuple(told["buckets"]), told["seconds"])
+def _understood(one: str, text: bytes) -> Report:
+    """Raises ValueError where it isn't what this version of the package writes."""
+    report = decode(Report, text)
+    if report.id != one:
+        raise ValueError("it is the report of another process")
+    for pool in report.pools.values():
+        if pool.stats.closed_by_reason.keys() != set(Closed):
+            raise ValueError("closed_by_reason: other reasons")
+        durations = (pool.waits, pool.helds, pool.stats.waits, pool.stats.helds, pool.stats.connects)
+        if any(len(each.buckets) != len(BOUNDS) + 1 for each in durations):
+            raise ValueError("other buckets")
+    return report
 
 
 def _is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -2,7 +2,8 @@
 
 A gunicorn with gevent reaches its database server through a proxy. Round by round: visitors come; meanwhile
 connections are killed, the server restarts or is silent, the network drops, delays, cuts or swallows what is
-said, and the pool is changed. Then the visitors leave, and what must hold is looked at. Prints figures, and
+said, and the pool is changed. Then the visitors leave, and what must hold is looked at, also that files of
+other programs are untouched that lie where the site's processes tell each other things. Prints figures, and
 the seed that gives the same faults again. Ends with an AssertionError where something doesn't hold.
 """
 
@@ -13,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -28,6 +30,7 @@ from tests.e2e.sites import Site, eventually, gunicorn, url_through
 from tests.proxy import TcpProxy
 from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 from tests.site import ON_PURPOSE
+from tests.strangers import Strangers
 
 SERVERS: dict[str, type[DatabaseServer]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
 SCOPES = ("request", "transaction")
@@ -86,11 +89,22 @@ HALF_WRITTEN = "SELECT token FROM site_mark GROUP BY token HAVING COUNT(*) <> 2"
 class Soak:
     """One server, one site, and what has happened to them so far."""
 
-    def __init__(self, server: DatabaseServer, proxy: TcpProxy, site: Site, chance: random.Random) -> None:
+    def __init__(
+        self,
+        server: DatabaseServer,
+        proxy: TcpProxy,
+        site: Site,
+        strangers: Strangers,
+        chance: random.Random,
+    ) -> None:
         self.server = server
         self.proxy = proxy
         self.site = site
+        self.strangers = strangers
         self.chance = chance
+        self._ask("/one")
+        eventually(self._told_at, PATIENCE)
+        strangers.settle()
         self.worker = self._pid()
         self.megabytes: list[float] = []
         self.happened: Counter[str] = Counter()
@@ -151,6 +165,10 @@ class Soak:
     def recycle(self) -> None:
         self._ask("/recycle")
 
+    def order(self) -> None:
+        """The same in all processes, by a file."""
+        self._ask("/order")
+
     def resize(self) -> None:
         most = self.chance.randint(LEAST_RESIZED, MOST_RESIZED)
         # What is in use stays when there is to be less of it.
@@ -169,6 +187,7 @@ class Soak:
             self.deaf,
             self.delay,
             self.recycle,
+            self.order,
             self.resize,
         ]
 
@@ -229,10 +248,20 @@ class Soak:
         eventually(lambda: self._rows(OPEN_TRANSACTIONS[self.server.scheme]) == [], PATIENCE)
         assert self._rows(HALF_WRITTEN) == []
         self.server.execute("DELETE FROM site_mark", DATABASE)
+        told_at = self._told_at()
+        eventually(lambda: self._told_at() > told_at, PATIENCE)
+        self.strangers.assert_untouched()
         self.megabytes.append(resident_megabytes(self.worker))
 
     def _rows(self, sql: str) -> list[tuple[str, ...]]:
         return self.server.execute(sql, DATABASE)
+
+    def _told_at(self) -> float:
+        """When a process of the site has told others what its pools do; 0 where none has."""
+        return max(
+            (path.stat().st_mtime for path in self.strangers.directory.glob("*/*/*-report-*.json")),
+            default=0.0,
+        )
 
     def _pid(self) -> int:
         return int(json.loads(self.site.get("/pool.json").text)["pid"])
@@ -319,10 +348,17 @@ def prepared(server: DatabaseServer) -> Iterator[DatabaseServer]:
         yield server
 
 
+@contextmanager
+def beside_strangers() -> Iterator[Strangers]:
+    with tempfile.TemporaryDirectory(prefix="status-") as directory:
+        yield Strangers(Path(directory))
+
+
 def soak(kind: str, scope: str, minutes: float, seed: int) -> None:
     """Rounds on one kind of server, in one scope, for so long."""
     print(f"{kind}, {scope} scope, {minutes:g} minutes, --seed {seed}", flush=True)
     with (
+        beside_strangers() as strangers,
         prepared(SERVERS[kind](MAX_CONNECTIONS)) as server,
         TcpProxy(server.host, server.port) as proxy,
         gunicorn(
@@ -333,9 +369,10 @@ def soak(kind: str, scope: str, minutes: float, seed: int) -> None:
             database_url=url_through(proxy, server),
             # Some of the faults take longer than that.
             pool={"SCOPE": scope, "CONNECT_RETRY": 1},
+            status_dir=str(strangers.directory),
         ) as site,
     ):
-        soaking = Soak(server, proxy, site, random.Random(seed))
+        soaking = Soak(server, proxy, site, strangers, random.Random(seed))
         until = time.monotonic() + 60 * minutes
         for number in itertools.count(1):
             left = until - time.monotonic()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from django_db_pooling import figures, workers
-from django_db_pooling.dashboard.access import Visitor
+from django_db_pooling import figures, status_dir, workers
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
 from django_db_pooling.orders import Action
 from django_db_pooling.overview import Holding, Member, OrderPicture, Overview, PoolPicture, Spread, Trouble
+
+if TYPE_CHECKING:
+    from django_db_pooling.dashboard.access import Visitor
 
 # More processes than this are folded up.
 FEW = 8
@@ -59,6 +61,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "tells": workers.is_on(),
+        "refusal": status_dir.refusal() if workers.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else figures.age(visitor.seen),
         "width": str(WIDTH),

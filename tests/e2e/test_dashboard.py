@@ -213,7 +213,7 @@ def test_nothing_before_the_page_needs_a_connection(site: PoolsSite, root: str) 
 
 
 def orders(site: PoolsSite) -> list[str]:
-    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*.order"))
+    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-order-*"))
 
 
 def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: Visitor) -> None:
@@ -321,6 +321,7 @@ def test_under_load_all_workers_are_there_and_a_killed_one_is_gone(site: PoolsSi
         html = boss.ask("/pools/").text
         pids = [member["pid"] for member in pool["members"]]
         assert all(f">{pid}</th>" in html for pid in pids)
+        # The visitors may just be starting.
         eventually(lambda: "/hold" in boss.ask("/pools/").text, PATIENCE)
         os.kill(pids[0], signal.SIGKILL)
         eventually(lambda: pids[0] not in [w["pid"] for w in boss.overview()["workers"]], 10.0)
@@ -421,6 +422,65 @@ def test_sessions_that_are_saved_with_every_request_are_not_waited_for(mariadb: 
         assert boss.cookie("sessionid") == session
         load.end()
         assert NOTICE not in boss.ask("/pools/").text
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+def status_directory(site: PoolsSite) -> Path:
+    [directory] = Path(site.environment["SITE_STATUS_DIR"]).glob("django_db_pooling-*/*")
+    return directory
+
+
+def test_damaged_files_are_passed_over_by_page_and_command(site: PoolsSite, boss: Visitor) -> None:
+    before = all_workers_have_connections(site, boss)
+    directory = status_directory(site)
+    report = next(directory.glob("*-report-*.json"))
+    told = json.loads(report.read_text())
+    told["pools"]["default"]["stats"] |= {"in_use": "7", "idle": [], "waiting": None}
+    damaged = []
+    for number, text in enumerate((json.dumps(told), "[]", "\0" * 1000, "{" * 100_000)):
+        path = directory / f"django_db_pooling-report-{number}-{'0' * 32}.json"
+        path.write_text(text.replace(told["id"], f"{number}-{'0' * 32}"))
+        damaged.append(path)
+    try:
+        for path in PAGES:
+            assert boss.ask(path).status == 200
+        done = site.manage("db_pools", "--json")
+        assert done.returncode == 0 and "Traceback" not in done.stderr
+        pids = {member["pid"] for member in before["members"]}
+        for overview in (boss.overview(), json.loads(done.stdout)):
+            assert {worker["pid"] for worker in overview["workers"]} == pids
+        assert site.site.log.count(f"passing over {damaged[0]}: pools: ") >= 1
+    finally:
+        for path in damaged:
+            path.unlink(missing_ok=True)
+
+
+def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
+    site: PoolsSite, boss: Visitor
+) -> None:
+    all_workers_have_connections(site, boss)
+    directory = status_directory(site)
+    directory.chmod(0o770)
+    try:
+        # Whichever worker answers knows of itself.
+        page = boss.ask("/pools/")
+        assert page.status == 200 and "can’t tell each other anything" in page.text
+        assert f"{directory} is open to other users (mode 0770)" in page.text
+        assert len(boss.overview()["workers"]) == 1
+        done = site.manage("db_pools")
+        assert done.returncode == 2 and f"{directory} is open to other users" in done.stderr
+        assert "give it mode 0700" in done.stderr
+        token = token_of(page.text)
+        answer = boss.ask("/pools/default/recycle/", "POST", csrfmiddlewaretoken=token)
+        assert answer.status == 503 and "open to other users" in answer.text
+        eventually(lambda: site.site.log.count("can't tell other processes") == WORKERS, 10.0)
+    finally:
+        directory.chmod(0o700)
+    eventually(lambda: len(boss.overview()["workers"]) == WORKERS, 15.0)
+    eventually(lambda: site.site.log.count("can be told again") == WORKERS, 20.0)
+    assert "can’t tell each other anything" not in boss.ask("/pools/").text
 
 
 # -- the command ---------------------------------------------------------------------------------------

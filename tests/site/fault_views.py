@@ -11,7 +11,8 @@ import time
 from django.db import IntegrityError, connection, connections, transaction
 from django.http import HttpRequest, HttpResponse
 
-from django_db_pooling import pooling
+from django_db_pooling import orders, pooling
+from django_db_pooling.orders import Action
 from tests.site import ON_PURPOSE
 from tests.site.models import Mark, Row
 from tests.site.views import connection_number, sleep_in_database, tokens
@@ -141,6 +142,12 @@ def recycle(request: HttpRequest) -> HttpResponse:
     """Replace all connections."""
     pooling.recycle()
     return HttpResponse("recycled")
+
+
+def order(request: HttpRequest) -> HttpResponse:
+    """The same in all processes of the site."""
+    orders.give("default", Action.RECYCLE, "somebody")
+    return HttpResponse("ordered")
 
 
 def resize(request: HttpRequest) -> HttpResponse:

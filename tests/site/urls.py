@@ -32,6 +32,7 @@ urlpatterns = [
     path("left_open", fault_views.left_open),
     path("session", fault_views.session),
     path("recycle", fault_views.recycle),
+    path("order", fault_views.order),
     path("resize", fault_views.resize),
     path("async/orm", async_views.orm),
     path("async/token", async_views.token),

@@ -7,12 +7,13 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import django_db_pooling
-from django_db_pooling import conf, handler, orders, owner, table, telemetry, workers
+from django_db_pooling import conf, handler, orders, owner, status_dir, table, telemetry, workers
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.journal import Journal
 from django_db_pooling.leaks import Holding, asker
@@ -164,7 +165,8 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
 def test_who_orders_something_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "directory", lambda: tmp_path / "status")
+    where = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY=SECRET)
+    monkeypatch.setattr(status_dir, "settings", where)
     caplog.set_level(logging.INFO, "django_db_pooling")
     order = orders.give("default", Action.RECYCLE, f"boss {ODD}")
     assert order.by == rf"boss {LINE}"

@@ -20,7 +20,16 @@ from tests.unit.fakes import PASSED, Clock, FakePool
 
 PACKAGE = Path(django_db_pooling.__file__).parent
 # Neither may log, whoever calls them.
-WRITERS = {"log.py", "journal.py", "orders.py", "duties.py", "housekeeper.py", "workers.py", "checks.py"}
+WRITERS = {
+    "log.py",
+    "journal.py",
+    "orders.py",
+    "duties.py",
+    "housekeeper.py",
+    "workers.py",
+    "status_dir.py",
+    "checks.py",
+}
 FIELDS: dict[str, Any] = {
     "size": 1,
     "max_outstanding": None,

@@ -7,30 +7,91 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from django_db_pooling import orders, workers
-from django_db_pooling.orders import Action, Listener, Order
+from django_db_pooling import orders, status_dir
+from django_db_pooling.orders import REMEMBERED, VALID, Action, Listener, Order
+from tests.concurrency import in_threads
 
 
 @pytest.fixture(autouse=True)
 def where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    path = tmp_path / "status"
-    monkeypatch.setattr(workers, "directory", lambda: path)
-    return path
+    settings = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY="only for tests")
+    monkeypatch.setattr(status_dir, "settings", settings)
+    monkeypatch.setattr(status_dir, "_passed_over", set())
+    return status_dir.path()
+
+
+class Wall:
+    """What time.time() says is set by the test; time.monotonic() goes on by what ``passes``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.clock = time.time(), time.monotonic()
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.clock)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.clock += seconds
+
+    def give(self, where: Path) -> Order:
+        order = give()
+        self.put(where, order)
+        return order
+
+    def put(self, where: Path, order: Order) -> None:
+        put(where, order)
+        # The file system keeps another time.
+        os.utime(file(where, order), (self.now, self.now))
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    return Wall(monkeypatch)
+
+
+def file(where: Path, order: Order) -> Path:
+    return where / f"django_db_pooling-order-{order.id}.json"
 
 
 def put(where: Path, order: Order) -> None:
-    (where / f"{order.number}.order").write_text(json.dumps(asdict(order)))
+    file(where, order).write_text(json.dumps(asdict(order)))
+
+
+def give() -> Order:
+    return orders.give("default", Action.RECYCLE, "boss")
 
 
 def test_everybody_carries_an_order_out_once() -> None:
     listeners = [Listener() for _ in range(3)]
-    order = orders.give("default", Action.RECYCLE, "boss")
+    order = give()
     assert [listener.due() for listener in listeners] == [[order]] * 3
     assert [listener.due() for listener in listeners] == [[]] * 3
-    assert list(listeners[0].obeyed) == [order.number]
+    assert list(listeners[0].obeyed) == [order.id]
+
+
+def test_each_once_however_many_there_are() -> None:
+    """While all of them are valid still."""
+    listener = Listener()
+    given = [give() for _ in range(100)]
+    assert listener.due() == given
+    for _ in range(3):
+        given.append(give())
+        assert listener.due() == given[-1:]
+    assert listener.due() == []
+
+
+def test_orders_of_the_same_instant_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener()
+    now, nanoseconds = time.time(), time.time_ns()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now)
+        patch.setattr(time, "time_ns", lambda: nanoseconds)
+        given = in_threads([give] * 20)
+    assert len({order.id for order in given}) == 20
+    assert sorted(order.id for order in listener.due()) == sorted(order.id for order in given)
 
 
 def test_in_the_order_in_which_they_came() -> None:
@@ -41,50 +102,137 @@ def test_in_the_order_in_which_they_came() -> None:
 
 
 def test_who_starts_later_has_nothing_to_do_with_it() -> None:
-    orders.give("default", Action.RECYCLE, "boss")
+    give()
     assert Listener().due() == []
 
 
-def test_what_is_old_is_not_carried_out_by_who_was_asleep(where: Path) -> None:
+def test_what_is_old_is_not_carried_out_by_who_was_asleep(where: Path, wall: Wall) -> None:
     listener = Listener()
-    order = orders.give("default", Action.RECYCLE, "boss")
-    listener._since -= 100
-    put(where, replace(order, number=1, at=order.at - orders.VALID - 1))
+    wall.passes(100)
+    order = wall.give(where)
+    wall.put(where, replace(order, id=status_dir.new_id(1), at=order.at - VALID - 1))
     assert listener.due() == [order]
 
 
-def test_only_the_user_can_read_them_and_old_ones_go(where: Path) -> None:
-    order = orders.give("default", Action.RECYCLE, "boss")
-    assert where.stat().st_mode & 0o777 == 0o700
-    path = where / f"{order.number}.order"
-    os.utime(path, (0, time.time() - orders.REMEMBERED - 1))
-    orders.give("default", Action.RECYCLE, "boss")
-    assert not path.exists()
+def test_what_was_carried_out_is_forgotten_with_its_file(where: Path, wall: Wall) -> None:
+    listener = Listener()
+    wall.passes(1)
+    order = wall.give(where)
+    assert listener.due() == [order]
+    wall.passes(VALID)
+    assert listener.due() == [] and orders.given() == [order]
+    assert list(listener.obeyed) == [order.id]
+    wall.passes(REMEMBERED)
+    assert listener.due() == orders.given() == []
+    assert list(where.iterdir()) == []
+    assert listener.obeyed == {}
+
+
+@pytest.mark.parametrize("seconds", [-86_400, -5, 5, 86_400])
+def test_once_also_when_the_clock_is_set(wall: Wall, where: Path, seconds: float) -> None:
+    """There and back, while the files lie there."""
+    listener = Listener()
+    wall.passes(60)
+    first = wall.give(where)
+    assert listener.due() == [first]
+    wall.now += seconds
+    second = wall.give(where)
+    assert listener.due() == [second]
+    for step in (-seconds, 0, seconds, 0):
+        wall.now += step
+        for order in (first, second):
+            wall.put(where, order)
+        assert listener.due() == []
+        wall.passes(VALID / 5)
+
+
+def test_an_order_from_the_future_does_not_live_for_ever(where: Path, wall: Wall) -> None:
+    listener = Listener()
+    order = wall.give(where)
+    wall.now -= 86_400
+    wall.passes(1)
+    assert listener.due() == orders.given() == []
+    assert not file(where, order).exists()
+
+
+def test_a_clock_that_was_set_back_after_the_start_hides_no_order(where: Path, wall: Wall) -> None:
+    listener = Listener()
+    wall.now -= 86_400
+    wall.clock += 1
+    order = wall.give(where)
+    assert listener.due() == [order]
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
 def test_where_others_can_write_nothing_counts(where: Path, mode: int) -> None:
+    """And what was carried out stays so."""
     listener = Listener()
-    order = orders.give("default", Action.RECYCLE, "boss")
+    order = give()
+    assert listener.due() == [order]
+    later = give()
     where.chmod(mode)
     assert orders.given() == listener.due() == []
-    with pytest.raises(PermissionError):
-        orders.give("default", Action.RECYCLE, "boss")
+    with pytest.raises(OSError, match="open to other users"):
+        give()
     where.chmod(0o700)
-    assert listener.due() == [order]
+    assert listener.due() == [later]
 
 
-def test_a_link_to_somewhere_else_is_no_directory_of_ours(where: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    where.symlink_to(tmp_path / "elsewhere")
-    assert not workers.is_own(where)
-    with pytest.raises(PermissionError):
-        orders.give("default", Action.RECYCLE, "boss")
+def test_who_gave_it_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "django_db_pooling")
+    order = orders.give("default", Action.RECYCLE, "boss\nERROR forged")
+    assert "\n" not in order.by
+    assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"number": 1}', '{"action": "drop tables"}'])
-def test_what_nobody_understands_is_passed_over(where: Path, text: str) -> None:
+TEXTS = [
+    "",
+    "{",
+    "[]",
+    "null",
+    '{"id": "1"}',
+    '{"action": "drop tables"}',
+    "[" * 100_000,
+    "\x00\xff",
+    "1" * 9999,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_nobody_understands_is_passed_over(
+    where: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     listener = Listener()
     order = orders.give("default", Action.CLOSE_IDLE, "boss")
-    (where / "1.order").write_text(text)
+    other = file(where, replace(order, id=status_dir.new_id(1)))
+    other.write_text(text)
     assert listener.due() == [order]
+    assert listener.due() == [] and orders.given() == [order]
+    assert caplog.text.count(other.name) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "1-" + "0" * 32},
+        {"id": 7},
+        {"at": "now"},
+        {"at": float("nan")},
+        {"at": 10**400},
+        {"at": None},
+        {"at": True},
+        {"alias": ["default"]},
+        {"action": "drop"},
+        {"action": []},
+        {"by": "\ud800"},
+        {"more": 1},
+    ],
+)
+def test_an_order_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, object]) -> None:
+    listener = Listener()
+    order = give()
+    one = status_dir.new_id(1)
+    path = where / f"django_db_pooling-order-{one}.json"
+    path.write_text(json.dumps(asdict(order) | {"id": one} | wrong))
+    assert listener.due() == [order]
+    assert orders.given() == [order]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from django_db_pooling.histogram import BOUNDS, Durations
 from django_db_pooling.orders import Action, Order
 from django_db_pooling.overview import Overview, picture
 from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import PoolReport, Report, Sample
+from django_db_pooling.workers import SAMPLES, PoolReport, Report, Sample
 
 NOW = 10_000.0
 
@@ -44,7 +46,7 @@ def pool_report(
 
 
 def report(pid: int, at: float = NOW, started_at: float = NOW - 100, **pools: PoolReport) -> Report:
-    return Report(pid=pid, program="gunicorn", started_at=started_at, at=at, pools=pools)
+    return Report(str(pid), pid, "here", "gunicorn", started_at, at, pools)
 
 
 def seen(*reports: Report, orders: tuple[Order, ...] = ()) -> Overview:
@@ -118,6 +120,12 @@ def test_a_process_that_had_no_time_for_samples_is_spread_over_them() -> None:
     ]
 
 
+def test_a_leap_of_the_clock_between_two_samples_is_no_work() -> None:
+    history = [sample(-1e15, checkouts=0), sample(NOW - 5, checkouts=150, in_use=3)]
+    (pool,) = seen(report(1, default=pool_report(history=history))).pools
+    assert [moment.in_use for moment in pool.history] == [3] * SAMPLES
+
+
 def test_a_moment_that_not_all_have_sampled_yet_is_left_out() -> None:
     history = [sample(NOW - 6), sample(NOW - 1)]
     (pool,) = seen(report(1, default=pool_report(history=history))).pools
@@ -178,9 +186,10 @@ def test_troubles_are_told_by_time_and_each_once() -> None:
 
 
 def test_orders_say_how_many_have_carried_them_out() -> None:
-    order = Order(77, NOW - 3, "default", Action.RECYCLE, "boss")
-    obeyed = Report(1, "gunicorn", NOW - 100, NOW, {}, obeyed=[77])
-    (told,) = seen(obeyed, report(2), report(3, started_at=NOW - 1), orders=(order,)).orders
+    order = Order("77", NOW - 3, "default", Action.RECYCLE, "boss")
+    (told,) = seen(
+        replace(report(1), obeyed=["77"]), report(2), report(3, started_at=NOW - 1), orders=(order,)
+    ).orders
     assert (told.ago, told.obeyed, told.of) == (3.0, 1, 2)
 
 

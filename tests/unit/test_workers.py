@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from pathlib import Path
+
+import pytest
 
 from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import RECENT_SAMPLES, SAMPLE_SECONDS, SAMPLES, Publisher, _clear_away
+from django_db_pooling.workers import RECENT_SAMPLES, SAMPLE_SECONDS, SAMPLES, Publisher
 from tests.unit.test_overview import durations
 
 NOW = 10_000.0
@@ -40,15 +42,19 @@ def test_what_is_recent_is_about_a_minute() -> None:
 
 
 def test_a_report_on_demand_takes_no_sample() -> None:
-    report = Publisher().report({"default": stats(3)}, [], [1, 2])
+    report = Publisher().report({"default": stats(3)}, [], ["1", "2"])
     assert report.pools["default"].history == []
-    assert (report.pid, report.obeyed) == (os.getpid(), [1, 2])
+    assert (report.pid, report.obeyed) == (os.getpid(), ["1", "2"])
 
 
-def test_what_killed_processes_have_left_is_cleared_away(tmp_path: Path) -> None:
-    for name in ("1.json", "2.new", "3.new-order", "4.json"):
-        (tmp_path / name).touch()
-        if name != "4.json":
-            os.utime(tmp_path / name, (0, time.time() - 60))
-    _clear_away(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["4.json"]
+def test_the_age_of_a_process_stays_right_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    report = publisher.report({}, [], [])
+    assert 0 <= report.at - report.started_at < 60
+
+
+def test_a_program_whose_name_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [os.fsdecode(b"/srv/caf\xe9")])
+    Publisher().report({}, [], []).program.encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from django_db_pooling import overview, planning, workers
+from django_db_pooling import overview, planning, status_dir, workers
 from django_db_pooling.log import redact
 from django_db_pooling.overview import Overview
 from django_db_pooling.table import COLUMNS, table
@@ -23,6 +23,7 @@ NOBODY = (
     'its own host that run as the same user, have "django_db_pooling" in INSTALLED_APPS, and the same '
     "SECRET_KEY and TMPDIR or DB_POOL_STATUS_DIR; it looked into {}."
 )
+REFUSED = "No process of this site is heard, since none can tell the others anything: {}."
 SILENT = "The processes of this site tell nothing, since DB_POOL_STATUS_DIR is None."
 
 
@@ -133,7 +134,10 @@ def _columns() -> int:
 
 
 def _nobody() -> str:
-    return NOBODY.format(redact(workers.directory())) if workers.is_on() else SILENT
+    if not workers.is_on():
+        return SILENT
+    refusal = status_dir.refusal()
+    return NOBODY.format(redact(status_dir.path())) if refusal is None else REFUSED.format(redact(refusal))
 
 
 def _check(seen: Overview, most_waiting: int | None) -> None:

@@ -8,8 +8,6 @@ import os
 from tests.site.settings import *  # noqa: F403
 from tests.site.settings import INSTALLED_APPS
 
-# The site's own, whatever else runs on this machine.
-DB_POOL_STATUS_DIR = os.environ["SITE_STATUS_DIR"]
 SESSION_SAVE_EVERY_REQUEST = json.loads(os.environ.get("SITE_SAVE_SESSIONS", "false"))
 INSTALLED_APPS = [
     "django_db_pooling",

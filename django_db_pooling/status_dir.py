@@ -1,0 +1,292 @@
+"""The directory in which the processes of a site tell each other things: small files, replaced as a whole.
+
+This file alone decides whether a directory can be trusted, and it alone opens, lists, writes and removes
+files there. Trusted is a directory of this user's that nobody else may enter. It is looked at by descriptor,
+at each use, and everything in it is reached from that descriptor, so that nothing leads anywhere else,
+whatever others do to the names above. Only files of our own names are read or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.crypto import salted_hmac
+
+from django_db_pooling.log import extra, logger, redact
+
+T = TypeVar("T")
+
+# Bytes of a file; more than that isn't read.
+MOST_BYTES = 8 * 1024 * 1024
+# Of the files that were passed over, so many are remembered, so that the log says it of each once.
+MOST_REMEMBERED = 1000
+_ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# It may be one that nobody can list.
+_PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_NAME = re.compile(
+    r"django_db_pooling-(?P<kind>report|order)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
+    r"(?P<unfinished>\.[0-9a-f]{32}\.new)?"
+)
+
+_passed_over: set[str] = set()
+
+
+class Kind(StrEnum):
+    """What a file is about."""
+
+    REPORT = "report"
+    ORDER = "order"
+
+
+class Refused(OSError):
+    """The directory, or a file in it, can't be trusted or used; says why and what to do."""
+
+
+def parent() -> Path:
+    """Where our directory lies: settings.DB_POOL_STATUS_DIR, or the system's for temporary files."""
+    given = getattr(settings, "DB_POOL_STATUS_DIR", None)
+    if given is not None:
+        return Path(given)
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        # Nothing of the kind can be written.
+        return Path("/tmp")
+
+
+def path() -> Path:
+    """The directory of this site's processes, as far as they run as this user."""
+    return parent().joinpath(*_names())
+
+
+def new_id(number: int) -> str:
+    """One that nobody else has, on whatever host; ``number`` is for people, and for their order."""
+    return f"{number}-{secrets.token_hex(16)}"
+
+
+def refusal() -> str | None:
+    """Why the directory can't be used; None where it can, or isn't there yet."""
+    try:
+        with opened():
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return redact(str(error))
+
+
+@contextlib.contextmanager
+def opened(make: bool = False) -> Iterator[Directory]:
+    """The directory, made where it is missing (I/O).
+
+    Raises FileNotFoundError where it is missing and not to be made, Refused where it can't be trusted, and
+    other OSErrors where the system says so.
+    """
+    if getattr(settings, "DB_POOL_STATUS_DIR", "") is None:
+        raise Refused("DB_POOL_STATUS_DIR is None: make it the path of a directory")
+    with contextlib.ExitStack() as held:
+        yield _open(held, make)
+
+
+def _open(held: contextlib.ExitStack, make: bool) -> Directory:
+    where = parent()
+    descriptor = _open_parent(where, make)
+    held.callback(os.close, descriptor)
+    for name in _names():
+        where /= name
+        descriptor = _open_own(descriptor, where, make)
+        held.callback(os.close, descriptor)
+    return Directory(descriptor, where)
+
+
+def _names() -> tuple[str, str]:
+    """Of our directory, which others can see, and of the site's in it, which they can't."""
+    try:
+        key = settings.SECRET_KEY
+    except ImproperlyConfigured:
+        key = ""
+    site = salted_hmac("django_db_pooling.status_dir", "", secret=key, algorithm="sha256").hexdigest()
+    return f"django_db_pooling-{os.geteuid()}", site[:32]
+
+
+def _open_parent(where: Path, make: bool) -> int:
+    try:
+        found = os.lstat(where)
+    except FileNotFoundError:
+        # The system's directory for temporary files isn't ours to make.
+        if not make or not hasattr(settings, "DB_POOL_STATUS_DIR"):
+            raise
+        _make(where, None)
+        found = os.lstat(where)
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
+        raise _refused(where, f"is a symbolic link of user id {found.st_uid}")
+    return os.open(where, _PARENT)
+
+
+def _open_own(above: int, where: Path, make: bool) -> int:
+    try:
+        descriptor = _enter(above, where)
+    except FileNotFoundError:
+        if not make:
+            raise
+        _make(where, above)
+        descriptor = _enter(above, where)
+    try:
+        _check(os.fstat(descriptor), where)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make(where: Path, above: int | None) -> None:
+    try:
+        os.mkdir(where if above is None else where.name, 0o700, dir_fd=above)
+    except FileExistsError:
+        # By another process, this instant.
+        pass
+    except OSError as error:
+        raise Refused(
+            f"{where} can't be made, {error.strerror}: let user id {os.geteuid()} write into {where.parent}, "
+            "or set DB_POOL_STATUS_DIR to another directory"
+        ) from error
+
+
+def _enter(above: int, where: Path) -> int:
+    try:
+        return os.open(where.name, _ENTER, dir_fd=above)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # A link, a file, or somebody else's; otherwise the system's own words are best.
+        _check(os.stat(where.name, dir_fd=above, follow_symlinks=False), where)
+        raise
+
+
+def _check(found: os.stat_result, where: Path) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise _refused(where, "is a symbolic link")
+    if not stat.S_ISDIR(found.st_mode):
+        raise _refused(where, "is no directory")
+    if found.st_uid != os.geteuid():
+        raise _refused(where, f"belongs to user id {found.st_uid}, not to {os.geteuid()}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise Refused(f"{where} is open to other users (mode {mode:04o}): give it mode 0700, or remove it")
+
+
+def _refused(where: Path, why: str) -> Refused:
+    return Refused(f"{where} {why}: remove it, or set DB_POOL_STATUS_DIR to another directory")
+
+
+class Directory:
+    """One that is trusted, for as long as it is open. All methods do I/O."""
+
+    def __init__(self, descriptor: int, where: Path) -> None:
+        self._descriptor = descriptor
+        self._where = where
+
+    def ids(self, kind: Kind) -> list[str]:
+        """Of the files of a kind."""
+        return [match["id"] for match in self._ours(kind) if match["unfinished"] is None]
+
+    def read(self, kind: Kind, ids: Collection[str], understand: Callable[[str, bytes], T]) -> list[T]:
+        """What ``understand`` makes of the ids and texts of these files.
+
+        What is no file of ours is passed over, and where ``understand`` raises ValueError; the log says so.
+        """
+        found = []
+        for one in ids:
+            name = _file_name(kind, one)
+            try:
+                found.append(understand(one, self._read(name)))
+            except FileNotFoundError:
+                # Gone this instant.
+                continue
+            except (OSError, ValueError) as error:
+                self._pass_over(name, error)
+        return found
+
+    def write(self, kind: Kind, one: str, text: bytes) -> None:
+        """Make a file, or replace it, in one step. Raises Refused where that can't be done."""
+        name = _file_name(kind, one)
+        unfinished = f"{name}.{secrets.token_hex(16)}.new"
+        try:
+            descriptor = os.open(unfinished, _CREATE, 0o600, dir_fd=self._descriptor)
+            with open(descriptor, "wb") as file:
+                file.write(text)
+            os.replace(unfinished, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException as error:
+            self._remove(unfinished)
+            if isinstance(error, OSError):
+                raise Refused(f"{self._where} can't be written: {error.strerror}") from error
+            raise
+
+    def remove(self, kind: Kind, one: str) -> None:
+        self._remove(_file_name(kind, one))
+
+    def clear(self, kind: Kind, seconds: float) -> None:
+        """Remove files of a kind that nobody has written for so long, and unfinished ones."""
+        for match in self._ours(kind):
+            with contextlib.suppress(OSError):
+                found = os.stat(match[0], dir_fd=self._descriptor, follow_symlinks=False)
+                # As far in the future as in the past: clocks are set.
+                is_old = abs(time.time() - found.st_mtime) > seconds
+                if is_old and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+                    self._remove(match[0])
+
+    def _ours(self, kind: Kind) -> Iterator[re.Match[str]]:
+        for name in os.listdir(self._descriptor):
+            match = _NAME.fullmatch(name)
+            if match is not None and match["kind"] == kind:
+                yield match
+
+    def _read(self, name: str) -> bytes:
+        descriptor = os.open(name, _READ, dir_fd=self._descriptor)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise Refused("it is no regular file")
+            if found.st_uid != os.geteuid():
+                raise Refused(f"it belongs to user id {found.st_uid}")
+            if found.st_nlink > 1:
+                raise Refused("it has another name, too")
+            with open(descriptor, "rb", closefd=False) as file:
+                text = file.read(MOST_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(text) > MOST_BYTES:
+            raise Refused(f"it has more than {MOST_BYTES} bytes")
+        return text
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def _pass_over(self, name: str, error: Exception) -> None:
+        if name in _passed_over:
+            return
+        if len(_passed_over) >= MOST_REMEMBERED:
+            _passed_over.clear()
+        _passed_over.add(name)
+        said = redact(str(error))
+        fields = extra("status", error=said)
+        logger.warning("passing over %s: %s", redact(self._where / name), said, extra=fields)
+
+
+def _file_name(kind: Kind, one: str) -> str:
+    return f"django_db_pooling-{kind}-{one}.json"
