@@ -65,6 +65,7 @@ noticed[0] = 1
 process = object()
 
 _functions: list[Callable[[], None]] = []
+_immortal: list[Any] = []
 # By process: a lock that was taken in the parent would never be released.
 _locks: dict[int, Any] = {}
 # The process in which somebody is at it.
@@ -129,6 +130,3 @@ def keep(thing: Any) -> None:
     if pythonapi is not None:
         # One reference more than anybody will give up.
         pythonapi.Py_IncRef(py_object(thing))
-
-
-_immortal: list[Any] = []

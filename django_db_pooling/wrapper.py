@@ -54,17 +54,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
             super().connect()
             return
         mine = owner.current()
-        if self._resting is not None:
-            if not mine.may_rest:
-                # A unit of work begins with a session of its own.
-                self.end_rest()
-            elif self._resume() and (self._make_usable() or self._drop_dead()):
-                # The session goes on, and with it what its last statement has left.
-                self.checked_out(mine.scope(self._pool.scope))
-                self._used = True
-                return
-            else:
-                self._pool.journal.note("session_ended", holder=redact(mine.holder))
+        if self._resting is not None and self._goes_on(mine):
+            return
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience
@@ -309,6 +300,19 @@ class Pooling(Parts, Opening, Sessions, Losing):
                 self._part()
 
     # -- between the statements of a changed session ------------------------------------------------
+
+    def _goes_on(self, mine: owner.Owner) -> bool:
+        """Whether the session that was left at rest does: a unit of work begins with one of its own."""
+        if not mine.may_rest:
+            self.end_rest()
+            return False
+        if not (self._resume() and (self._make_usable() or self._drop_dead())):
+            self._pool.journal.note("session_ended", holder=redact(mine.holder))
+            return False
+        self.checked_out(mine.scope(self._pool.scope))
+        # What its last statement has left is there, too.
+        self._used = True
+        return True
 
     def _resume(self) -> bool:
         """Take up what was left at rest. False: somebody else needed it, or it is of no use any more."""
