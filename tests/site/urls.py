@@ -12,6 +12,7 @@ from tests.site import async_views, attack_views, fault_views, thread_views, vie
 urlpatterns = [
     path("one", views.one),
     path("token", views.token),
+    path("tls", views.tls),
     path("sleep", views.sleep),
     path("atomic", views.atomic),
     path("hold", views.hold),
