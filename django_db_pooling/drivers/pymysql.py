@@ -197,10 +197,8 @@ class _Context:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
 
-    def wrap_socket(self, sock: Any, server_hostname: str | None = None) -> Any:
-        wrapped = self._context.wrap_socket(
-            sock, server_hostname=server_hostname, do_handshake_on_connect=False
-        )
+    def wrap_socket(self, sock: Any, **options: Any) -> Any:
+        wrapped = self._context.wrap_socket(sock, do_handshake_on_connect=False, **options)
         try:
             wrapped.do_handshake()
         except BaseException:
