@@ -46,6 +46,35 @@ assert green.patched("select") and green.patched("threading")
     run(before, after)
 
 
+def test_threads_go_on_while_another_one_imports_gevent() -> None:
+    """sys.modules has the module from the beginning of that, and it has next to nothing."""
+    before = """
+import importlib.abc, select, sys, threading
+from django_db_pooling import green
+begun, go_on = threading.Event(), threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if "gevent.monkey" in sys.modules:
+            begun.set()
+            go_on.wait(20)
+
+sys.meta_path.insert(0, Slow())
+
+def load():
+    import gevent.monkey
+
+thread = threading.Thread(target=load, daemon=True)
+thread.start()
+assert begun.wait(20)
+assert not green.patched("socket")
+assert green.original("select", "poll") is select.poll
+go_on.set()
+thread.join()
+"""
+    run(before, "")
+
+
 def test_the_housekeeping_goes_on_in_the_hub_of_who_asks_for_it() -> None:
     """What it opened in its native thread would work only there."""
     before = """
