@@ -120,9 +120,11 @@ class DatabaseBenchmark(Benchmark):
 
     def _server(self, database: str) -> DatabaseServer:
         if database == MYSQL:
-            return MariaDB(self._max_connections)
+            return MariaDB(self._max_connections, tls=False)
         # The server's log says how many connections there were.
-        return PostgreSQL(self._max_connections, ["-c", "log_connections=on", "-c", "log_disconnections=on"])
+        return PostgreSQL(
+            self._max_connections, ["-c", "log_connections=on", "-c", "log_disconnections=on"], tls=False
+        )
 
 
 def _conditions(effort: Effort, more: dict[str, Any]) -> dict[str, Any]:

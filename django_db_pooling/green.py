@@ -15,8 +15,8 @@ _patched: set[str] = set()
 def patched(module: str) -> bool:
     """Whether gevent's monkey patching has replaced this standard module: for good, once it has."""
     if module not in _patched:
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is None or not monkey.is_module_patched(module):
+        is_patched = _of_gevents_monkey("is_module_patched")
+        if is_patched is None or not is_patched(module):
             return False
         _patched.add(module)
     return True
@@ -25,10 +25,15 @@ def patched(module: str) -> bool:
 @functools.cache
 def original(module: str, name: str) -> Any:
     """A standard function as it was before gevent patched it, if it did."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None:
+    get_original = _of_gevents_monkey("get_original")
+    if get_original is None:
         return getattr(sys.modules[module], name)
-    return monkey.get_original(module, name)
+    return get_original(module, name)
+
+
+def _of_gevents_monkey(name: str) -> Any:
+    """None as long as gevent.monkey isn't imported: another thread may be at it."""
+    return getattr(sys.modules.get("gevent.monkey"), name, None)
 
 
 def hub_of_this_thread() -> Any:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from django_db_pooling import fork
+from django_db_pooling import fork, green
 from django_db_pooling.duties import Duties
 from django_db_pooling.log import extra, logger, redact
 
@@ -16,22 +16,28 @@ TICK = 1.0  # seconds
 class Housekeeper:
     """Calls ``work`` every second until it returns False: there is nothing to look after.
 
-    A plain daemon thread, so a greenlet where gevent has patched threading. ``ensure_running``
-    costs two attribute reads while it runs. After a fork a new Housekeeper is needed.
+    A plain daemon thread, so a greenlet where gevent has patched threading. When that happens later, the
+    native thread rests and a greenlet takes its place: what is opened in a native thread is of no use to
+    the others. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed.
     """
 
     def __init__(self, work: Callable[[], bool]) -> None:
         self._work = work
         self._running = False
+        # Whether what runs, or ran last, is a greenlet.
+        self._is_greenlet = False
         self._process = fork.process
         self._duties = Duties()
 
     def ensure_running(self) -> None:
-        if self._running:
+        is_greenlet = green.patched("threading")
+        if self._running and self._is_greenlet is is_greenlet:
             return
-        self._running = True
+        self._running, self._is_greenlet = True, is_greenlet
         try:
-            threading.Thread(target=self._run, name="django_db_pooling housekeeper", daemon=True).start()
+            threading.Thread(
+                target=self._run, args=(is_greenlet,), name="django_db_pooling housekeeper", daemon=True
+            ).start()
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
             self._running = False
@@ -41,21 +47,24 @@ class Housekeeper:
             self._running = False
             raise
 
-    def _run(self) -> None:
+    def _run(self, is_greenlet: bool) -> None:
         try:
-            self._work_until_done()
+            self._work_until_done(is_greenlet)
         except BaseException:
             # A greenlet that was killed with all others, for example.
             self._running = False
             raise
 
-    def _work_until_done(self) -> None:
+    def _work_until_done(self, is_greenlet: bool) -> None:
         while True:
             time.sleep(TICK)
             if not fork.is_own(self._process):
                 # gevent's greenlets live on in a forked child, where threading has forgotten them and
                 # would raise at their end.
                 threading.Event().wait()
+            if green.patched("threading") is not is_greenlet:
+                # threading has forgotten this one, too.
+                _rest_for_good()
             if self._has_more_work():
                 continue
             # Gone before it looks a last time: who has something new either sees that, or is seen.
@@ -66,3 +75,10 @@ class Housekeeper:
 
     def _has_more_work(self) -> bool:
         return self._duties.do("looking after the pools", self._work) is not False
+
+
+def _rest_for_good() -> None:
+    """In a native thread, whether gevent has patched or not."""
+    silence = green.original("_thread", "allocate_lock")()
+    silence.acquire()
+    silence.acquire()

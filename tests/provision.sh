@@ -65,6 +65,7 @@ venv)
     ;;
 demo)
     [ -n "${DATABASE_URL:-}" ] || need mariadb-server has_server servers MariaDB
+    [ -n "${DATABASE_URL:-}" ] || need openssl command -v openssl
     without='the demo uses SQLite'
     ;;
 test)

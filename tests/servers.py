@@ -121,7 +121,7 @@ class Server:
 
     @property
     def certificate(self) -> Path:
-        """The server's self-signed certificate, for a client that verifies it (only with tls=True)."""
+        """The server's self-signed certificate, for a client that verifies it (unless tls=False)."""
         return self.directory / "certificate.pem"
 
     def start(self) -> None:
@@ -268,14 +268,15 @@ class Server:
 
 
 class DatabaseServer(Server):
-    """A server of SQL databases."""
+    """A server of SQL databases, which offers TLS unless told not to. execute() does without."""
 
     user = USER
     password = PASSWORD
 
-    def __init__(self, max_connections: int, extra: Iterable[str] = ()) -> None:
+    def __init__(self, max_connections: int, extra: Iterable[str] = (), tls: bool = True) -> None:
         super().__init__(extra)
         self.max_connections = max_connections
+        self.tls = tls
 
     def create(self, name: str) -> None:
         """Create the database unless it exists."""
@@ -303,14 +304,13 @@ class MariaDB(DatabaseServer):
     accounts = ("mysql", "nobody")
     stop_signal = signal.SIGTERM
 
-    def __init__(self, max_connections: int = 151, extra: Iterable[str] = (), tls: bool = False) -> None:
-        super().__init__(max_connections, extra)
-        self.tls = tls
+    def __init__(self, max_connections: int = 151, extra: Iterable[str] = (), tls: bool = True) -> None:
+        super().__init__(max_connections, extra, tls)
         self.extra_port = free_port()
 
     @classmethod
     def find(cls) -> str | None:
-        programs = [which(name) for name in ("mariadbd", "mariadb-install-db", "mariadb")]
+        programs = [which(name) for name in ("mariadbd", "mariadb-install-db", "mariadb", "openssl")]
         return programs[0] if all(programs) else None
 
     def create(self, name: str) -> None:
@@ -397,13 +397,13 @@ class PostgreSQL(DatabaseServer):
     accounts = ("postgres", "nobody")
     stop_signal = signal.SIGINT
 
-    def __init__(self, max_connections: int = 100, extra: Iterable[str] = ()) -> None:
-        super().__init__(max_connections, extra)
+    def __init__(self, max_connections: int = 100, extra: Iterable[str] = (), tls: bool = True) -> None:
+        super().__init__(max_connections, extra, tls)
 
     @classmethod
     def find(cls) -> str | None:
         programs = cls._installation()
-        return str(programs / "postgres") if programs else None
+        return str(programs / "postgres") if programs and which("openssl") else None
 
     def create(self, name: str) -> None:
         if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
@@ -414,7 +414,7 @@ class PostgreSQL(DatabaseServer):
         command = [self._program("psql"), "--no-psqlrc", "--csv", "--tuples-only", "--quiet", "--no-password"]
         command += ["--set=ON_ERROR_STOP=1", f"--host={self.host}", f"--port={self.port}"]
         command += [f"--username={self.user}", f"--dbname={database or 'postgres'}"]
-        output = self._run_client(command, sql + "\n;", PGPASSWORD=self.password)
+        output = self._run_client(command, sql + "\n;", PGPASSWORD=self.password, PGSSLMODE="disable")
         return [tuple(row) for row in csv.reader(io.StringIO(output, newline=""))]
 
     @staticmethod
@@ -445,6 +445,8 @@ class PostgreSQL(DatabaseServer):
         command += ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"]
         command += [f"--username={self.user}", f"--pwfile={password_file}"]
         self._run_set_up(command)
+        if self.tls:
+            self._make_certificate()
 
     def _command(self) -> list[str]:
         settings = {
@@ -458,6 +460,8 @@ class PostgreSQL(DatabaseServer):
             "synchronous_commit": "off",
             "full_page_writes": "off",
         }
+        if self.tls:
+            settings |= {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": self._key}
         command = [self._program("postgres"), "-D", str(self.directory / "data")]
         command += [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
         return command + self.extra

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+import psycopg
 import pymysql
 import pytest
 
@@ -152,21 +153,38 @@ def test_mariadb_executes_even_when_all_connections_are_taken() -> None:
         assert server.execute("SELECT 1") == [("1",)]
 
 
-def test_mariadb_with_tls_has_a_certificate_that_a_client_can_verify() -> None:
-    require(MariaDB)
-    with MariaDB(tls=True) as server:
-        connection = pymysql.connect(
-            host=server.host,
-            port=server.port,
-            user=server.user,
-            password=server.password,
-            ssl_ca=str(server.certificate),
-            ssl_verify_cert=True,
-            ssl_verify_identity=True,
-        )
-        with connection, connection.cursor() as cursor:
+def encryption(server: DatabaseServer, **options: str) -> str | None:
+    """The protocol that a client which is told ``options`` of its driver speaks, None where that is plain."""
+    account = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
+    if isinstance(server, MariaDB):
+        with closing(pymysql.connect(**account, **options)) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW STATUS LIKE 'Ssl_version'")
-            assert cursor.fetchone()[1].startswith("TLS")
+            return cursor.fetchone()[1] or None
+    with closing(psycopg.connect(**account, dbname="postgres", **options)) as connection:
+        [version] = connection.execute(
+            "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        ).fetchone()
+        return version
+
+
+def test_a_client_that_is_told_nothing_speaks_tls(server: DatabaseServer) -> None:
+    assert encryption(server) == "TLSv1.3"
+
+
+def test_the_certificate_can_be_verified(server: DatabaseServer) -> None:
+    certificate = str(server.certificate)
+    if isinstance(server, MariaDB):
+        verifying = {"ssl_ca": certificate, "ssl_verify_cert": True, "ssl_verify_identity": True}
+    else:
+        verifying = {"sslmode": "verify-full", "sslrootcert": certificate}
+    assert encryption(server, **verifying) == "TLSv1.3"
+
+
+@pytest.mark.parametrize("server_class", [MariaDB, PostgreSQL], ids=lambda server: server.__name__)
+def test_without_tls_all_is_plain(server_class: type[DatabaseServer]) -> None:
+    require(server_class)
+    with server_class(tls=False) as server:
+        assert encryption(server) is None
 
 
 def test_a_free_port_can_be_bound() -> None:

@@ -186,6 +186,30 @@ def _file_state(path: Any) -> tuple[object, ...]:
     return (path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
+class _Context:
+    """A TLS context whose sockets are closed when their handshake is interrupted.
+
+    They take the descriptor over before it, and PyMySQL then closes the socket that they took it from.
+    """
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def wrap_socket(self, sock: Any, **options: Any) -> Any:
+        wrapped = self._context.wrap_socket(sock, do_handshake_on_connect=False, **options)
+        try:
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
 def _keep_tls_contexts() -> None:
     """Make PyMySQL build its TLS context once for the same options and files, not in every connect.
 
@@ -196,25 +220,28 @@ def _keep_tls_contexts() -> None:
     build = pymysql.connections.Connection._create_ssl_ctx
     if hasattr(build, "__wrapped__"):
         return
-    contexts: dict[Any, Any] = {}
+    # Options and files -> what ssl.SSLContext was then, and the context.
+    contexts: dict[Any, tuple[type[ssl.SSLContext], _Context]] = {}
 
     @functools.wraps(build)
-    def create_ssl_ctx(self: Any, options: Any) -> Any:
+    def create_ssl_ctx(self: Any, options: Any) -> _Context:
         if isinstance(options, ssl.SSLContext):
-            return build(self, options)
+            return _Context(build(self, options))
         system = ssl.get_default_verify_paths()
         files = [options.get(name) for name in ("ca", "capath", "cert", "key")]
         files += [system.cafile, system.capath]
         try:
             key = (tuple(sorted(options.items())), tuple(_file_state(path) for path in files if path))
-            context = contexts.get(key)
+            kept = contexts.get(key)
         except TypeError:
-            return build(self, options)
-        if context is None:
-            context = build(self, options)
-            if len(contexts) >= 16:
-                contexts.clear()
-            contexts[key] = context
+            return _Context(build(self, options))
+        if kept is not None and kept[0] is ssl.SSLContext:
+            return kept[1]
+        # The first one, or the others are from before gevent's patch and don't work after it.
+        context = _Context(build(self, options))
+        if len(contexts) >= 16:
+            contexts.clear()
+        contexts[key] = (ssl.SSLContext, context)
         return context
 
     pymysql.connections.Connection._create_ssl_ctx = create_ssl_ctx

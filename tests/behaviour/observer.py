@@ -8,6 +8,8 @@ from typing import Any
 from django.conf import settings
 
 DRIVER = os.environ["POOLING_DRIVER"]
+# Of MariaDB: it has ended by itself meanwhile.
+NO_SUCH_THREAD = 1094
 
 
 class Observer:
@@ -64,7 +66,11 @@ class Observer:
         """Kill all of them on the server; how many."""
         ids = self.ids()
         for number in ids:
-            self.rows(f"KILL {number}" if "mysql" in DRIVER else f"SELECT pg_terminate_backend({number})")
+            try:
+                self.rows(f"KILL {number}" if "mysql" in DRIVER else f"SELECT pg_terminate_backend({number})")
+            except Exception as error:
+                if error.args[0] != NO_SUCH_THREAD:
+                    raise
         return len(ids)
 
 

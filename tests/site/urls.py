@@ -13,6 +13,7 @@ from tests.site import async_views, attack_views, busy, fault_views, thread_view
 urlpatterns = [
     path("one", views.one),
     path("token", views.token),
+    path("tls", views.tls),
     path("sleep", views.sleep),
     path("atomic", views.atomic),
     path("hold", views.hold),

@@ -16,6 +16,10 @@ from tests.site.models import Row
 
 SLEEP = {"mysql": "SLEEP(%s)", "postgresql": "pg_sleep(%s)"}
 CONNECTION_ID = {"mysql": "CONNECTION_ID()", "postgresql": "pg_backend_pid()"}
+TLS_VERSION = {
+    "mysql": "SHOW STATUS LIKE 'Ssl_version'",
+    "postgresql": "SELECT pid, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+}
 STATEMENTS = 3
 
 
@@ -30,6 +34,13 @@ def token(request: HttpRequest) -> HttpResponse:
     The server takes its time over each row, so that other requests' statements come in between.
     """
     return HttpResponse(" ".join(sorted(tokens(request.GET["t"], STATEMENTS))))
+
+
+def tls(request: HttpRequest) -> HttpResponse:
+    """The version of TLS that this connection speaks; nothing where it speaks none."""
+    with connection.cursor() as cursor:
+        cursor.execute(TLS_VERSION[connection.vendor])
+        return HttpResponse(cursor.fetchone()[1])
 
 
 def sleep(request: HttpRequest) -> HttpResponse:
