@@ -53,8 +53,14 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
 
 def silent_fork() -> int:
     """A fork that Python isn't told of, as a server written in C makes."""
+    # Another thread that has waited for the GIL for so long asks for it, and the child would wait until that
+    # thread has had it. Such a server has no other threads when it forks.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    time.sleep(0.001)
     # Not CDLL, which would release the GIL: nobody would have it in the child.
     pid = ctypes.PyDLL(None).fork()
+    sys.setswitchinterval(interval)
     gevent = sys.modules.get("gevent")
     if pid == 0 and gevent is not None:
         # Such a server sees to that: the parent's loop would be of no use.
