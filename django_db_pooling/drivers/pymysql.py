@@ -171,11 +171,13 @@ def _beyond_reset(connection: Any) -> _BeyondReset | None:
     try:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute("SELECT CURRENT_ROLE(), @@init_connect")
-            return _BeyondReset(*cursor.fetchone())
+            found = cursor.fetchone()
     except pymysql.MySQLError:
         if not connection.open:
             raise
         return None
+    # What poses as a server may say OK to anything.
+    return None if found is None else _BeyondReset(*found)
 
 
 def _track_session(connection: Any) -> None:

@@ -146,7 +146,12 @@ PLAIN_WORDS = [
 ] + ([] if DRIVER == "sqlite3" else [(routes.many, TRANSACTION)])
 
 
-@pytest.mark.parametrize(("route", "site"), PLAIN_WORDS, indirect=["site"])
+@pytest.mark.parametrize(
+    ("route", "site"),
+    PLAIN_WORDS,
+    indirect=["site"],
+    ids=lambda value: value["SCOPE"] if isinstance(value, dict) else None,
+)
 def test_a_statement_in_plain_words(route: Route, site: Site, execute: Execute) -> None:
     site.visits(changes.ALL, route, execute)
     assert site.found == {}
