@@ -103,7 +103,7 @@ _POSTGRESQL = _rules(
         r"\bset_config\s*\((?![^()]*,\s*(?:true|'t(?:rue)?'|'on')\s*\))|\bpg_(?:try_)?advisory_lock"
         # Of comments inside of comments something is left. U&"..." is a name in hexadecimal.
         r"|/\*|\*/|\bU&\w"
-        r"|\bpg_temp|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
+        r"|\bpg_temp(?:_\d+)?\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
         r"|\bUPDATE (?:ONLY )?(?:pg_catalog\s*\.\s*)?pg_settings\b"
     ),
     # What DISCARD ALL says nothing of. Of LISTEN that is what has arrived, and waits in the client.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from django_db_pooling import pooling
 from django_db_pooling.signals import connection_checked_out
 from tests.behaviour.conftest import (
     another_alias,
+    eventually,
+    in_thread,
     plain,
     request_finished,
     request_started,
@@ -74,6 +77,21 @@ def test_a_role_that_each_connection_has_from_the_beginning_is_there_for_everybo
         for statement in ("SET @mine = 1", "SET ROLE NONE", "EXECUTE IMMEDIATE 'SET ROLE NONE'"):
             request(statement, alias)
             assert role(alias) == ROLE
+
+
+def test_a_role_that_a_thread_took_before_it_ended_is_not_its_successors(
+    execute: Callable[[str], None],
+) -> None:
+    with another_alias(**ACCOUNT, POOL=POOL) as alias:
+
+        def work() -> None:
+            request_started()
+            sql(f"SET ROLE {ROLE}", using=alias)
+
+        in_thread(work)
+        gc.collect()
+        eventually(lambda: pooling.stats(alias).in_use == 0)
+        assert role(alias) is None
 
 
 @pytest.mark.only("pymysql")

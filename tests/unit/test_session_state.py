@@ -190,6 +190,7 @@ NO_CHANGES = {
         "UPDATE t SET a = 1",
         "DELETE FROM do",
         "UPDATE t SET seed = 1",
+        "SELECT a FROM pg_temperatures",
         "SELECT a AS load, 'b' FROM t",
         "SELECT 1 -- ; SET a = 1",
     ],
