@@ -1,8 +1,9 @@
 """What a statement does with the state of its session, by its text.
 
 Some change the session, so that its next user would notice: in doubt the answer is yes, since that
-costs a reset, while a wrong no costs somebody their data. Some ask what the session's last
-statement has left. What comments say and what string literals contain doesn't count.
+costs a reset, while a wrong no costs somebody their data. Some change what no reset undoes. Some
+ask what the session's last statement has left. What comments say and what string literals contain
+doesn't count.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ LONGEST_KEPT = 2000
 
 class _Rules(NamedTuple):
     """``skipped``: what is taken out first. What changes a session: how it ``starts``, or what it
-    ``contains`` anywhere. ``asks``: what asks for the traces of the last statement.
+    ``contains`` anywhere; what ``lasts`` does so for good. ``asks``: what asks for the traces of the
+    last statement.
     """
 
     skipped: re.Pattern[str]
     starts: re.Pattern[str]
     contains: re.Pattern[str]
+    lasts: re.Pattern[str]
     asks: re.Pattern[str]
     # Opening quotes of identifiers.
     quotes: str
@@ -39,14 +42,17 @@ class _Rules(NamedTuple):
 _EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
 
 
-def _rules(skipped: str, starts: str, contains: str, asks: str, quotes: str) -> _Rules:
+def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quotes: str) -> _Rules:
     flags = re.IGNORECASE | re.DOTALL
     # Spaces in the patterns stand for any white space.
-    starts, contains, asks = (pattern.replace(" ", r"\s+") for pattern in (starts, contains, asks))
+    starts, contains, lasts, asks = (
+        pattern.replace(" ", r"\s+") for pattern in (starts, contains, lasts, asks)
+    )
     return _Rules(
         re.compile(skipped, flags),
         re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s+)*(?:{starts})\b", flags),
         re.compile(contains, flags),
+        re.compile(lasts, flags),
         re.compile(asks, flags),
         quotes,
     )
@@ -63,16 +69,20 @@ _MYSQL = _rules(
     ),
     starts=(
         r"SET(?! STATEMENT\b)|USE|CALL|PREPARE|EXECUTE|DEALLOCATE|DROP PREPARE|HANDLER|BEGIN NOT ATOMIC"
-        r"|IF|CASE|FOR|WHILE|REPEAT|LOOP|BACKUP"
+        r"|IF|CASE|FOR|WHILE|REPEAT|LOOP|BACKUP|BINLOG"
         r"|CREATE(?: OR REPLACE)? TEMPORARY|(?:UN)?LOCK (?:INSTANCE|TABLES?)|FLUSH .*(?:READ LOCK|FOR EXPORT)"
     ),
     contains=(
-        r"\bGET_LOCK\s*\(|@[\w$.']*\s*:=|\bINTO @"
+        r"\bGET_LOCK\s*\(|@[\w$.']*\s*:=|\bINTO\s*@"
+        r"|\b(?:GET (?:\w+ )?DIAGNOSTICS|LOAD (?:DATA|XML))\b[^;]*@"
         r"|\bSQL_CALC_FOUND_ROWS\b|\bLAST_INSERT_ID\s*\(\s*[^\s)]"
     ),
+    # COM_RESET_CONNECTION resets none of them; of profiling MariaDB resets what the variable says.
+    lasts=r"(?:\A|;)[\s(]*SET (?:(?:ROLE|RESOURCE GROUP)\b|[^;]*\bprofiling\b)",
     asks=(
         r"\b(?:LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT)\s*\(\s*\)"
         r"|\bSHOW (?:COUNT\s*\(\s*\*\s*\) )?(?:WARNINGS|ERRORS)\b"
+        r"|\bLASTVAL\s*\(|\bPREVIOUS VALUE FOR\b"
         r"|\bGET (?:CURRENT )?DIAGNOSTICS\b|@@(?:identity|last_insert_id|warning_count|error_count)\b"
     ),
     quotes="`",
@@ -85,7 +95,7 @@ _POSTGRESQL = _rules(
         r"|\"[^\"]*\"|--[^\n]*|" + _BLOCK_COMMENT
     ),
     starts=(
-        r"SET(?! (?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET|DISCARD|LISTEN|LOAD|CALL|DO|UPDATE pg_settings"
+        r"SET(?! (?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET|DISCARD|CALL|DO"
         r"|PREPARE(?! TRANSACTION\b)|DECLARE .* WITH HOLD"
         r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?"
     ),
@@ -93,7 +103,14 @@ _POSTGRESQL = _rules(
         r"\bset_config\s*\((?![^()]*,\s*(?:true|'t(?:rue)?'|'on')\s*\))|\bpg_(?:try_)?advisory_lock"
         # Of comments inside of comments something is left. U&"..." is a name in hexadecimal.
         r"|/\*|\*/|\bU&\w"
-        r"|\bpg_temp\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b|\bsetseed\s*\(|\bdblink_connect"
+        r"|\bpg_temp(?:_\d+)?\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
+        r"|\bUPDATE (?:ONLY )?(?:pg_catalog\s*\.\s*)?pg_settings\b"
+    ),
+    # What DISCARD ALL says nothing of. Of LISTEN that is what has arrived, and waits in the client.
+    lasts=(
+        r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*''|\bsetseed\s*\(|\bdblink_connect"
+        r"|\bpg_replication_origin_session_|\bpg_(?:create|copy)_\w+_replication_slot\s*\("
+        r"|\bpg_(?:start_backup|backup_start)\s*\("
     ),
     asks=r"\b(?:currval|lastval)\s*\(",
     quotes='"',
@@ -107,7 +124,9 @@ _SQLITE = _rules(
         r"(?:\w+\s*(?:;|\Z)|(?:table|index)_x?(?:info|list)|foreign_key_|\w+_check|optimize))"
         r"|ATTACH|DETACH|CREATE TEMP(?:ORARY)?"
     ),
-    contains=r"\bload_extension\s*\(|\bCREATE (?:\w+ ){1,2}(?:IF NOT EXISTS )?temp\s*\.",
+    # A string is a name, too, where a name is meant.
+    contains=r"\bload_extension\s*\(|\bCREATE (?:\w+ ){1,2}(?:IF NOT EXISTS )?(?:temp|'')\s*\.",
+    lasts=r"(?!)",
     asks=r"\b(?:last_insert_rowid|(?:total_)?changes)\s*\(",
     quotes='"`[',
 )
@@ -120,14 +139,17 @@ _BEGINS = re.compile(r"[\s(]*(?:BEGIN|START\s+TRANSACTION|XA\s+(?:START|BEGIN))\
 class Traits(NamedTuple):
     """What a statement, or any of several in one text, does as far as its text tells.
 
-    ``changes``: the session. ``asks``: for what the session's last statement has left, a new row's id or
-    warnings. ``begins``: a transaction, in plain words.
+    ``changes``: the session. ``lasts``: it changes what no reset undoes. ``asks``: for what the session's
+    last statement has left, a new row's id or warnings. ``begins``: a transaction, in plain words.
     """
 
     changes: bool
+    lasts: bool
     asks: bool
     begins: bool
 
+
+_NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False)
 
 _known: dict[tuple[str, str], Traits] = {}
 
@@ -139,7 +161,7 @@ def traits(vendor: str, sql: Any) -> Traits:
     except (KeyError, TypeError):
         pass
     rules = _BY_VENDOR.get(vendor)
-    seen = Traits(False, False, False) if rules is None else _look(rules, _text(sql))
+    seen = _NOTHING if rules is None else _look(rules, _text(sql))
     if isinstance(sql, str) and len(sql) <= LONGEST_KEPT:
         if len(_known) >= MOST_KEPT:
             _known.clear()
@@ -159,8 +181,10 @@ def _text(sql: Any) -> str:
 def _look(rules: _Rules, text: str) -> Traits:
     code = rules.skipped.sub(rules.replacement, text)
     statements = code.split(";")
+    lasts = bool(rules.lasts.search(code))
     return Traits(
-        changes=bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),
+        changes=lasts or bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),
+        lasts=lasts,
         asks=bool(rules.asks.search(code)),
         begins=any(map(_BEGINS.match, statements)),
     )

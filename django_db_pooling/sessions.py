@@ -23,14 +23,19 @@ class Sessions(Leasing):
         """Called by cursors after each statement: notes whether it has changed the session."""
         self._used = True
         slot = self._slot
-        if slot is None or slot.dirty or not slot.opened_at:
+        if slot is None or slot.beyond_reset or not slot.opened_at:
             return
         seen, dialect = traits(self.vendor, sql), self._pool.dialect
         if seen.begins:
             self._may_have_begun = True
         if self._pool.reset_mode != "never":
+            slot.beyond_reset = seen.lasts
             # The server sees more, but no locks.
-            slot.dirty = seen.changes or (dialect.tells_changes and dialect.session_changed(slot.connection))
+            slot.dirty = (
+                slot.dirty
+                or seen.changes
+                or (dialect.tells_changes and dialect.session_changed(slot.connection))
+            )
 
     def pin(self) -> None:
         """Keep this connection, and make its session as new before somebody else has it."""
@@ -42,12 +47,12 @@ class Sessions(Leasing):
     def _tell_receivers(self) -> None:
         slot = self._slot
         assert slot is not None
-        dirty = slot.dirty
+        before = slot.dirty, slot.beyond_reset
         connection_checked_out.send(sender=self.__class__, connection=self)
         if self._slot is not slot:
             raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_checked_out")
         # The next checkout overwrites what they have set.
-        slot.dirty = dirty
+        slot.dirty, slot.beyond_reset = before
         self._used = False
 
     def _must_renew(self, slot: Slot) -> bool:
@@ -60,7 +65,7 @@ class Sessions(Leasing):
         theirs = self.queries_log, self.execute_wrappers
         self.queries_log, self.execute_wrappers = deque(maxlen=1), []
         try:
-            if not self._pool.dialect.reset(slot.connection, self._seconds_left()):
+            if slot.beyond_reset or not self._pool.dialect.reset(slot.connection, self._seconds_left()):
                 return False
             self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
             self.init_connection_state()

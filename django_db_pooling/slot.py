@@ -22,6 +22,7 @@ class Slot:
     __slots__ = (
         "__weakref__",
         "attempt",
+        "beyond_reset",
         "connection",
         "dirty",
         "expires_at",
@@ -56,6 +57,8 @@ class Slot:
         self.taken_at = 0.0
         # Its session was changed: it is made as new before somebody else has it.
         self.dirty = False
+        # It was changed in a way that no reset undoes: then the connection is closed.
+        self.beyond_reset = False
         # A transaction may be open in it: its next taker rolls back.
         self.unsettled = False
         # Its user has seen that the server doesn't answer.

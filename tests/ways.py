@@ -37,6 +37,7 @@ WAYS = {
     "mysql": [
         Way(("SET @mine = '{}'",), "SELECT @mine"),
         Way(("SELECT @other := '{}'",), "SELECT @other"),
+        Way(("SELECT '{}' INTO@third",), "SELECT @third"),
         Way(("USE information_schema",), "SELECT DATABASE()"),
         Way(("CREATE TEMPORARY TABLE mine (a TEXT) SELECT '{}' AS a",), "SELECT a FROM mine"),
         Way(

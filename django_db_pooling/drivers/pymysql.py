@@ -8,7 +8,7 @@ import math
 import os
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pymysql
 from pymysql.constants import ER, SERVER_STATUS
@@ -25,6 +25,8 @@ _COM_RESET_CONNECTION = 0x1F
 # mysql__com_8h.html beside it. PyMySQL doesn't know them.
 _CLIENT_SESSION_TRACK = 1 << 23
 _SERVER_SESSION_STATE_CHANGED = 1 << 14
+# Attribute of a connection: what its session was like when it was opened.
+_AT_FIRST = "at_first_for_pool"
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
@@ -104,9 +106,11 @@ class PyMySQL(Driver):
     def reset(self, connection: Any, seconds: float | None) -> bool:
         """What the server resets, and then the rest of what PyMySQL's ``connect()`` sets.
 
-        https://dev.mysql.com/doc/refman/8.4/en/mysql-reset-connection.html. It doesn't undo a USE.
+        https://dev.mysql.com/doc/refman/8.4/en/mysql-reset-connection.html. It doesn't undo a USE, leaves
+        roles as they are and doesn't do again what the server's ``init_connect`` says.
         """
-        if not connection.db:
+        at_first = getattr(connection, _AT_FIRST)
+        if not connection.db or (at_first and at_first.init_connect):
             return False
         with _answering_within(connection, seconds):
             connection._execute_command(_COM_RESET_CONNECTION, b"")
@@ -119,7 +123,10 @@ class PyMySQL(Driver):
                 if connection.init_command is not None:
                     cursor.execute(connection.init_command)
             _track_session(connection)
-        return True
+            if at_first is None:
+                return True
+            found = _look_at(connection)
+            return found is not None and found.role == at_first.role
 
     def detach(self, cursor: Any) -> bool:
         # Django's own wrapper is around it. Closing would read what is left of the result.
@@ -136,6 +143,7 @@ class PyMySQL(Driver):
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         _track_session(connection)
+        setattr(connection, _AT_FIRST, _look_at(connection))
         connection._read_timeout = params.get("read_timeout")
         connection._write_timeout = params.get("write_timeout")
 
@@ -147,9 +155,36 @@ class PyMySQL(Driver):
         return result is not None and result.description is None
 
     def server_timeout(self, connection: Any) -> float:
+        at_first = getattr(connection, _AT_FIRST)
+        if at_first is not None:
+            return float(at_first.wait_timeout)
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute("SELECT @@wait_timeout")
             return float(cursor.fetchone()[0])
+
+
+class _Look(NamedTuple):
+    """All in one round trip. ``role``: those that are active; ``init_connect``: statements that the server
+    executes for each new connection; ``wait_timeout``: in seconds.
+    """
+
+    role: str | None
+    init_connect: str | None
+    wait_timeout: int
+
+
+def _look_at(connection: Any) -> _Look | None:
+    """None where the server doesn't know what is asked: that has no roles."""
+    try:
+        with connection.cursor(pymysql.cursors.Cursor) as cursor:
+            cursor.execute("SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout")
+            found = cursor.fetchone()
+    except pymysql.MySQLError:
+        if not connection.open:
+            raise
+        return None
+    # What poses as a server may answer anything.
+    return _Look(*found) if found and len(found) == len(_Look._fields) else None
 
 
 def _track_session(connection: Any) -> None:

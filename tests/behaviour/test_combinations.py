@@ -39,7 +39,7 @@ from tests.proxy import TcpProxy
 # The other drivers wait for a silent server for as long as it takes.
 pytestmark = pytest.mark.only("pymysql", "psycopg")
 
-TIMEOUT = 1.0
+TIMEOUT = 1.5
 # For each answer, of which connecting with TLS takes ten: in all less than TIMEOUT.
 SLOW = 0.05
 # It hasn't ended "by the deadline" when it takes so long: this machine has other things to do.

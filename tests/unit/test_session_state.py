@@ -29,6 +29,14 @@ CHANGES = {
         "SELECT @a := 1",
         "SELECT @`a` := 1",
         "SELECT 1 INTO @x",
+        "SELECT 1 INTO@x",
+        "SELECT 1 INTO\n@`x`",
+        "EXPLAIN FORMAT=JSON INTO @x SELECT 1",
+        "GET DIAGNOSTICS @x = ROW_COUNT",
+        "GET CURRENT DIAGNOSTICS CONDITION 1 @x = MESSAGE_TEXT",
+        "LOAD DATA INFILE 'a' INTO TABLE t (@x) SET a = @x",
+        "LOAD XML INFILE 'a' INTO TABLE t (a, @x)",
+        "BINLOG 'a'",
         "CREATE TEMPORARY TABLE t (a INT)",
         "CREATE OR REPLACE TEMPORARY TABLE t (a INT)",
         "LOCK TABLES t READ",
@@ -78,6 +86,9 @@ CHANGES = {
         'CREATE TABLE "pg_temp".a (b INT)',
         'SELECT U&"pg_advisory\\005flock"(1)',
         "UPDATE pg_settings SET setting = 'a' WHERE name = 'b'",
+        "UPDATE ONLY pg_catalog . pg_settings SET setting = 'a' WHERE name = 'b'",
+        "WITH a AS (SELECT 1) UPDATE pg_settings SET setting = 'a' WHERE name = 'b'",
+        "CREATE TABLE pg_temp_3.a (b INT)",
         "SELECT 1 AS a$b$; SET a = 1; SELECT 1 AS c$b$",
     ],
     "sqlite": [
@@ -93,10 +104,43 @@ CHANGES = {
         "SELECT load_extension('x')",
         'CREATE TABLE "temp".x (a)',
         "CREATE TABLE [temp].x (a)",
+        "CREATE TABLE 'temp'.x (a)",
         "CREATE VIRTUAL TABLE temp.x USING fts5(a)",
         "EXPLAIN PRAGMA cache_size = 1",
     ],
 }
+# What no reset undoes.
+LASTS = {
+    "mysql": [
+        "SET ROLE x",
+        "SET ROLE ALL EXCEPT x",
+        "/* a comment */ set  role `x`",
+        "SELECT 1; SET ROLE NONE",
+        "SET RESOURCE GROUP x",
+        "SET RESOURCE GROUP x FOR 1",
+        "SET profiling = 1",
+        "SET SESSION a = 1, @@SESSION.profiling := 1",
+    ],
+    "postgresql": [
+        "LOAD 'auto_explain'",
+        "LOAD $$auto_explain$$",
+        "LOAD E'a\\'b'",
+        "LISTEN a",
+        "SELECT setseed(0.5)",
+        "SET seed = 0.5",
+        "SET SESSION seed TO 0.5",
+        "SELECT dblink_connect('a', 'b')",
+        "SELECT dblink_connect_u('a', 'b')",
+        "SELECT pg_replication_origin_session_setup('a')",
+        "SELECT pg_create_physical_replication_slot('a', false, true)",
+        "SELECT pg_copy_logical_replication_slot('a', 'b', true)",
+        "SELECT pg_backup_start('a')",
+        "SELECT pg_start_backup('a', false, false)",
+    ],
+    "sqlite": [],
+}
+for vendor, statements in LASTS.items():
+    CHANGES[vendor] += statements
 NO_CHANGES = {
     "mysql": [
         "SELECT 1",
@@ -116,6 +160,12 @@ NO_CHANGES = {
         "INSERT INTO t (a) VALUES (%s) ON DUPLICATE KEY UPDATE a = VALUES(a)",
         "SET STATEMENT max_statement_time = 1 FOR SELECT 1",
         "SELECT LAST_INSERT_ID()",
+        "UPDATE t SET role = 'x'",
+        "UPDATE t SET profiling = 1",
+        "INSERT INTO t SET role = 'x'",
+        "SELECT '@x' INTO OUTFILE 'a'",
+        "LOAD DATA INFILE '@x' INTO TABLE t (a)",
+        "GET DIAGNOSTICS",
         "SELECT LAST_INSERT_ID( )",
         "SELECT @a",
         "START TRANSACTION",
@@ -139,6 +189,9 @@ NO_CHANGES = {
         "DECLARE c NO SCROLL CURSOR FOR SELECT 1",
         "UPDATE t SET a = 1",
         "DELETE FROM do",
+        "UPDATE t SET seed = 1",
+        "SELECT a FROM pg_temperatures",
+        "SELECT a AS load, 'b' FROM t",
         "SELECT 1 -- ; SET a = 1",
     ],
     "sqlite": [
@@ -166,6 +219,17 @@ def test_by_text(vendor: str, sql: str, answer: bool) -> None:
     assert traits(vendor, sql).changes is answer
     assert traits(vendor, sql.encode()).changes is answer
     assert traits(vendor, f"\n {sql.swapcase()} ").changes is answer
+
+
+@pytest.mark.parametrize(("vendor", "sql", "answer"), ALL)
+def test_what_lasts_is_told_from_what_a_reset_undoes(vendor: str, sql: str, answer: bool) -> None:
+    assert traits(vendor, sql).lasts is (sql in LASTS[vendor])
+
+
+@pytest.mark.parametrize("sql", ["SELECT LASTVAL(a)", "SELECT PREVIOUS VALUE FOR a", "SHOW WARNINGS"])
+def test_what_asks_for_the_traces_of_the_last_statement(sql: str) -> None:
+    assert traits("mysql", sql).asks
+    assert not traits("mysql", f"SELECT '{sql}'").asks
 
 
 @given(st.sampled_from(ALL), st.text(alphabet=" \n\t"), st.text(alphabet="abc;*SET=1 "))
