@@ -166,10 +166,11 @@ def gunicorn(
 
 @contextmanager
 def uvicorn(
-    server: DatabaseServer, *, pooling: tuple[int, int], arguments: Sequence[str] = (), **settings: Any
+    server: DatabaseServer, *, pooling: tuple[int, int] | None, arguments: Sequence[str] = (), **settings: Any
 ) -> Iterator[Site]:
-    """uvicorn with the test site, in one process; see ``gunicorn`` for the rest."""
-    settings["pooling"] = "{}/{}".format(*pooling)
+    """uvicorn with the test site; see ``gunicorn`` for the rest."""
+    if pooling is not None:
+        settings["pooling"] = "{}/{}".format(*pooling)
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", f"--host={HOST}"]
     command += [f"--port={port}", "--no-access-log", *arguments]
