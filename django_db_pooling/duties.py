@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
+from django_db_pooling import fork
 from django_db_pooling.journal import brief, extra, logger
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ class Duties:
             logger.warning("%s works again", name, extra=extra("housekeeping", duty=name))
         return result
 
+    def begin_anew(self) -> None:
+        """Nothing has failed yet."""
+        self._failing.clear()
+
 
 # Those of this process.
 duties = Duties()
+fork.in_child(duties.begin_anew)

@@ -17,7 +17,8 @@ class Housekeeper:
     """Calls ``work`` every second until it returns False: there is nothing to look after.
 
     A plain daemon thread, so a greenlet where gevent has patched threading. ``ensure_running``
-    costs two attribute reads while it runs. After a fork a new Housekeeper is needed.
+    costs two attribute reads while it runs. After a fork a new Housekeeper is needed. In uWSGI's master it
+    does nothing: that must have no threads, and once its workers are there it uses no connection.
     """
 
     def __init__(self, work: Callable[[], bool]) -> None:
@@ -27,7 +28,7 @@ class Housekeeper:
         self._duties = Duties()
 
     def ensure_running(self) -> None:
-        if self._running:
+        if self._running or fork.forks_silently():
             return
         self._running = True
         try:

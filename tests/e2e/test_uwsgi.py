@@ -146,6 +146,9 @@ def test_workers_have_nothing_of_the_masters(
     with site_of(server, arguments, tmp_path, pool={"SCOPE": scope}, **master.many) as site:
         of_master = master.begin()
         assert len(of_master) == 3
+        # Its own, and the one in the transaction. Another one could be at work when it forks a worker, whose
+        # interpreter would then wait for that for ever.
+        assert len(processes.thread_states(site.pid)) == 2
         assert_all_is_well(site, server)
         kill_a_worker(site)
         assert_all_is_well(site, server)
