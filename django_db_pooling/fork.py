@@ -116,8 +116,10 @@ def is_own(owner: object) -> bool:
 
 
 def forks_silently() -> bool:
-    """Whether this process forks without telling Python, at any moment: uWSGI's master does. A thread that runs
-    just then leaves the child locks that nobody releases, the interpreter's own first. So it must have none.
+    """Whether this process forks without telling Python, at any moment: uWSGI's master does.
+
+    A thread that is running just then leaves the child locks that nobody releases, the interpreter's own
+    first. So such a process must have none.
     """
     masterpid = getattr(sys.modules.get("uwsgi"), "masterpid", None)
     return callable(masterpid) and masterpid() == os.getpid()

@@ -12,7 +12,7 @@ from tests import scripts
 SCRIPT = """
 import asyncio, logging, os, signal, threading, time
 from django.db import connection, connections, transaction
-from django_db_pooling import duties, housekeeper, orders, telemetry, workers
+from django_db_pooling import housekeeper, orders, telemetry, workers
 from tests.concurrency import eventually, silent_fork
 housekeeper.TICK = 0.02
 class Handler(logging.Handler):
