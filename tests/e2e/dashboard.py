@@ -10,9 +10,9 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e import sites
@@ -92,10 +92,13 @@ class PoolsSite:
     """A running site, and how to run its commands."""
 
     site: Site
+    environment: dict[str, str] = field(repr=False)
 
-    @property
-    def manage(self) -> Callable[..., subprocess.CompletedProcess[str]]:
-        return self.site.manage
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "django", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def visitor(self, name: str | None = None) -> Visitor:
         visitor = Visitor(self.site)
@@ -122,4 +125,4 @@ def pools_site(
             assert done.returncode == 0, done.stderr
         arguments = [f"--workers={processes}"]
         with sites.gunicorn(server, pooling=pooling, arguments=arguments, **settings) as site:
-            yield PoolsSite(site)
+            yield PoolsSite(site, environment)
