@@ -74,12 +74,13 @@ $(VENV)/example.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	sh tests/provision.sh can-use-ldap && $(INSTALL) '.[test-ldap]' || true
 	touch $@
 
-# mysqlclient and python-ldap are compiled on this machine: without what that takes their tests are skipped,
-# but not in CI.
+# mysqlclient and python-ldap are compiled on this machine, uWSGI where there is no wheel: without what that takes
+# their tests are skipped, but not in CI.
 $(VENV)/test.stamp: $(VENV)/venv.stamp $(PACKAGING) | provision-test
 	$(INSTALL) '.[test,conformance]'
 	$(INSTALL) '.[mysqlclient]' || test -z "$$CI"
 	$(INSTALL) '.[test-ldap]' || test -z "$$CI"
+	$(INSTALL) '.[test-uwsgi]' || test -z "$$CI"
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from django_db_pooling import fork
 from django_db_pooling.log import extra, logger, redact, way
 
 T = TypeVar("T")
@@ -32,6 +33,11 @@ class Duties:
             logger.warning("%s works again", name, extra=extra("housekeeping", duty=name))
         return result
 
+    def begin_anew(self) -> None:
+        """Nothing has failed yet."""
+        self._failing.clear()
+
 
 # Those of this process.
 duties = Duties()
+fork.in_child(duties.begin_anew)

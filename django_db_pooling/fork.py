@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -113,6 +114,16 @@ def is_own(owner: object) -> bool:
     in a child that hasn't noticed yet.
     """
     return bool(noticed[0]) and owner is process
+
+
+def forks_silently() -> bool:
+    """Whether this process forks without telling Python, at any moment: uWSGI's master does.
+
+    A thread that is running just then leaves the child locks that nobody releases, the interpreter's own
+    first. So such a process must have none.
+    """
+    masterpid = getattr(sys.modules.get("uwsgi"), "masterpid", None)
+    return callable(masterpid) and masterpid() == os.getpid()
 
 
 def cut_off(descriptors: Iterable[int | None]) -> None:

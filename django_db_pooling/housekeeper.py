@@ -18,7 +18,9 @@ class Housekeeper:
 
     A plain daemon thread, so a greenlet where gevent has patched threading. When that happens later, the
     native thread rests and a greenlet takes its place: what is opened in a native thread is of no use to
-    the others. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed.
+    the others. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed. In
+    uWSGI's master it does nothing: that must have no threads, and once its workers are there it uses no
+    connection.
     """
 
     def __init__(self, work: Callable[[], bool]) -> None:
@@ -31,7 +33,7 @@ class Housekeeper:
 
     def ensure_running(self) -> None:
         is_greenlet = green.patched("threading")
-        if self._running and self._is_greenlet is is_greenlet:
+        if (self._running and self._is_greenlet is is_greenlet) or fork.forks_silently():
             return
         self._running, self._is_greenlet = True, is_greenlet
         try:

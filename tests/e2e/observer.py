@@ -43,6 +43,10 @@ class Observer:
         """The server's numbers of others' connections."""
         raise NotImplementedError
 
+    def last_used(self) -> dict[int, Any]:
+        """Of each of these what tells its last statement from all others."""
+        raise NotImplementedError
+
     def kill(self) -> None:
         """End all others' connections."""
         raise NotImplementedError
@@ -104,6 +108,9 @@ class MariaDBObserver(Observer):
             for (number,) in self._rows(f"SELECT id FROM information_schema.processlist WHERE {others}")
         ]
 
+    def last_used(self) -> dict[int, Any]:
+        return dict(self._rows("SELECT id, query_id FROM information_schema.processlist"))
+
     def kill(self) -> None:
         for number in self.numbers():
             try:
@@ -141,6 +148,9 @@ class PostgreSQLObserver(Observer):
     def numbers(self) -> list[int]:
         others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
         return [number for (number,) in self._rows(f"SELECT pid FROM pg_stat_activity WHERE {others}")]
+
+    def last_used(self) -> dict[int, Any]:
+        return dict(self._rows("SELECT pid, query_start FROM pg_stat_activity"))
 
     def kill(self) -> None:
         for number in self.numbers():

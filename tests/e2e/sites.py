@@ -1,4 +1,4 @@
-"""The test site under a real web server: gunicorn, uvicorn or Django's runserver, in processes of its own."""
+"""The test site under a real web server, in processes of its own: gunicorn, uvicorn, uWSGI or runserver."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 ANSWER_SECONDS = 60.0
+COMMAND_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
 
@@ -44,6 +45,7 @@ class Site:
     port: int
     directory: Path
     process: subprocess.Popen[bytes] = field(repr=False)
+    environment: dict[str, str] = field(repr=False)
 
     @property
     def url(self) -> str:
@@ -89,6 +91,18 @@ class Site:
         command += [f"--clients={clients}", f"--seconds={seconds}", f"--leave={leave}"]
         command += ["--keep-alive"] if keep_alive else []
         return Load(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with the site's settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "django", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
 
     def terminate(self) -> int:
         """Ask for a graceful end, as an init system does, and return the exit status."""
@@ -152,13 +166,29 @@ def gunicorn(
 
 @contextmanager
 def uvicorn(
-    server: DatabaseServer, *, pooling: tuple[int, int], arguments: Sequence[str] = (), **settings: Any
+    server: DatabaseServer, *, pooling: tuple[int, int] | None, arguments: Sequence[str] = (), **settings: Any
 ) -> Iterator[Site]:
-    """uvicorn with the test site, in one process; see ``gunicorn`` for the rest."""
-    settings["pooling"] = "{}/{}".format(*pooling)
+    """uvicorn with the test site; see ``gunicorn`` for the rest."""
+    if pooling is not None:
+        settings["pooling"] = "{}/{}".format(*pooling)
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", f"--host={HOST}"]
     command += [f"--port={port}", "--no-access-log", *arguments]
+    with _running(command, port, _environment(server, settings)) as site:
+        yield site
+
+
+@contextmanager
+def uwsgi(
+    server: DatabaseServer, *, pooling: tuple[int, int] | None, arguments: Sequence[str] = (), **settings: Any
+) -> Iterator[Site]:
+    """uWSGI with the test site; see ``gunicorn`` for the rest."""
+    if pooling is not None:
+        settings["pooling"] = "{}/{}".format(*pooling)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("pyuwsgi")), f"--http-socket={HOST}:{port}", "--master"]
+    command += ["--module=tests.site.wsgi:application", f"--pythonpath={ROOT}", "--need-app"]
+    command += ["--die-on-term", "--disable-logging", f"--socket-timeout={ANSWER_SECONDS:.0f}", *arguments]
     with _running(command, port, _environment(server, settings)) as site:
         yield site
 
@@ -200,7 +230,7 @@ def _running(command: Sequence[str], port: int, environment: dict[str, str]) -> 
                 start_new_session=True,
             )
         processes.pid_file(directory).write_text(f"{process.pid} {int(processes.signal.SIGTERM)}")
-        site = Site(port, directory, process)
+        site = Site(port, directory, process, environment)
         try:
             _wait_for_answer(site)
             yield site

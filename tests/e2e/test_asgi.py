@@ -20,7 +20,7 @@ from tests.e2e.checks import (
 from tests.e2e.conftest import ROWS
 from tests.e2e.manners import good_manners
 from tests.e2e.observer import Observer
-from tests.e2e.sites import Site, eventually, uvicorn
+from tests.e2e.sites import ROOT, Site, eventually, uvicorn
 from tests.servers import HOST, DatabaseServer, PostgreSQL
 
 MOST = 5
@@ -216,6 +216,22 @@ def test_a_query_at_the_start_holds_nothing_when_its_scope_is_over(
         assert site.stats()["checkouts"] == 1
         assert is_at_rest(site)
         assert [site.get("/hold?s=0").text] == [str(number) for number in observer.numbers()]
+
+
+@pytest.mark.parametrize("argument", ["--workers=2", "--reload"])
+def test_a_site_that_is_imported_in_a_running_event_loop_is_pooled(
+    server: DatabaseServer, observer: Observer, argument: str
+) -> None:
+    """There Django forbids what closes a connection, which patch() does to those from before it."""
+    settings = {"apps": "django_db_pooling", "pool": {"SIZE": MOST, "MAX_OUTSTANDING": MOST}}
+    arguments = [argument, f"--reload-dir={ROOT}/tests/site"]
+    with uvicorn(server, pooling=None, arguments=arguments, **settings) as site:
+        with observer.watching() as watch:
+            assert_tokens_are_their_own(site, range(10), TOKEN_PATHS, at_once=20)
+        assert watch.most <= MOST * (2 if argument == "--workers=2" else 1)
+        eventually(lambda: site.stats()["checkouts"], PATIENCE)
+        site.terminate()
+    eventually(lambda: observer.connections() == 0, PATIENCE)
 
 
 @pytest.mark.parametrize("lifespan", ["on", "off"])

@@ -48,3 +48,13 @@ ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "only for tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+if "SITE_STATUS_DIR" in os.environ:
+    # The site's own, whatever else runs on this machine.
+    DB_POOL_STATUS_DIR = os.environ["SITE_STATUS_DIR"]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"of process": {"format": "%(process)d %(name)s %(levelname)s %(message)s"}},
+    "handlers": {"log": {"class": "logging.StreamHandler", "formatter": "of process"}},
+    "loggers": {"django_db_pooling": {"handlers": ["log"], "level": "WARNING"}},
+}

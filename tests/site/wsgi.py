@@ -17,6 +17,28 @@ from tests.site import pooled as pooled
 
 django_application = get_wsgi_application()
 
+
+def _stay_in_a_transaction(where: str, has_begun: threading.Event) -> None:
+    """Until somebody has written into a FIFO; then say which connection it has been."""
+    from django.db import transaction
+
+    from tests.site.views import connection_number
+
+    with transaction.atomic():
+        number = connection_number()
+        has_begun.set()
+        # Blocks without running any Python meanwhile: whoever forks disturbs nobody.
+        Path(where).read_bytes()
+        assert connection_number() == number
+    print(f"the master's connection is {number}", flush=True)
+
+
+if "SITE_TRANSACTION_UNTIL" in os.environ:
+    _has_begun = threading.Event()
+    arguments = (os.environ["SITE_TRANSACTION_UNTIL"], _has_begun)
+    threading.Thread(target=_stay_in_a_transaction, args=arguments, daemon=True).start()
+    assert _has_begun.wait(20)
+
 if os.environ.get("SITE_QUERY_AT_START"):
     # As a project does that reads its configuration from the database. With --preload: in the master.
     from django.db import connection

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +48,19 @@ def all_threads_end() -> object:
 def test_nothing_runs_before_it_is_needed() -> None:
     Housekeeper(Work(True))
     assert threads() == []
+
+
+def test_it_has_no_thread_where_python_is_not_told_of_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of uWSGI that is the master, but none of its workers."""
+    pid = os.getpid()
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=lambda: pid))
+    work = Work(True)
+    house = Housekeeper(work)
+    house.ensure_running()
+    assert threads() == []
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=os.getppid))
+    house.ensure_running()
+    until(lambda: work.calls == 3 and not threads())
 
 
 def test_it_works_at_each_tick_until_there_is_nothing_to_look_after() -> None:
