@@ -42,7 +42,7 @@ class _Rules(NamedTuple):
 
 
 # What stands before a statement that may be executed all the same.
-_EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
+_EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR\b|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
 
 
 def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quotes: str) -> _Rules:
@@ -53,7 +53,7 @@ def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quot
     )
     return _Rules(
         re.compile(skipped, flags),
-        re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s*)*(?:{starts})\b", flags),
+        re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s*)*+(?:{starts})\b", flags),
         re.compile(contains, flags),
         re.compile(lasts, flags),
         re.compile(asks, flags),
@@ -111,7 +111,8 @@ _POSTGRESQL = _rules(
     ),
     # What DISCARD ALL says nothing of. Of LISTEN that is what has arrived, and waits in the client.
     lasts=(
-        r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*(?:U&)?''|\bsetseed\s*\(|\bdblink_connect"
+        r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*(?:U&)?''|\bsetseed\s*\("
+        r"|\bdblink_connect"
         r"|\bpg_replication_origin_session_|\bpg_(?:create|copy)_\w+_replication_slot\s*\("
         r"|\bpg_(?:start_backup|backup_start)\s*\("
     ),

@@ -263,6 +263,12 @@ def test_a_literal_triggers_nothing(vendor: str, words: str) -> None:
     assert not traits(vendor, f"SELECT '{words}' AS a").changes
 
 
+def test_what_stands_before_a_statement_is_read_once() -> None:
+    for words in ("SET STATEMENT a = 1 FOR ", "EXPLAIN ", "(a) "):
+        assert not traits("mysql", words * 500 + "SELECT 1").changes
+        assert traits("mysql", words * 500 + "CALL procedure()").changes
+
+
 def test_objects_of_psycopg() -> None:
     sql = pytest.importorskip("psycopg.sql")
     assert traits("postgresql", sql.SQL("SET {} = 1").format(sql.Identifier("x"))).changes
