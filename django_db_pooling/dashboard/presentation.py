@@ -61,7 +61,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "tells": workers.is_on(),
-        "refusal": status_dir.refusal() if workers.is_on() else None,
+        "refusal": status_dir.refusal(make=True) if workers.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else figures.age(visitor.seen),
         "width": str(WIDTH),

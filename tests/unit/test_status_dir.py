@@ -169,6 +169,32 @@ def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, paren
     assert heard() == orders.given() == Listener().due() == []
 
 
+@pytest.mark.parametrize("given", [False, 5, "", "relative", Path("relative"), b"/tmp", "/tmp/\0"], ids=repr)
+def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
+    given: Any,
+    settings: SimpleNamespace,
+    parent: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(parent)
+    settings.DB_POOL_STATUS_DIR = given
+    words = f"DB_POOL_STATUS_DIR is {given!r}: make it the absolute path of a directory"
+    publish()
+    assert words in caplog.text
+    assert status_dir.refusal() == words
+    with pytest.raises(Refused, match="absolute path"):
+        orders.give("default", Action.RECYCLE, "boss")
+    assert heard() == orders.given() == Listener().due() == []
+    assert list(parent.iterdir()) == []
+
+
+def test_who_serves_the_page_says_why_there_is_no_directory(settings: SimpleNamespace, parent: Path) -> None:
+    settings.DB_POOL_STATUS_DIR = parent / "two" / "three"
+    assert status_dir.refusal() is None
+    assert f"{parent / 'two' / 'three'} can't be made" in str(status_dir.refusal(make=True))
+
+
 def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
     parent.chmod(0o755)
     words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
