@@ -71,7 +71,7 @@ def redact(text: object, most: int = MOST) -> str:
     told = _URL.sub(_without_password, _NEAR.sub("...", told))
     # Without what is quoted, the two ends of a URL may have come together.
     told = _URL.sub(_without_user, _WORD.sub(r"\1***", told))
-    told = printable(told.removesuffix("@") if is_long else told)
+    told = printable(told.removesuffix("@").rstrip() if is_long else told)
     if isinstance(text, BaseException):
         name = printable(type(text).__name__)
         told = f"{name}: {told}" if told else name

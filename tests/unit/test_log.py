@@ -174,6 +174,7 @@ texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=60).map(
 
 
 @given(texts, st.integers(0, 40))
+@example("000000000000000000000000000near '000000 0000000000000000", 40)
 @settings(deadline=None)
 def test_whatever_comes_in_a_short_printable_line_comes_out_which_comes_out_as_it_is(
     text: str, times: int
