@@ -78,10 +78,10 @@ def new_id(number: int) -> str:
     return f"{number}-{secrets.token_hex(16)}"
 
 
-def refusal(make: bool = False) -> str | None:
-    """Why the directory can't be used, or made; None where it can, or isn't there and isn't to be made."""
+def refusal() -> str | None:
+    """Why the directory can't be used; None where it can, or isn't there yet."""
     try:
-        with opened(make):
+        with opened():
             return None
     except FileNotFoundError:
         return None

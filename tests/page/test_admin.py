@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from django.test.utils import CaptureQueriesContext, override_script_prefix
 
 from django_db_pooling.dashboard.access import COOKIE, PERMISSION
 from django_db_pooling.models import ConnectionPool
+from tests.concurrency import eventually
 
 IN_ADMIN = "/admin/django_db_pooling/connectionpool/"
 EVERYWHERE = "tests.page.urls_everywhere"
@@ -109,6 +111,17 @@ def test_strangers_are_sent_to_the_login_of_its_site(urls: str, root: str, admin
         for path in ("live/", "overview.json"):
             assert Client().get(root + path).status_code == 403
         assert Client().post(f"{root}default/recycle/").status_code == 403
+
+
+def test_it_says_why_its_process_can_tell_nothing(boss: Client, tmp_path: Path) -> None:
+    def page() -> str:
+        return boss.get("/pools/").content.decode()
+
+    missing = tmp_path / "two" / "three"
+    with override_settings(ROOT_URLCONF=EVERYWHERE, DB_POOL_STATUS_DIR=str(missing)):
+        eventually(lambda: f"{missing} can&#x27;t be made, No such file or directory" in page())
+    with override_settings(ROOT_URLCONF=EVERYWHERE):
+        eventually(lambda: "can’t tell each other anything" not in page())
 
 
 # -- the permission ------------------------------------------------------------------------------------

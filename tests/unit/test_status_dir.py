@@ -189,12 +189,6 @@ def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
     assert list(parent.iterdir()) == []
 
 
-def test_who_serves_the_page_says_why_there_is_no_directory(settings: SimpleNamespace, parent: Path) -> None:
-    settings.DB_POOL_STATUS_DIR = parent / "two" / "three"
-    assert status_dir.refusal() is None
-    assert f"{parent / 'two' / 'three'} can't be made" in str(status_dir.refusal(make=True))
-
-
 def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
     parent.chmod(0o755)
     words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
@@ -403,6 +397,19 @@ def refused(caplog: pytest.LogCaptureFixture, path: Path, words: str) -> None:
     assert str(path) in record.getMessage() and words in record.getMessage()
     reason = status_dir.refusal()
     assert reason is not None and words in reason
+
+
+def test_a_process_knows_why_it_can_tell_nothing(parent: Path) -> None:
+    """Also where the directory can be trusted, on a full disk for example."""
+    publisher = publish()
+    assert publisher.refusal is None
+    report_file(publisher).unlink()
+    report_file(publisher).mkdir()
+    publish(publisher)
+    assert publisher.refusal == f"{status_dir.path()} can't be written: Is a directory"
+    report_file(publisher).rmdir()
+    publish(publisher)
+    assert publisher.refusal is None
 
 
 def works_again(caplog: pytest.LogCaptureFixture, publisher: Publisher) -> None:
