@@ -26,12 +26,14 @@ _MOST_FRAMES = 20
 # length: what repeats in it gives nothing back, or nothing that could fail follows.
 # What may follow a server's message: the statement, its values, where it was.
 _STATEMENT = re.compile(r"\n(?:LINE \d++|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*+", re.DOTALL)
-# To the last quote, or to the end where it was cut off.
-_NEAR = re.compile(r"(?<=near )(['\"])(?:.*\1|.*+)", re.DOTALL)
+# What a parser quotes: a statement, or of a DSN what may be the rest of a password. To the last quote, or to
+# the end where it was cut off.
+_NEAR = re.compile(r"(?:(?<=near )|(?<=missing \"=\" after ))(['\"])(?:.*\1|.*+)", re.DOTALL)
 _URL = re.compile(r"://(\S++)")
 # In the words of a DSN, keyword arguments, a URL's query and JSON, also inside of another string's repr().
 _KEY = (
-    r"(?:(?:password|passwd|passphrase|secret|token)\w{0,20}+|pass|pwd|credentials?|cred|api_?key)"
+    r"(?:(?:password|passwd|passphrase|secret|token)\w{0,20}+|pass|pwd|(?:\b|_|bind)pw|credentials?|cred"
+    r"|api_?key)"
     r"\\*+['\"]?\s?[=:]>?\s?"
 )
 _KEYS = re.compile(_KEY, re.IGNORECASE)
@@ -69,7 +71,7 @@ def redact(text: object, most: int = MOST) -> str:
     told = _URL.sub(_without_password, _NEAR.sub("...", told))
     # Without what is quoted, the two ends of a URL may have come together.
     told = _URL.sub(_without_user, _WORD.sub(r"\1***", told))
-    told = printable(told.removesuffix("@") if is_long else told)
+    told = printable(told.removesuffix("@").rstrip() if is_long else told)
     if isinstance(text, BaseException):
         name = printable(type(text).__name__)
         told = f"{name}: {told}" if told else name

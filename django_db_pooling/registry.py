@@ -227,6 +227,10 @@ class Registry:
         pools = self.pools()
         return self._publisher.report(self.all_stats(), pools, list(self._listener.obeyed)) if pools else None
 
+    def refusal(self) -> str | None:
+        """Why this process can't tell others anything; None where it can, or hasn't tried yet."""
+        return self._publisher.refusal
+
     def _forget_empty(self) -> None:
         forgotten: list[DatabasePool] = []
         with self._lock:

@@ -33,13 +33,16 @@ class _Rules(NamedTuple):
     def replacement(self, found: re.Match[str]) -> str:
         text = found[0]
         if text[0] in self.quotes:
-            # A quoted name is a name.
-            return re.sub(r"\W", "_", text[1:-1])
+            # A quoted name is a name, also right behind a word, and before one.
+            start, end = found.span()
+            before, after = found.string[max(start - 1, 0) : start], found.string[end : end + 1]
+            name = re.sub(r"\W", "_", text[1:-1])
+            return f"{' ' * before.isalnum()}{name}{' ' * after.isalnum()}"
         return " " if text[0] in "/*-#" else "''"
 
 
 # What stands before a statement that may be executed all the same.
-_EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
+_EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR\b|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
 
 
 def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quotes: str) -> _Rules:
@@ -50,7 +53,7 @@ def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quot
     )
     return _Rules(
         re.compile(skipped, flags),
-        re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s+)*(?:{starts})\b", flags),
+        re.compile(rf"[\s(]*(?:(?:{_EXPLAINING})\s*)*+(?:{starts})\b", flags),
         re.compile(contains, flags),
         re.compile(lasts, flags),
         re.compile(asks, flags),
@@ -108,7 +111,8 @@ _POSTGRESQL = _rules(
     ),
     # What DISCARD ALL says nothing of. Of LISTEN that is what has arrived, and waits in the client.
     lasts=(
-        r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*''|\bsetseed\s*\(|\bdblink_connect"
+        r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*(?:U&)?''|\bsetseed\s*\("
+        r"|\bdblink_connect"
         r"|\bpg_replication_origin_session_|\bpg_(?:create|copy)_\w+_replication_slot\s*\("
         r"|\bpg_(?:start_backup|backup_start)\s*\("
     ),
@@ -121,7 +125,8 @@ _SQLITE = _rules(
     skipped=r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|" + _BLOCK_COMMENT,
     starts=(
         r"PRAGMA(?! (?:\w+\s*\.\s*)?"
-        r"(?:\w+\s*(?:;|\Z)|(?:table|index)_x?(?:info|list)|foreign_key_|\w+_check|optimize))"
+        r"(?:\w+\s*\Z|(?:(?:table|index)_x?(?:info|list)|foreign_key_list|"
+        r"(?:foreign_key|integrity|quick)_check|optimize)\b))"
         r"|ATTACH|DETACH|CREATE TEMP(?:ORARY)?"
     ),
     # A string is a name, too, where a name is meant.

@@ -23,12 +23,12 @@ class Sessions(Leasing):
         """Called by cursors after each statement: notes whether it has changed the session."""
         self._used = True
         slot = self._slot
-        if slot is None or slot.beyond_reset or not slot.opened_at:
+        if slot is None or not slot.opened_at:
             return
         seen, dialect = traits(self.vendor, sql), self._pool.dialect
         if seen.begins:
             self._may_have_begun = True
-        if self._pool.reset_mode != "never":
+        if self._pool.reset_mode != "never" and not slot.beyond_reset:
             slot.beyond_reset = seen.lasts
             # The server sees more, but no locks.
             slot.dirty = (

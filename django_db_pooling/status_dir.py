@@ -96,8 +96,11 @@ def opened(make: bool = False) -> Iterator[Directory]:
     Raises FileNotFoundError where it is missing and not to be made, Refused where it can't be trusted, and
     other OSErrors where the system says so.
     """
-    if getattr(settings, "DB_POOL_STATUS_DIR", "") is None:
-        raise Refused("DB_POOL_STATUS_DIR is None: make it the path of a directory")
+    given = getattr(settings, "DB_POOL_STATUS_DIR", "/")
+    # One that is relative would be another one for each working directory.
+    if not isinstance(given, str | os.PathLike) or not os.path.isabs(given) or "\0" in os.fspath(given):
+        told = redact(repr(given))
+        raise Refused(f"DB_POOL_STATUS_DIR is {told}: make it the absolute path of a directory")
     with contextlib.ExitStack() as held:
         yield _open(held, make)
 

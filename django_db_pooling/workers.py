@@ -107,6 +107,8 @@ class Publisher:
         # Of time.monotonic(): when what others have left was cleared away, and when the log was told last.
         self._cleared_at = self._logged_at = -math.inf
         self._has_failed = self._has_written = False
+        # Why the last report could not be written.
+        self.refusal: str | None = None
 
     def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: Iterable[str]) -> None:
         """Write this process's file (I/O). The log says where that can't be done, and when it can again."""
@@ -121,19 +123,19 @@ class Publisher:
                 directory.write(Kind.REPORT, self.id, report)
                 self._has_written = True
         except OSError as error:
-            self._say(error)
+            self.refusal = redact(str(error))
         else:
-            self._say(None)
+            self.refusal = None
+        self._say(self.refusal)
 
-    def _say(self, error: OSError | None) -> None:
+    def _say(self, said: str | None) -> None:
         """Log a change between working and failing, but not each time where it comes and goes."""
-        if (error is not None) == self._has_failed or time.monotonic() - self._logged_at < QUIET:
+        if (said is not None) == self._has_failed or time.monotonic() - self._logged_at < QUIET:
             return
-        self._has_failed, self._logged_at = error is not None, time.monotonic()
-        if error is None:
+        self._has_failed, self._logged_at = said is not None, time.monotonic()
+        if said is None:
             logger.warning("other processes can be told again what the pools do", extra=extra("status"))
         else:
-            said = redact(str(error))
             logger.warning(
                 "can't tell other processes what the pools do, which work on: %s",
                 said,

@@ -178,4 +178,5 @@ def _remembered(request: HttpRequest) -> Visitor | None:
 
 def _session_digest(request: HttpRequest) -> str | None:
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    return salted_hmac(_SALT, key, algorithm="sha256").hexdigest() if key else None
+    # With the page's own path, since another site may be stricter.
+    return salted_hmac(f"{_SALT} {_path(request)}", key, algorithm="sha256").hexdigest() if key else None

@@ -12,6 +12,7 @@ from django_db_pooling import figures, status_dir, workers
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
 from django_db_pooling.orders import Action
 from django_db_pooling.overview import Holding, Member, OrderPicture, Overview, PoolPicture, Spread, Trouble
+from django_db_pooling.registry import registry
 
 if TYPE_CHECKING:
     from django_db_pooling.dashboard.access import Visitor
@@ -61,7 +62,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "tells": workers.is_on(),
-        "refusal": status_dir.refusal() if workers.is_on() else None,
+        "refusal": registry.refusal() or status_dir.refusal() if workers.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else figures.age(visitor.seen),
         "width": str(WIDTH),

@@ -27,6 +27,8 @@ _CLIENT_SESSION_TRACK = 1 << 23
 _SERVER_SESSION_STATE_CHANGED = 1 << 14
 # Attribute of a connection: what its session was like when it was opened.
 _AT_FIRST = "at_first_for_pool"
+# Another one: its character set and collation then, which set_character_set() forgets.
+_CHARACTERS = "characters_for_pool"
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
@@ -116,7 +118,7 @@ class PyMySQL(Driver):
             connection._execute_command(_COM_RESET_CONNECTION, b"")
             connection._read_ok_packet()
             connection.select_db(connection.db)
-            connection.set_character_set(connection.charset, connection.collation)
+            connection.set_character_set(*getattr(connection, _CHARACTERS))
             with connection.cursor(pymysql.cursors.Cursor) as cursor:
                 if connection.sql_mode is not None:
                     cursor.execute("SET sql_mode = %s", (connection.sql_mode,))
@@ -144,6 +146,7 @@ class PyMySQL(Driver):
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         _track_session(connection)
         setattr(connection, _AT_FIRST, _look_at(connection))
+        setattr(connection, _CHARACTERS, (connection.charset, connection.collation))
         connection._read_timeout = params.get("read_timeout")
         connection._write_timeout = params.get("write_timeout")
 

@@ -119,6 +119,7 @@ _POSTGRESQL_FOR_GOOD = [
     "SET SESSION seed TO 0.5",
     "LOAD 'auto_explain'",
     "LOAD $$auto_explain$$",
+    "LOAD U&'auto_explain'",
     f"SELECT dblink_connect('mine', '{_DSN}')",
     f"SELECT pg_create_physical_replication_slot('{UNIQUE}', false, true)",
     f"SELECT pg_replication_origin_session_setup('{UNIQUE}')",
@@ -139,6 +140,7 @@ _POSTGRESQL = [
     "SELECT set_config('my.mine', '1', false)",
     "SELECT pg_catalog.set_config('my.mine', '1', 1 = 2)",
     "SELECT \"set_config\"('my.mine', '1', false)",
+    "SELECT\"set_config\"('my.mine', '1', false)",
     "WITH x AS MATERIALIZED (SELECT set_config('my.mine', '1', false)) SELECT * FROM x",
     "SELECT 1 WHERE set_config('my.mine', '1', false) = '1'",
     f"UPDATE {TABLE} SET a = a WHERE set_config('my.mine', '1', false) = '1'",
@@ -171,7 +173,9 @@ _POSTGRESQL = [
     f"CREATE TEMP SEQUENCE {NAME}",
     f"CREATE FUNCTION pg_temp.{NAME}() RETURNS INT LANGUAGE SQL AS 'SELECT 1'",
     f"EXPLAIN ANALYZE CREATE TEMP TABLE {NAME} AS SELECT 1",
+    f"EXPLAIN(ANALYZE)CREATE TEMP TABLE {NAME} AS SELECT 1",
     f"PREPARE {NAME} AS SELECT 1",
+    f'PREPARE"{NAME}"AS SELECT 1',
     f"PREPARE {NAME} (INT) AS SELECT $1",
     f"DECLARE {NAME} CURSOR WITH HOLD FOR SELECT 1",
     f"DECLARE {NAME} SCROLL CURSOR WITH HOLD FOR SELECT 1",
@@ -187,6 +191,7 @@ _SQLITE = [
     f"CREATE TABLE 'temp'.{NAME} (a)",
     f"CREATE TABLE [temp].{NAME} (a)",
     f"CREATE TABLE `temp`.{NAME} (a)",
+    f'CREATE TABLE"temp".{NAME} (a)',
     f"CREATE TABLE temp.{NAME} AS SELECT 1 AS a",
     f"CREATE TEMP VIEW {NAME} AS SELECT 1",
     f"CREATE VIEW temp.{NAME} AS SELECT 1",
@@ -205,6 +210,9 @@ _SQLITE = [
     "PRAGMA busy_timeout = 5",
     "PRAGMA synchronous = OFF",
     "PRAGMA query_only = ON",
+    "PRAGMA ignore_check_constraints = ON",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA[cache_size] = 123",
 ]
 # What they do, a reset undoes; a session that has taken a role is closed instead, and so is one of the third
 # kind, where it can be seen that it is one.

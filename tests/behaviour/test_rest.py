@@ -265,6 +265,26 @@ def test_a_transaction_is_not_taken_away() -> None:
     assert_whole()
 
 
+@pytest.mark.only("pymysql", "mysqlclient")
+@pytest.mark.parametrize("before", ["SET @mine = 1", "SET profiling = 1"])
+def test_a_transaction_in_plain_words_is_not_taken_away(before: str) -> None:
+    """Also from who has done before what no reset undoes, where the driver can't say that one is open."""
+    pooling.set_pool_size(1, max_outstanding=1, timeout=0.5)
+    with scheduler() as do:
+
+        def job() -> None:
+            sql(before)
+            sql("START TRANSACTION")
+            Note.objects.create(text="kept")
+            with pytest.raises(PoolTimeout):
+                in_thread(one)
+            sql("COMMIT")
+
+        do(job)
+        assert do(Note.objects.filter(text="kept").count) == 1
+    assert_whole()
+
+
 def test_the_main_thread_keeps_its_session() -> None:
     """Commands and scripts run in it."""
     pooling.set_pool_size(1, max_outstanding=1, timeout=0.5)

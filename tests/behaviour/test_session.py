@@ -296,6 +296,20 @@ def test_a_pinned_connection_is_made_as_new(fresh: dict[str, Any], resets: Calla
     assert request(session) == fresh
 
 
+@pytest.mark.only("pymysql")
+def test_a_pinned_connection_whose_drivers_object_was_told_is_made_as_new() -> None:
+    def characters() -> Any:
+        return sql("SELECT @@character_set_client, @@collation_connection, 'é'")
+
+    def work() -> None:
+        pooling.pin()
+        connection.connection.set_character_set("latin1")
+
+    before = request(characters)
+    request(work)
+    assert request(characters) == before
+
+
 @pytest.mark.only("pymysql", "psycopg")
 def test_reset_always_and_never() -> None:
     with another_alias(POOL={"RESET": "always"}) as alias:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from django.apps import apps
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext, override_script_prefix
 
+from django_db_pooling.dashboard import access
 from django_db_pooling.dashboard.access import COOKIE, PERMISSION
 from django_db_pooling.models import ConnectionPool
+from tests.concurrency import eventually
 
 IN_ADMIN = "/admin/django_db_pooling/connectionpool/"
 EVERYWHERE = "tests.page.urls_everywhere"
@@ -62,6 +65,21 @@ def test_in_a_stricter_site_it_is_there_for_those_whom_the_site_lets_in(boss: Cl
         assert clerk.get("/bosses/django_db_pooling/connectionpool/").status_code == 403
         assert clerk.get("/bosses/django_db_pooling/connectionpool/overview.json").status_code == 403
         assert clerk.get(IN_ADMIN).status_code == 200
+
+
+def test_a_cookie_of_one_site_is_of_no_use_in_a_stricter_one(
+    clerk: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database can't be asked; a browser sends it elsewhere only where somebody makes it do so."""
+
+    def unanswered(*arguments: Any) -> None:
+        raise OperationalError
+
+    with override_settings(ROOT_URLCONF=EVERYWHERE):
+        clerk.get(IN_ADMIN)
+        monkeypatch.setattr(access, "_authenticated", unanswered)
+        assert clerk.get(IN_ADMIN).status_code == 200
+        assert clerk.get("/bosses/django_db_pooling/connectionpool/").status_code == 503
 
 
 def test_nothing_can_be_added_changed_or_deleted_and_nothing_has_a_history(boss: Client) -> None:
@@ -109,6 +127,17 @@ def test_strangers_are_sent_to_the_login_of_its_site(urls: str, root: str, admin
         for path in ("live/", "overview.json"):
             assert Client().get(root + path).status_code == 403
         assert Client().post(f"{root}default/recycle/").status_code == 403
+
+
+def test_it_says_why_its_process_can_tell_nothing(boss: Client, tmp_path: Path) -> None:
+    def page() -> str:
+        return boss.get("/pools/").content.decode()
+
+    missing = tmp_path / "two" / "three"
+    with override_settings(ROOT_URLCONF=EVERYWHERE, DB_POOL_STATUS_DIR=str(missing)):
+        eventually(lambda: f"{missing} can&#x27;t be made, No such file or directory" in page())
+    with override_settings(ROOT_URLCONF=EVERYWHERE):
+        eventually(lambda: "can’t tell each other anything" not in page())
 
 
 # -- the permission ------------------------------------------------------------------------------------

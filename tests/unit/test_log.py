@@ -42,6 +42,8 @@ TEXTS = [
     f"PWD={SECRET};",
     f"PWD={{{SECRET};{SECRET}}};",
     f"password=no-{SECRET}",
+    f"bindpw={SECRET}",
+    f"DB_PW: '{SECRET}'",
     f"cut off: password='{SECRET}",
     f"cut off in an escape: password='{SECRET}\\",
 ]
@@ -64,6 +66,7 @@ def test_what_looks_like_a_password_is_taken_out(text: str) -> None:
         ('FATAL:  password authentication failed for user "app"', 'authentication failed for user "app"'),
         ("server closed the connection\n\tThis probably means", "server closed the connection This probably"),
         ('syntax error at or near "x"\nLINE 1: SELECT x FROM people', "syntax error at or near ..."),
+        ('missing "=" after "SELECT x" in connection info', 'missing "=" after ... in connection info'),
         ("terminated\nCONTEXT:  SQL statement \"SELECT 'x'\"\nPL/pgSQL function f()", "terminated"),
         ("(1064, \"check the manual near 'SELECT 'x' ' at line 1\")", "check the manual near ... at line 1"),
         ("cut off: check the manual near 'SELECT x", "check the manual near ..."),
@@ -171,6 +174,7 @@ texts = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=60).map(
 
 
 @given(texts, st.integers(0, 40))
+@example("000000000000000000000000000near '000000 0000000000000000", 40)
 @settings(deadline=None)
 def test_whatever_comes_in_a_short_printable_line_comes_out_which_comes_out_as_it_is(
     text: str, times: int

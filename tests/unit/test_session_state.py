@@ -82,8 +82,14 @@ CHANGES = {
         "/* a /* b */ c */ SET a = 1",
         "EXPLAIN ANALYZE CREATE TEMP TABLE a AS SELECT 1",
         "EXPLAIN (ANALYZE, VERBOSE) CREATE TEMP TABLE a AS SELECT 1",
+        "EXPLAIN(ANALYZE)CREATE TEMP TABLE a AS SELECT 1",
         "SELECT \"set_config\"('a', 'b', false)",
+        "SELECT\"set_config\"('a', 'b', false)",
         'CREATE TABLE "pg_temp".a (b INT)',
+        'SELECT 1 INTO TEMP"a"',
+        'PREPARE"a"AS SELECT 1',
+        'DECLARE"c"CURSOR WITH HOLD FOR SELECT 1',
+        "UPDATE\"pg_settings\"SET setting = 'a'",
         'SELECT U&"pg_advisory\\005flock"(1)',
         "UPDATE pg_settings SET setting = 'a' WHERE name = 'b'",
         "UPDATE ONLY pg_catalog . pg_settings SET setting = 'a' WHERE name = 'b'",
@@ -107,6 +113,11 @@ CHANGES = {
         "CREATE TABLE 'temp'.x (a)",
         "CREATE VIRTUAL TABLE temp.x USING fts5(a)",
         "EXPLAIN PRAGMA cache_size = 1",
+        "PRAGMA ignore_check_constraints = ON",
+        "PRAGMA main.cell_size_check(1)",
+        "PRAGMA[cache_size] = 1",
+        'CREATE TABLE"temp".x (a)',
+        "CREATE TABLE IF NOT EXISTS[temp].x (a)",
     ],
 }
 # What no reset undoes.
@@ -125,7 +136,10 @@ LASTS = {
         "LOAD 'auto_explain'",
         "LOAD $$auto_explain$$",
         "LOAD E'a\\'b'",
+        "LOAD U&'a'",
         "LISTEN a",
+        'LISTEN"a"',
+        'SET"seed"TO 0.5',
         "SELECT setseed(0.5)",
         "SET seed = 0.5",
         "SET SESSION seed TO 0.5",
@@ -205,6 +219,8 @@ NO_CHANGES = {
         "PRAGMA foreign_key_list(x)",
         "PRAGMA integrity_check",
         "PRAGMA quick_check(1)",
+        "PRAGMA optimize(0x10002)",
+        'SELECT "a"AS b, "PRAGMA"',
         "SELECT 'ATTACH'",
         "BEGIN IMMEDIATE",
     ],
@@ -245,6 +261,12 @@ def test_white_space_and_comments_hide_nothing(case: tuple[str, str, bool], spac
 @given(st.text(alphabet="a;= SETx1\n()@:*/-#"))
 def test_a_literal_triggers_nothing(vendor: str, words: str) -> None:
     assert not traits(vendor, f"SELECT '{words}' AS a").changes
+
+
+def test_what_stands_before_a_statement_is_read_once() -> None:
+    for words in ("SET STATEMENT a = 1 FOR ", "EXPLAIN ", "(a) "):
+        assert not traits("mysql", words * 500 + "SELECT 1").changes
+        assert traits("mysql", words * 500 + "CALL procedure()").changes
 
 
 def test_objects_of_psycopg() -> None:

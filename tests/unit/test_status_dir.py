@@ -169,6 +169,26 @@ def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, paren
     assert heard() == orders.given() == Listener().due() == []
 
 
+@pytest.mark.parametrize("given", [False, 5, "", "relative", Path("relative"), b"/tmp", "/tmp/\0"], ids=repr)
+def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
+    given: Any,
+    settings: SimpleNamespace,
+    parent: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(parent)
+    settings.DB_POOL_STATUS_DIR = given
+    words = f"DB_POOL_STATUS_DIR is {given!r}: make it the absolute path of a directory"
+    publish()
+    assert words in caplog.text
+    assert status_dir.refusal() == words
+    with pytest.raises(Refused, match="absolute path"):
+        orders.give("default", Action.RECYCLE, "boss")
+    assert heard() == orders.given() == Listener().due() == []
+    assert list(parent.iterdir()) == []
+
+
 def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
     parent.chmod(0o755)
     words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
@@ -377,6 +397,19 @@ def refused(caplog: pytest.LogCaptureFixture, path: Path, words: str) -> None:
     assert str(path) in record.getMessage() and words in record.getMessage()
     reason = status_dir.refusal()
     assert reason is not None and words in reason
+
+
+def test_a_process_knows_why_it_can_tell_nothing(parent: Path) -> None:
+    """Also where the directory can be trusted, on a full disk for example."""
+    publisher = publish()
+    assert publisher.refusal is None
+    report_file(publisher).unlink()
+    report_file(publisher).mkdir()
+    publish(publisher)
+    assert publisher.refusal == f"{status_dir.path()} can't be written: Is a directory"
+    report_file(publisher).rmdir()
+    publish(publisher)
+    assert publisher.refusal is None
 
 
 def works_again(caplog: pytest.LogCaptureFixture, publisher: Publisher) -> None:
