@@ -205,7 +205,7 @@ class Storm:
         assert self.driver.peak <= CAP, self.driver.peak
         assert (stats.waiting, stats.opening, stats.in_use) == (0, 0, 0), stats
         assert len(pool) == stats.idle == len(self.driver.open), stats
-        assert stats.opened - stats.closed == stats.idle, stats
+        self.check_counts()
         pool.drain()
         held = [pool.take_now() for _ in range(CAP)]
         try:
@@ -215,3 +215,7 @@ class Storm:
         else:
             raise AssertionError("more than the cap")
         assert len(held) == len(self.driver.open) == CAP
+
+    def check_counts(self) -> None:
+        stats = self.pool.snapshot()
+        assert stats.opened - stats.closed == stats.idle, stats

@@ -6,7 +6,7 @@ exception table. Python 3.13 leaves the jump back of a loop with a condition out
 the loop jumps, and may find one before the ``try`` (https://github.com/python/cpython/issues/108214). In both
 cases the function is left, and nothing that should follow the loop is done.
 
-``python unguarded_loops.py FOLDER`` tells of those in all files below. It needs no other module, so any Python
+``python unguarded_loops.py FOLDER`` tells of those in all files below. It needs no other module: any Python
 can run it. Not told of: the jump of a ``continue`` inside of a ``try``, which is over by then, and a
 comprehension with nothing around, which only loses the end of its own variable.
 """
