@@ -1,4 +1,4 @@
-"""A signal's handler that raises, as those do with which Celery, RQ and others end a task that takes too long."""
+"""A signal's handler that raises, as those of Celery and RQ do to end a task that takes too long."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 
 PACKAGE = "/django_db_pooling/"
-# Elsewhere than in the package, and in finalizers, where what is raised goes nowhere, it strikes later (seconds).
+# Elsewhere than in the package, and in finalizers, where what is raised goes nowhere, it strikes so much
+# later (seconds).
 LATER = 0.00002
-# A point that was struck so often is not struck any more: chance alone would seldom strike those passed quickly.
+# Less, and the timer takes it for never.
+SHORTEST = 0.000001
+# A point that was struck so often is not struck any more: chance alone would strike those that are passed
+# quickly too seldom.
 ENOUGH = 5
 
 
@@ -32,9 +36,9 @@ class Strikes:
     def within(self, seconds: float) -> Iterator[None]:
         """Strike in the block, once, after so many seconds, if that lasts longer."""
         before = signal.signal(signal.SIGALRM, self._strike)
-        # A test's own timeout may use the timer, too.
-        remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
         self._may_strike = True
+        # A test's own timeout may use the timer, too.
+        remaining, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, SHORTEST))
         try:
             yield
         finally:

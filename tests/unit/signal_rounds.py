@@ -1,4 +1,4 @@
-"""What goes round and round in the main thread, where a signal's handler raises: the claim and the queue are free.
+"""What goes round in the main thread, until a signal's handler raises: neither claim nor waiter stays.
 
 ``python -m tests.unit.signal_rounds match|queue SECONDS``. Needs the standard library only.
 """

@@ -1,6 +1,6 @@
-"""Many callers in a small pool, one of them in the main thread, where a signal's handler raises again and again.
+"""Callers in a small pool, one of them in the main thread, where a signal's handler raises again and again.
 
-``python -m tests.unit.signal_storm SEED SECONDS`` fails where something is lost. Needs the standard library only.
+``python -m tests.unit.signal_storm SEED SECONDS`` fails where something is lost. Needs no other package.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class ManyHomes(StormyDriver):
 
 class SignalStorm(Storm):
     driver_class = ManyHomes
+    # What was about to be dropped when its thread was struck is open as long as the traceback refers to it.
+    most_open = CAP + 1
 
     def __init__(self, seed: int, seconds: float) -> None:
         super().__init__(seed, seconds)
