@@ -15,7 +15,7 @@ from tests.slapd import Slapd
 from tests.strikes import Strikes, Struck
 
 pytestmark = pytest.mark.threads
-SECONDS = 2.0
+SECONDS = 1.5
 LEAST_POINTS = 15
 
 
