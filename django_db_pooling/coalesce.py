@@ -34,13 +34,18 @@ class Coalesced:
         claim = self._claim
         self._news.append(None)
         try:
-            while self._news and claim.setdefault(None, me) is me:
-                self._news.clear()
-                self._function()
-                claim.clear()
+            self._go_round(me)
         finally:
             if claim.get(None) is me:
                 # The function has failed. Word that was left meanwhile is still worth a run.
                 claim.clear()
                 if self._news:
                     self()
+
+    def _go_round(self, me: object) -> None:
+        """Run as long as there is news and nobody else is at it."""
+        claim = self._claim
+        while self._news and claim.setdefault(None, me) is me:
+            self._news.clear()
+            self._function()
+            claim.clear()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import _socket
 import contextlib
 from collections.abc import Iterable
+from functools import partial
+
+from django_db_pooling.sockets import on_socket
 
 # Seconds between probes, and how many of them may stay without an answer.
 INTERVAL = 10
@@ -21,20 +24,19 @@ def keep_alive(fd: int, idle: float, params: Iterable[str]) -> None:
     """
     if any(name.startswith(_LIBPQ) for name in params):
         return
-    handle = _socket.socket(fileno=fd)
-    try:
-        if handle.family not in (_socket.AF_INET, _socket.AF_INET6):
-            return
-        seconds = max(1, int(idle))
-        handle.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", seconds),
-            ("TCP_KEEPINTVL", INTERVAL),
-            ("TCP_KEEPCNT", PROBES),
-            ("TCP_USER_TIMEOUT", 1000 * (seconds + INTERVAL * PROBES)),
-        ):
-            # Not every system has all of them.
-            with contextlib.suppress(AttributeError, OSError):
-                handle.setsockopt(_socket.IPPROTO_TCP, getattr(_socket, name), value)
-    finally:
-        handle.detach()
+    on_socket(fd, partial(_keep_alive, seconds=max(1, int(idle))))
+
+
+def _keep_alive(handle: _socket.socket, seconds: int) -> None:
+    if handle.family not in (_socket.AF_INET, _socket.AF_INET6):
+        return
+    handle.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", seconds),
+        ("TCP_KEEPINTVL", INTERVAL),
+        ("TCP_KEEPCNT", PROBES),
+        ("TCP_USER_TIMEOUT", 1000 * (seconds + INTERVAL * PROBES)),
+    ):
+        # Not every system has all of them.
+        with contextlib.suppress(AttributeError, OSError):
+            handle.setsockopt(_socket.IPPROTO_TCP, getattr(_socket, name), value)

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from django_db_pooling import conf, fork
@@ -196,9 +196,12 @@ def others(held: list[Any], before: Claims) -> list[Any]:
 
 def give_all_back(wrappers: list[Any]) -> None:
     """Each of them, also if one is interrupted."""
-    with ExitStack() as stack:
-        for wrapper in wrappers:
-            stack.callback(wrapper.give_back)
+    if wrappers:
+        try:
+            wrappers[0].give_back()
+        finally:
+            # Not an ExitStack, which a signal's handler can leave between two of them.
+            give_all_back(wrappers[1:])
 
 
 def current() -> Owner:

@@ -186,30 +186,9 @@ class Pool:
             # What is free, but for idle connections, could only be the head's, who has looked for it.
             if impatient or self._idle or self._head() is waiter or self.growth.outage:
                 self._match()
-            most = self.limits.max_waiting
-            admitted = most is None
-            while True:
-                while not waiter.wait(self._patience(deadline if admitted else started)):
-                    now = time.monotonic()
-                    if self._match.running:
-                        # Another native thread is handing out this instant, maybe to us.
-                        pass
-                    elif not admitted:
-                        if most is not None and len(self._waiters) > most:
-                            why = f"MAX_WAITING ({most}) callers wait already"
-                            raise self.refusal(0.0, why, noted)
-                        admitted = True
-                    elif deadline is not None and now >= deadline:
-                        waited = now - began if began < deadline else 0.0
-                        raise self.refusal(waited, f"waited {waited:.1f} s", noted)
-                    self._match()
-                slot = waiter.take()
-                if slot.connection is None or self._fit(slot):
-                    self.counts.queued += 1
-                    return slot
-                waiter.expect_again()
-                self._return_to_queue(waiter)
-                self.close(slot)
+            slot = self._wait_in_queue(waiter, deadline, started, began, noted)
+            self.counts.queued += 1
+            return slot
         except BaseException:
             self._leave(waiter)
             raise
@@ -218,6 +197,34 @@ class Pool:
             self.counts.waits.observe(waited)
             if waited > self.counts.longest_wait_seconds:
                 self.counts.longest_wait_seconds = waited
+
+    def _wait_in_queue(
+        self, waiter: Waiter, deadline: float | None, started: float, began: float, noted: bool
+    ) -> Slot:
+        """What comes for a waiter that stands in the queue. Raises CheckoutTimeout and ServerAway."""
+        most = self.limits.max_waiting
+        admitted = most is None
+        while True:
+            while not waiter.wait(self._patience(deadline if admitted else started)):
+                now = time.monotonic()
+                if self._match.running:
+                    # Another native thread is handing out this instant, maybe to us.
+                    pass
+                elif not admitted:
+                    if most is not None and len(self._waiters) > most:
+                        why = f"MAX_WAITING ({most}) callers wait already"
+                        raise self.refusal(0.0, why, noted)
+                    admitted = True
+                elif deadline is not None and now >= deadline:
+                    waited = now - began if began < deadline else 0.0
+                    raise self.refusal(waited, f"waited {waited:.1f} s", noted)
+                self._match()
+            slot = waiter.take()
+            if slot.connection is None or self._fit(slot):
+                return slot
+            waiter.expect_again()
+            self._return_to_queue(waiter)
+            self.close(slot)
 
     def _patience(self, deadline: float | None) -> float:
         if deadline is None:

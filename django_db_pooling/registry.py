@@ -136,21 +136,19 @@ class Registry:
         """The pool for what the wrapper's settings say this instant."""
         if not fork.noticed[0]:
             fork.notice()
-        pools = self._pools.get(wrapper.alias, ())
-        for pool in pools:
-            if pool.serves(wrapper):
-                pool.closing = False
-                if len(pools) > 1:
-                    self._retire(wrapper.alias)
-                return pool
+        pool = self._serving(wrapper)
+        if pool is not None:
+            pool.closing = False
+            if len(self._pools.get(wrapper.alias, ())) > 1:
+                self._retire(wrapper.alias)
+            return pool
         telemetry.start()
         with self._lock:
-            others = self._pools.get(wrapper.alias, ())
-            for pool in others:
-                if pool.serves(wrapper):
-                    return pool
+            pool = self._serving(wrapper)
+            if pool is not None:
+                return pool
             made = DatabasePool(wrapper, driver)
-            self._pools = {**self._pools, wrapper.alias: (made, *others)}
+            self._pools = {**self._pools, wrapper.alias: (made, *self._pools.get(wrapper.alias, ()))}
         limits = made.limits
         made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         self._housekeeper.ensure_running()
@@ -161,6 +159,13 @@ class Registry:
             # Nor was gevent there, if a process patched itself after a fork.
             checks.say_once(checks.advice())
         return made
+
+    def _serving(self, wrapper: Any) -> DatabasePool | None:
+        """The pool that there is for what the wrapper's settings say this instant."""
+        for pool in self._pools.get(wrapper.alias, ()):
+            if pool.serves(wrapper):
+                return pool
+        return None
 
     def teach(self, wrapper: Any) -> None:
         """Let a wrapper that hasn't connected yet know its pool, and what that has learned of the server."""
@@ -232,20 +237,24 @@ class Registry:
         return self._publisher.refusal
 
     def _forget_empty(self) -> None:
-        forgotten: list[DatabasePool] = []
         with self._lock:
-            for alias, pools in self._pools.items():
-                over = [pool for pool in pools if pool.closing and not len(pool)]
-                for pool in over:
-                    past = self._past.get(alias)
-                    told = pool.snapshot()
-                    self._past[alias] = told if past is None else told.plus(past)
-                if over:
-                    kept = tuple(pool for pool in pools if pool not in over)
-                    self._pools = {**self._pools, alias: kept}
-                    forgotten += over
+            forgotten = self._take_out_empty()
         for pool in forgotten:
             pool.journal.write(is_last=True)
+
+    def _take_out_empty(self) -> list[DatabasePool]:
+        taken_out: list[DatabasePool] = []
+        for alias, pools in self._pools.items():
+            over = [pool for pool in pools if pool.closing and not len(pool)]
+            for pool in over:
+                past = self._past.get(alias)
+                told = pool.snapshot()
+                self._past[alias] = told if past is None else told.plus(past)
+            if over:
+                kept = tuple(pool for pool in pools if pool not in over)
+                self._pools = {**self._pools, alias: kept}
+                taken_out += over
+        return taken_out
 
     def apply_limits(self) -> None:
         """Limits have changed: tell every pool."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.environments import CannotInstall, environment
+from tests.environments import CannotInstall, environment, find_python
 from tests.servers import MariaDB, PostgreSQL, Server
 
 
@@ -25,10 +26,21 @@ def require_module(name: str) -> None:
         give_up(f"{name} is not installed; `make test` installs it where it can be compiled")
 
 
-def require_environment(directory: Path, requirements: Iterable[str]) -> Path:
+def require_python(version: str) -> Path:
+    """The same for an interpreter of this version, "3.13" for example."""
+    python = find_python(version)
+    if python is None:
+        give_up(f"Python {version} is not on this machine, neither on PATH nor pyenv's")
+    assert python is not None
+    return python
+
+
+def require_environment(
+    directory: Path, requirements: Iterable[str], base: str | Path = sys.executable
+) -> Path:
     """The same for an environment with these requirements, made below the directory; its interpreter."""
     try:
-        return environment(directory, requirements)
+        return environment(directory, requirements, base=base)
     except CannotInstall as error:
         give_up(f"{', '.join(requirements)} can't be installed: {error}")
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from django_db_pooling import green
 from django_db_pooling.slot import Slot
+from django_db_pooling.sockets import on_socket
 from django_db_pooling.waiter import Bell, ThreadBell
 
 # Not on every system; where it is missing a closed connection is "unread" and gets a ping.
@@ -105,12 +106,8 @@ class Driver:
         if fd is None:
             return
         with contextlib.suppress(OSError):
-            # The plain socket type: neither gevent's nor TLS's has a say, and nothing is sent.
-            handle = _socket.socket(fileno=fd)
-            try:
-                handle.shutdown(_socket.SHUT_RDWR)
-            finally:
-                handle.detach()
+            # Nothing is sent, TLS's goodbye neither.
+            on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
 
     def broken(self, connection: Any) -> bool:
         """Whether the driver has given the connection up."""

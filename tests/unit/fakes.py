@@ -213,7 +213,8 @@ def interrupted_at(point: int, packages: str, function: Callable[[], object]) ->
     """Call a function and raise Interrupt in this thread at its n-th chance; False: it has fewer.
 
     The interpreter looks for signals where a function begins, after a call and when a loop goes
-    round. In finalizers it does, too, but what is raised there goes nowhere.
+    round, but not between a call that fails and what handles that. In finalizers it does, too, but what is
+    raised there goes nowhere.
     """
     chances = 0
     last: dict[int, str] = {}
@@ -237,6 +238,8 @@ def interrupted_at(point: int, packages: str, function: Callable[[], object]) ->
             before, last[id(frame)] = last.get(id(frame), ""), name
             if before.startswith("CALL") or name.startswith("JUMP_BACKWARD"):
                 chance(frame)
+        elif event == "exception":
+            last.pop(id(frame), None)
         return local
 
     def trace(frame: Any, event: str, _: Any) -> Any:
