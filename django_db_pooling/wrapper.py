@@ -255,11 +255,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def _give_back(self, may_rest: bool = False) -> None:
         slot = self._let_go()
         try:
-            if may_rest and slot.dirty and self._worth_keeping(slot):
-                self._resting = slot
-                self._pool.rest(slot)
-                return
-            clean = (
+            rests = may_rest and slot.dirty and self._worth_keeping(slot)
+            clean = not rests and (
                 self._worth_keeping(slot)
                 and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
                 and (not self._must_renew(slot) or self._renew(slot))
@@ -267,7 +264,9 @@ class Pooling(Parts, Opening, Sessions, Losing):
         except BaseException:
             self._pool.discard(slot)
             raise
-        if clean:
+        if rests:
+            self._resting = self._pool.rest(slot)
+        elif clean:
             self._pool.checkin(slot)
         else:
             self._pool.close(slot)
@@ -316,11 +315,12 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def _resume(self) -> bool:
         """Take up what was left at rest. False: somebody else needed it, or it is of no use any more."""
-        slot, self._resting = self._resting, None
-        assert slot is not None
-        pool = slot.pool
-        if not pool.resume(slot):
+        rest, self._resting = self._resting, None
+        assert rest is not None
+        slot = rest.pool.resume(rest)
+        if slot is None:
             return False
+        pool = slot.pool
         alive = pool.driver.alive(slot.connection)
         if pool is not self._pool or alive is False:
             pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
