@@ -306,7 +306,7 @@ class Pool:
         slot = self._idle_at(head.home) or self._bare_slot(head) or self._rested_at(head.home)
         if slot is not None:
             return head, slot
-        if self._idle or self._resting:
+        if any(other.home is not head.home for other in (*list(self._idle), *list(self._resting))):
             # Of other hubs, and the head must not open in their place yet.
             for waiter in list(self._waiters):
                 slot = self._idle_at(waiter.home) or self._rested_at(waiter.home)
