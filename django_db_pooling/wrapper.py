@@ -54,8 +54,6 @@ class Pooling(Parts, Opening, Sessions, Losing):
             super().connect()
             return
         mine = owner.current()
-        if self._resting is not None and self._goes_on(mine):
-            return
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience
@@ -65,6 +63,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self._pool.limits.leak_threshold is not None:
             holder = Holding(holder, sys._getframe())
         try:
+            if self._resting is not None and self._goes_on(mine):
+                return
             self._cursors = set()
             if not self._check_out(deadline, holder, patience is None):
                 self._check_out_another(deadline, holder, patience is None)
