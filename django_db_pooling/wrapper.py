@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db.backends.base.base import NO_DB_ALIAS
 
-from django_db_pooling import conf, drivers, owner
+from django_db_pooling import conf, drivers, fork, owner
 from django_db_pooling.cursor import PooledCursor
 from django_db_pooling.deadline import Deadline
 from django_db_pooling.drivers.base import Driver
@@ -222,6 +222,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
+        if not fork.noticed[0]:
+            fork.notice()
         if self._resting is not None:
             self.end_rest()
         if self.connection is None:
