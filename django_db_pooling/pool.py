@@ -306,7 +306,8 @@ class Pool:
         slot = self._idle_at(head.home) or self._bare_slot(head) or self._rested_at(head.home)
         if slot is not None:
             return head, slot
-        if any(other.home is not head.home for other in (*list(self._idle), *list(self._resting))):
+        homes = [slot.home for slot in list(self._idle)] + [rest.home for rest in list(self._resting)]
+        if any(home is not head.home for home in homes):
             # Of other hubs, and the head must not open in their place yet.
             for waiter in list(self._waiters):
                 slot = self._idle_at(waiter.home) or self._rested_at(waiter.home)
