@@ -346,7 +346,7 @@ def test_a_block_that_has_not_begun_survives_the_end_of_the_rest() -> None:
                 close_old_connections()
                 Note.objects.create(text="rolled back")
                 raise Oops
-            called = []
+            called: list[str] = []
             with transaction.atomic():
                 transaction.on_commit(lambda: called.append("hook"))
                 close_old_connections()
