@@ -62,6 +62,8 @@ class PooledCursor(Base):
             self.db.executed("CALL")
 
     def close(self) -> None:
+        if not fork.noticed[0]:
+            fork.notice()
         db = self.db
         try:
             self.cursor.close()

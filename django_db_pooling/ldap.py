@@ -30,6 +30,7 @@ from django_db_pooling.directory.identities import Identities, Identity, Secret
 from django_db_pooling.directory.pool import DirectoryPool
 from django_db_pooling.directory.state import StateConnector
 from django_db_pooling.drivers.ldap import DRIVER
+from django_db_pooling.duties import Duties
 from django_db_pooling.keepalive import keep_alive
 from django_db_pooling.limits import Limits
 from django_db_pooling.log import label, redact
@@ -130,6 +131,7 @@ class ConnectionManager:
             max_age=max_lifetime,
         )
         self._made = DirectoryPool(uri, limits, self._own)
+        self.duties = Duties()
         upkeep.know(self)
 
     @property
@@ -137,6 +139,11 @@ class ConnectionManager:
         if not fork.noticed[0]:
             fork.notice()
         return self._made
+
+    @property
+    def name(self) -> str:
+        """What the log calls it: its ``uri``, without what is secret."""
+        return self._made.name
 
     @property
     def passwd(self) -> Secret | None:

@@ -10,7 +10,7 @@ from django.db import Error as DjangoError
 from django_db_pooling.deadline import LEAST, Deadline
 from django_db_pooling.leaks import asker
 from django_db_pooling.log import redact
-from django_db_pooling.slot import Slot
+from django_db_pooling.slot import Rest, Slot
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -47,7 +47,7 @@ class Leasing(Backend):
     _pool: DatabasePool = cast("DatabasePool", None)
     _lost = False
     # What was let go with a changed session, and is still this one's unless somebody needed it.
-    _resting: Slot | None = None
+    _resting: Rest | None = None
     # A transaction was open before the last statement, where the driver doesn't remember that.
     _begun = False
     # It is one of set_autocommit(False), which has no end of its own.
@@ -106,8 +106,8 @@ class Leasing(Backend):
         """What it holds for: the same as long as it is the same block, or else the same checkout."""
         if self.in_atomic_block and self.atomic_blocks:
             return self.atomic_blocks[0]
-        slot = self._slot or self._resting
-        return slot and (slot, slot.taken_at)
+        slot = self._slot
+        return self._resting if slot is None else (slot, slot.taken_at)
 
     @property
     def is_shared(self) -> bool:

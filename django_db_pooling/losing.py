@@ -8,6 +8,7 @@ from typing import Any
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
+from django_db_pooling import fork
 from django_db_pooling.leaks import asker
 from django_db_pooling.lease import Leasing
 from django_db_pooling.stats import Closed
@@ -25,6 +26,8 @@ class ConnectionErrors(DatabaseErrorWrapper):
     _began = 0.0
 
     def __enter__(self) -> None:
+        if not fork.noticed[0]:
+            fork.notice()
         wrapper = self.wrapper
         if wrapper._slot is None:
             self._began = 0.0
@@ -59,6 +62,8 @@ class Losing(Leasing):
         return ConnectionErrors(self)
 
     def is_usable(self) -> bool:
+        if not fork.noticed[0]:
+            fork.notice()
         slot = self._slot
         if slot is None:
             return self.connection is not None and not self._lost and super().is_usable()

@@ -27,7 +27,7 @@ from django_db_pooling.journal import Journal
 from django_db_pooling.leaks import Leaks, asker
 from django_db_pooling.limits import Limits
 from django_db_pooling.log import redact
-from django_db_pooling.slot import Slot
+from django_db_pooling.slot import Rest, Slot
 from django_db_pooling.stats import Closed, Counts, PoolStats, Trouble
 from django_db_pooling.waiter import Bell, Waiter
 
@@ -102,7 +102,7 @@ class Pool:
         # A stack. Whoever pops a slot, or removes it, has it.
         self._idle: deque[Slot] = deque()
         # Changed sessions whose users may come back for them. As above: whoever removes one has it.
-        self._resting: deque[Slot] = deque()
+        self._resting: deque[Rest] = deque()
         self.growth = Growth()
         # First come, first served. Membership is the claim: whoever removes a waiter must serve it.
         self._waiters: deque[Waiter] = deque()
@@ -313,7 +313,8 @@ class Pool:
         slot = self._idle_at(head.home) or self._bare_slot(head) or self._rested_at(head.home)
         if slot is not None:
             return head, slot
-        if self._idle or self._resting:
+        homes = [slot.home for slot in list(self._idle)] + [rest.home for rest in list(self._resting)]
+        if any(home is not head.home for home in homes):
             # Of other hubs, and the head must not open in their place yet.
             for waiter in list(self._waiters):
                 slot = self._idle_at(waiter.home) or self._rested_at(waiter.home)
@@ -336,10 +337,12 @@ class Pool:
 
     def _rested_at(self, home: object) -> Slot | None:
         now = time.monotonic()
-        for slot in list(self._resting):
-            if slot.home is home and now - slot.returned_at >= REST and self.resume(slot):
-                self._count_held(slot, now)
-                return slot
+        for rest in list(self._resting):
+            if rest.home is home and now - rest.since >= REST:
+                slot = self.resume(rest)
+                if slot is not None:
+                    self._count_held(slot, now)
+                    return slot
         return None
 
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
@@ -454,22 +457,26 @@ class Pool:
         slot.taken_at = 0.0
         slot.holder = None
 
-    def rest(self, slot: Slot) -> None:
+    def rest(self, slot: Slot) -> Rest:
         """Leave a changed session to its user until others need the connection. No I/O, no switch."""
-        slot.returned_at = time.monotonic()
-        self._resting.append(slot)
+        slot.returned_at = now = time.monotonic()
+        rest = Rest(slot, now)
+        self._resting.append(rest)
+        return rest
 
-    def resume(self, slot: Slot) -> bool:
-        """Whether what was left at rest is still the caller's. Then it is checked out, as before."""
+    def resume(self, rest: Rest) -> Slot | None:
+        """What was left at rest, checked out as before; None where it isn't the caller's any more."""
         try:
-            self._resting.remove(slot)
+            self._resting.remove(rest)
         except ValueError:
-            return False
-        return True
+            return None
+        slot, rest.slot = rest.slot, None
+        return slot
 
-    def _end_rest(self, slot: Slot) -> None:
+    def _end_rest(self, rest: Rest) -> None:
         """Its user doesn't come back for it: the next taker makes its session as new."""
-        if self.resume(slot):
+        slot = self.resume(rest)
+        if slot is not None:
             self.checkin(slot)
 
     def _put_back(self, slot: Slot) -> None:
@@ -592,8 +599,8 @@ class Pool:
         self._generation += 1
         if self._slots:
             self.journal.note("recycled")
-        for slot in list(self._resting):
-            self._end_rest(slot)
+        for rest in list(self._resting):
+            self._end_rest(rest)
         self.drain()
 
     def drain(self) -> None:
@@ -607,8 +614,8 @@ class Pool:
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
         home = self.driver.home()
-        for slot in list(self._resting):
-            self._end_rest(slot)
+        for rest in list(self._resting):
+            self._end_rest(rest)
         for slot in list(self._idle):
             if slot.home is home and self._claim_idle(slot):
                 self.close(slot, Closed.RECYCLED)
@@ -635,9 +642,9 @@ class Pool:
     def _tend_idle(self) -> None:
         """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
         now = time.monotonic()
-        for slot in list(self._resting):
-            if self.closing or now - slot.returned_at >= LONGEST_REST:
-                self._end_rest(slot)
+        for rest in list(self._resting):
+            if self.closing or now - rest.since >= LONGEST_REST:
+                self._end_rest(rest)
         for slot in list(self._idle):
             reason = self._not_wanted(slot, now - slot.returned_at)
             if (reason or self._looks_bad(slot)) and self._claim_idle(slot):

@@ -16,7 +16,7 @@ from django.db import connections
 from django_db_pooling import checks, conf, fork, green, telemetry, workers
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.duties import duties
+from django_db_pooling.duties import Duties, duties
 from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.log import redact
 from django_db_pooling.orders import Action, Listener
@@ -57,6 +57,8 @@ class DatabasePool(Pool):
     def __init__(self, wrapper: Any, driver: Driver) -> None:
         super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
         self.dialect = driver
+        # Its own: an alias may have several pools, of which one fails.
+        self.duties = Duties()
         self.wrapper_class = type(wrapper)
         self._passing = kept_in_settings(self.wrapper_class)
         self.backend_remembers = remembers(self.wrapper_class)
@@ -194,8 +196,8 @@ class Registry:
         if is_heard:
             duties.do("carrying out commands", self._obey)
         for pool in self.pools():
-            duties.do(f"looking after the pool {pool.name!r}", pool.maintain)
-            duties.do(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
+            pool.duties.do(f"looking after the pool {pool.name!r}", pool.maintain)
+            pool.duties.do(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         telemetry.tick()
         duties.do("forgetting pools that have ended", self._forget_empty)
         pools = self.pools()

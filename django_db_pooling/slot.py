@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from django_db_pooling.pool import Pool
 
 
+class Rest:
+    """A slot with a changed session, left to its user for a while. Whoever takes this out of the pool has the
+    slot; who comes later finds none, also where the same slot rests again, for somebody else.
+    """
+
+    __slots__ = ("home", "pool", "since", "slot")
+
+    def __init__(self, slot: Slot, since: float) -> None:
+        # None once it is over: a user that doesn't come back must not keep the slot alive.
+        self.slot: Slot | None = slot
+        self.home, self.pool = slot.home, slot.pool
+        self.since = since
+
+
 class Slot:
     """A place for one physical connection, in use by whoever holds this object.
 

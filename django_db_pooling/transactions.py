@@ -206,11 +206,19 @@ class Transactions(Leasing):
         """Django's: in an atomic block, the end of that."""
         if not fork.noticed[0]:
             fork.notice()
+        super().close()
         if self._resting is not None:
             self.end_rest()
-        super().close()
         if self.is_deferred:
             self.closed_in_transaction = self.needs_rollback = True
+
+    def end_rest(self) -> None:
+        """Give back what was left at rest (I/O). A block that hasn't begun goes on."""
+        block = {name: getattr(self, name) for name in (*_OF_A_BLOCK, "_deferred", "autocommit")}
+        try:
+            super().end_rest()
+        finally:
+            self.__dict__.update(block)
 
     # -- cursors ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db.backends.base.base import NO_DB_ALIAS
 
-from django_db_pooling import conf, drivers, owner
+from django_db_pooling import conf, drivers, fork, owner
 from django_db_pooling.cursor import PooledCursor
 from django_db_pooling.deadline import Deadline
 from django_db_pooling.drivers.base import Driver
@@ -54,8 +54,6 @@ class Pooling(Parts, Opening, Sessions, Losing):
             super().connect()
             return
         mine = owner.current()
-        if self._resting is not None and self._goes_on(mine):
-            return
         timeout, patience = self._pool.limits.timeout, mine.patience
         if patience is not None and (timeout is None or timeout > patience):
             timeout = patience
@@ -65,6 +63,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
         if self._pool.limits.leak_threshold is not None:
             holder = Holding(holder, sys._getframe())
         try:
+            if self._resting is not None and self._goes_on(mine):
+                return
             self._cursors = set()
             if not self._check_out(deadline, holder, patience is None):
                 self._check_out_another(deadline, holder, patience is None)
@@ -222,6 +222,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
+        if not fork.noticed[0]:
+            fork.notice()
         if self._resting is not None:
             self.end_rest()
         if self.connection is None:
@@ -255,11 +257,8 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def _give_back(self, may_rest: bool = False) -> None:
         slot = self._let_go()
         try:
-            if may_rest and slot.dirty and self._worth_keeping(slot):
-                self._resting = slot
-                self._pool.rest(slot)
-                return
-            clean = (
+            rests = may_rest and slot.dirty and self._worth_keeping(slot)
+            clean = not rests and (
                 self._worth_keeping(slot)
                 and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
                 and (not self._must_renew(slot) or self._renew(slot))
@@ -267,7 +266,9 @@ class Pooling(Parts, Opening, Sessions, Losing):
         except BaseException:
             self._pool.discard(slot)
             raise
-        if clean:
+        if rests:
+            self._resting = self._pool.rest(slot)
+        elif clean:
             self._pool.checkin(slot)
         else:
             self._pool.close(slot)
@@ -316,11 +317,12 @@ class Pooling(Parts, Opening, Sessions, Losing):
 
     def _resume(self) -> bool:
         """Take up what was left at rest. False: somebody else needed it, or it is of no use any more."""
-        slot, self._resting = self._resting, None
-        assert slot is not None
-        pool = slot.pool
-        if not pool.resume(slot):
+        rest, self._resting = self._resting, None
+        assert rest is not None
+        slot = rest.pool.resume(rest)
+        if slot is None:
             return False
+        pool = slot.pool
         alive = pool.driver.alive(slot.connection)
         if pool is not self._pool or alive is False:
             pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)

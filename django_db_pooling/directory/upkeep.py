@@ -8,12 +8,19 @@ from typing import Protocol
 
 from django_db_pooling import fork
 from django_db_pooling.directory.connector import renew_module_lock
-from django_db_pooling.duties import duties
+from django_db_pooling.duties import Duties
 from django_db_pooling.housekeeper import Housekeeper
 
 
 class Kept(Protocol):
-    """What is looked after."""
+    """What is looked after. ``name``: in the log, always the same. ``duties``: its own, since others may have
+    the same name.
+    """
+
+    duties: Duties
+
+    @property
+    def name(self) -> str: ...
 
     def look_after(self) -> bool:
         """Called every second (I/O). Whether it needs to be called again."""
@@ -42,7 +49,10 @@ def look_after(thing: Kept) -> None:
 
 def _look_after_all() -> bool:
     # Where it fails, too: it is to be tried again.
-    wanted = [duties.do(f"looking after {thing}", thing.look_after) is not False for thing in list(_kept)]
+    wanted = [
+        thing.duties.do(f"looking after the connections to {thing.name}", thing.look_after) is not False
+        for thing in list(_kept)
+    ]
     return any(wanted)
 
 
@@ -59,7 +69,7 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for thing in list(_known):
-        duties.do(f"closing {thing}", thing.close)
+        thing.duties.do(f"closing the connections to {thing.name}", thing.close)
 
 
 fork.in_child(_after_fork)

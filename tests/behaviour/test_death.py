@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,38 @@ def test_one_deadline_holds_however_many_connections_give_no_answer(proxied: tup
         assert time.monotonic() - began < 3
     finally:
         proxy.resume()
+    assert_whole(alias)
+
+
+@pytest.mark.only("pymysql", "psycopg")
+@pytest.mark.transaction_scope
+@pytest.mark.parametrize("goes_on_in", ["a thread", "a scope"])
+def test_it_holds_for_a_session_that_was_left_at_rest_too(
+    goes_on_in: str, proxied: tuple[str, TcpProxy]
+) -> None:
+    """Where it goes on it is asked, and a scope gives it back first."""
+    alias, proxy = proxied
+    pooling.set_pool_size(1, max_outstanding=1, timeout=4, alias=alias)
+    seconds: list[float] = []
+
+    def job() -> None:
+        sql("SET @mine = 1" if MYSQL else "SET my.own = 'mine'", using=alias)
+        [pool] = registry.pools(alias)
+        pool.death_seen()
+        proxy.deaf()
+        began = time.monotonic()
+        try:
+            with pooling.scope("request") if goes_on_in == "a scope" else nullcontext():
+                one(alias)
+        except OperationalError:
+            pass
+        finally:
+            seconds.append(time.monotonic() - began)
+            proxy.resume()
+
+    in_thread(job)
+    # libpq takes two seconds at least to connect. Twice the time would be eight.
+    assert seconds[0] < 7
     assert_whole(alias)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import close_old_connections, connection, connections, transaction
+from django.db import Error, close_old_connections, connection, connections, transaction
 
 from django_db_pooling import pooling
 from tests.behaviour.conftest import (
@@ -47,6 +47,12 @@ else:
     LOCK, UNLOCK = "SELECT pg_advisory_lock(4711)", "SELECT pg_advisory_unlock(4711)"
     LOCK_AND_ANSWER = "SELECT %s FROM pg_advisory_lock(4711)"
     WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = '{}' AND wait_event = 'advisory'"
+if MYSQL:
+    CHANGE, LOOK = "SET @mine = 'mine'", "SELECT @mine"
+elif POSTGRESQL:
+    CHANGE, LOOK = "SET my.own = 'mine'", "SELECT current_setting('my.own', true)"
+else:
+    CHANGE, LOOK = "CREATE TEMPORARY TABLE mine AS SELECT 'mine' AS a", "SELECT a FROM mine"
 
 # Leaves a block of the parent's in whatever way; each child ends in another one.
 FAMILY = """
@@ -282,6 +288,11 @@ def on_the_parents_cursor() -> None:
         THEIRS["cursor"].execute("SELECT 1")
 
 
+def fetch_from_the_parents_rows() -> None:
+    with pytest.raises(Error):
+        THEIRS["rows"].fetchone()
+
+
 def end_of_the_parents_objects() -> None:
     THEIRS.clear()
     del connections["default"]
@@ -302,6 +313,8 @@ FIRST: dict[str, Callable[[], Any]] = {
     "autocommit": lambda: transaction.set_autocommit(True),
     "close": connection.close,
     "close_old_connections()": close_old_connections,
+    "the end of a request on the parent's wrapper": lambda: THEIRS["wrapper"].close_if_unusable_or_obsolete(),
+    "a question whether it is usable": lambda: THEIRS["wrapper"].is_usable(),
     "close_all() of Django's": connections.close_all,
     "close_all()": pooling.close_all,
     "recycle()": pooling.recycle,
@@ -317,8 +330,17 @@ if connection.vendor == "sqlite":
     del FIRST["a statement on the parent's cursor"]
 
 
+if POSTGRESQL:
+    # Which the server keeps.
+    FIRST["another of the parent's rows"] = fetch_from_the_parents_rows
+    FIRST["the end of the parent's rows"] = lambda: THEIRS["rows"].close()
+
+
+@pytest.mark.parametrize("state", ["as new", "changed"])
 @pytest.mark.parametrize("first", FIRST)
-def test_whatever_a_child_does_first_the_parent_goes_on_undisturbed(first: str, observer: Observer) -> None:
+def test_whatever_a_child_does_first_the_parent_goes_on_undisturbed(
+    first: str, state: str, observer: Observer
+) -> None:
     """One connection is in use, in a request, one is idle. Python isn't told of the fork."""
 
     def child() -> list[Any]:
@@ -330,9 +352,15 @@ def test_whatever_a_child_does_first_the_parent_goes_on_undisturbed(first: str, 
         pass
     eventually(lambda: pooling.stats("default").idle == 2)
     request_started()
+    if state == "changed":
+        sql(CHANGE)
     number = server_id()
     ids = set(observer.ids())
     THEIRS.update(wrapper=connections["default"], cursor=connection.cursor())
+    if POSTGRESQL:
+        THEIRS["rows"] = connection.chunked_cursor()
+        THEIRS["rows"].execute("SELECT generate_series(1, 2)")
+        assert THEIRS["rows"].fetchone() == (1,)
     try:
         theirs = in_child(child, silent_fork)
         if connection.vendor != "sqlite":
@@ -340,8 +368,14 @@ def test_whatever_a_child_does_first_the_parent_goes_on_undisturbed(first: str, 
             eventually(lambda: set(observer.ids()) == ids)
         assert server_id() == number
         token()
+        if state == "changed":
+            assert sql(LOOK) == [("mine",)]
+        if POSTGRESQL:
+            assert THEIRS["rows"].fetchone() == (2,)
     finally:
-        THEIRS.pop("cursor").close()
+        for cursor in ("cursor", "rows"):
+            if cursor in THEIRS:
+                THEIRS.pop(cursor).close()
         THEIRS.clear()
     request_finished()
     assert_whole()

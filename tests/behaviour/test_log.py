@@ -18,7 +18,7 @@ from django.db.backends.signals import connection_created
 from django_db_pooling import housekeeper, journal, log, pooling, workers
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.owner import patience
-from django_db_pooling.registry import registry
+from django_db_pooling.registry import DatabasePool, registry
 from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
@@ -405,3 +405,22 @@ def test_notes_and_writing_in_several_threads_lose_nothing(caplog: pytest.LogCap
     done.set()
     writer.join(10)
     assert len(told(caplog, "several", "opened")) == 800
+
+
+def test_of_two_pools_of_one_alias_the_one_that_fails_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one()
+    connection.close()
+    [fine] = registry.pools("default")
+    failing = DatabasePool(connections["default"], fine.dialect)
+
+    def fail() -> None:
+        raise OSError
+
+    monkeypatch.setattr(failing, "maintain", fail)
+    monkeypatch.setattr(registry, "_pools", {"default": (failing, fine)})
+    for _ in range(3):
+        registry._look_after()
+    told = [record.getMessage().partition(",")[0] for record in caplog.records]
+    assert [line for line in told if "looking" in line] == ["looking after the pool 'default' failed"]

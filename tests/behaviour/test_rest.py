@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import close_old_connections, connection, transaction
+from django.db import Error, close_old_connections, connection, transaction
 
 from django_db_pooling import housekeeper, pool, pooling
 from django_db_pooling.exceptions import PoolTimeout
@@ -20,6 +20,7 @@ from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
     assert_whole,
+    committed,
     eventually,
     in_thread,
     in_threads,
@@ -329,6 +330,66 @@ def test_a_child_has_nothing_of_what_is_at_rest(observer: Observer) -> None:
         do(change)
         assert do(in_child, child) == [0, None]
         assert do(look) == "mine"
+    assert_whole()
+
+
+@pytest.mark.parametrize("comes_back", [look, close])
+@pytest.mark.parametrize("taken_away", ["while others wait", "at the end of its rest"])
+def test_what_another_thread_has_left_since_then_stays_its_own(
+    comes_back: Callable[[], Any], taken_away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection may be the same one, and rests again."""
+    pooling.set_pool_size(1, max_outstanding=1)
+    with scheduler() as do, scheduler() as do_another:
+        do(change)
+        if taken_away == "at the end of its rest":
+            monkeypatch.setattr(pool, "LONGEST_REST", 0.1)
+            eventually(lambda: in_use() == 0)
+            monkeypatch.setattr(pool, "LONGEST_REST", 10.0)
+        do_another(change, "another")
+        assert do_another(look) == "another"
+        assert do(comes_back) is None
+        if comes_back is close:
+            assert do_another(look) == "another"
+    assert_whole()
+
+
+def test_a_block_that_has_not_begun_survives_the_end_of_the_rest() -> None:
+    class Oops(Exception):
+        pass
+
+    with scheduler() as do:
+
+        def job() -> None:
+            change()
+            with pytest.raises(Oops), transaction.atomic():
+                close_old_connections()
+                Note.objects.create(text="rolled back")
+                raise Oops
+            called: list[str] = []
+            with transaction.atomic():
+                transaction.on_commit(lambda: called.append("hook"))
+                close_old_connections()
+                Note.objects.create(text="kept")
+            assert called == ["hook"]
+
+        do(job)
+    assert committed() == ["kept"]
+    assert_whole()
+
+
+def test_close_in_a_block_that_has_not_begun_is_its_end() -> None:
+    with scheduler() as do:
+
+        def job() -> None:
+            change()
+            with transaction.atomic():
+                connection.close()
+                with pytest.raises(Error):
+                    Note.objects.create(text="not in a block")
+
+        do(job)
+    assert committed() == []
     assert_whole()
 
 

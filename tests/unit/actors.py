@@ -255,11 +255,14 @@ class Actor:
         """Leave a changed session, which somebody else may need before its user comes back."""
         slot = self.let_go()
         slot.connection.user = None
-        self.pool.rest(slot)
+        rest = self.pool.rest(slot)
+        # As wrappers, which keep the rest only.
+        del slot
         try:
             suspend("resting")
         finally:
-            if self.pool.resume(slot):
+            slot = self.pool.resume(rest)
+            if slot is not None:
                 self.slot = slot
                 slot.connection.user = self.name
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.calls import counting
 from django_db_pooling import growth as growth_module
 from django_db_pooling import pool as pool_module
 from django_db_pooling import waiter as waiter_module
@@ -22,6 +23,20 @@ pytestmark = pytest.mark.usefixtures("no_second_look")
 
 
 # -- the queue ------------------------------------------------------------------------------
+
+
+def test_a_look_costs_the_same_however_many_wait_while_a_session_is_left_at_rest() -> None:
+    """Each who waits looks twice a second: all of them at each other would be nothing else."""
+    pool = FakePool(size=1, max_outstanding=1)
+    pool.rest(pool.take_now())
+    calls = []
+    for callers in 1, 20:
+        queue_up(pool, callers)
+        with counting() as count:
+            pool._match()
+        calls.append(count.python + count.c)
+    assert calls[0] == calls[1]
+    pool.recycle()
 
 
 def test_waiters_are_served_in_their_order() -> None:

@@ -72,6 +72,26 @@ def test_a_dropped_bare_slot_is_reclaimed() -> None:
     assert (len(pool), pool.snapshot().opening, pool.snapshot().reclaimed) == (0, 0, 1)
 
 
+def test_who_left_a_session_at_rest_does_not_keep_the_slot_of_its_next_user_alive() -> None:
+    pool = FakePool(size=1, max_outstanding=1)
+    rest = pool.rest(pool.take_now())
+    pool.recycle()
+    pool.take_now()
+    assert (len(pool), pool.snapshot().reclaimed) == (0, 1)
+    assert pool.resume(rest) is None
+
+
+def test_what_rests_again_is_not_for_whoever_left_it_before() -> None:
+    pool = FakePool(size=1, max_outstanding=1)
+    slot = pool.take_now()
+    before = pool.rest(slot)
+    pool._end_rest(before)
+    assert pool.take_now() is slot
+    again = pool.rest(slot)
+    assert pool.resume(before) is None
+    assert pool.resume(again) is slot
+
+
 def test_a_dropped_slot_wakes_a_waiter() -> None:
     pool = FakePool(size=1, max_outstanding=1)
     slots = [pool.take_now()]

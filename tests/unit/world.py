@@ -258,9 +258,7 @@ class World:
     def could_have_a_rested_one(self, actor: Actor) -> bool:
         """One that its user has left for so long that a waiter has looked for it since."""
         long_ago = self.clock.now - REST - LOOK_AROUND
-        rested = [
-            slot for slot in self.pool._resting if slot.home is actor.home and slot.returned_at < long_ago
-        ]
+        rested = [rest for rest in self.pool._resting if rest.home is actor.home and rest.since < long_ago]
         return bool(rested) and not self.somebody_has_yet_to_look()
 
     def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
@@ -323,7 +321,8 @@ class World:
         self.allowed = max(cap, slots)
 
     def every_slot_is_in_one_place(self) -> None:
-        idle, resting = list(self.pool._idle), list(self.pool._resting)
+        idle = list(self.pool._idle)
+        resting = [rest.slot for rest in list(self.pool._resting) if rest.slot is not None]
         in_hands = sum(actor.holds for actor in self.actors) + len(self.garbage)
         in_places = len(idle) + len(resting) + in_hands
         assert len(self.pool) == in_places, (len(self.pool), idle, resting, self.actors, self.garbage)

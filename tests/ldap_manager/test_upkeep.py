@@ -1,0 +1,37 @@
+"""What the log is told of managers that can't be looked after."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_db_pooling.directory import upkeep
+from django_db_pooling.ldap import ConnectionManager
+
+
+class Changing(ConnectionManager):
+    """One that looks different each time, and fails."""
+
+    looks = 0
+    fails = True
+
+    def __str__(self) -> str:
+        self.looks += 1
+        return f"{self.looks} connections"
+
+    def look_after(self) -> bool:
+        if self.fails:
+            raise OSError
+        return False
+
+
+def test_a_manager_that_fails_is_told_of_once_whatever_it_looks_like_and_beside_one_that_works(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, fine = (Changing("ldap://127.0.0.1:1") for _ in range(2))
+    fine.fails = False
+    monkeypatch.setattr(upkeep, "_kept", [failing, fine])
+    for _ in range(3):
+        assert upkeep._look_after_all()
+    failing.fails = False
+    assert not upkeep._look_after_all()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
