@@ -19,7 +19,7 @@ LONGEST_KEPT = 2000
 class _Rules(NamedTuple):
     """``skipped``: what is taken out first. What changes a session: how it ``starts``, or what it
     ``contains`` anywhere; what ``lasts`` does so for good. ``asks``: what asks for the traces of the
-    last statement.
+    last statement. ``locks``: what takes ``one`` lock of the session's, gives one ``back``, or ``all``.
     """
 
     skipped: re.Pattern[str]
@@ -27,6 +27,7 @@ class _Rules(NamedTuple):
     contains: re.Pattern[str]
     lasts: re.Pattern[str]
     asks: re.Pattern[str]
+    locks: re.Pattern[str]
     # Opening quotes of identifiers.
     quotes: str
 
@@ -45,11 +46,13 @@ class _Rules(NamedTuple):
 _EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR\b|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
 
 
-def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quotes: str) -> _Rules:
+def _rules(
+    skipped: str, starts: str, contains: str, lasts: str, asks: str, locks: str, quotes: str
+) -> _Rules:
     flags = re.IGNORECASE | re.DOTALL
     # Spaces in the patterns stand for any white space.
-    starts, contains, lasts, asks = (
-        pattern.replace(" ", r"\s+") for pattern in (starts, contains, lasts, asks)
+    starts, contains, lasts, asks, locks = (
+        pattern.replace(" ", r"\s+") for pattern in (starts, contains, lasts, asks, locks)
     )
     return _Rules(
         re.compile(skipped, flags),
@@ -57,6 +60,7 @@ def _rules(skipped: str, starts: str, contains: str, lasts: str, asks: str, quot
         re.compile(contains, flags),
         re.compile(lasts, flags),
         re.compile(asks, flags),
+        re.compile(locks, flags),
         quotes,
     )
 
@@ -88,6 +92,12 @@ _MYSQL = _rules(
         r"|\bLASTVAL\s*\(|\bPREVIOUS VALUE FOR\b"
         r"|\bGET (?:CURRENT )?DIAGNOSTICS\b|@@(?:identity|last_insert_id|warning_count|error_count)\b"
     ),
+    locks=(
+        r"(?P<all>\bRELEASE_ALL_LOCKS\s*\()|(?P<back>\bRELEASE_LOCK\s*\(|\bUNLOCK (?:TABLES?|INSTANCE)\b"
+        r"|\bBACKUP UNLOCK\b)"
+        r"|(?P<one>\bGET_LOCK\s*\(|\bLOCK (?:TABLES?|INSTANCE)\b|\bWITH READ LOCK\b|\bFOR EXPORT\b"
+        r"|\bBACKUP LOCK\b)"
+    ),
     quotes="`",
 )
 
@@ -117,6 +127,12 @@ _POSTGRESQL = _rules(
         r"|\bpg_(?:start_backup|backup_start)\s*\("
     ),
     asks=r"\b(?:currval|lastval)\s*\(",
+    # Who listens misses what is sent meanwhile.
+    locks=(
+        r"(?P<all>\bpg_advisory_unlock_all\s*\(|\bUNLISTEN\s*\*|\bDISCARD ALL\b)"
+        r"|(?P<back>\bpg_advisory_unlock|\bUNLISTEN\b)"
+        r"|(?P<one>\bpg_(?:try_)?advisory_lock|\bLISTEN\b)"
+    ),
     quotes='"',
 )
 
@@ -133,6 +149,7 @@ _SQLITE = _rules(
     contains=r"\bload_extension\s*\(|\bCREATE (?:\w+ ){1,2}(?:IF NOT EXISTS )?(?:temp|'')\s*\.",
     lasts=r"(?!)",
     asks=r"\b(?:last_insert_rowid|(?:total_)?changes)\s*\(",
+    locks=r"(?!)",
     quotes='"`[',
 )
 
@@ -146,15 +163,19 @@ class Traits(NamedTuple):
 
     ``changes``: the session. ``lasts``: it changes what no reset undoes. ``asks``: for what the session's
     last statement has left, a new row's id or warnings. ``begins``: a transaction, in plain words.
+    ``locks``: how many of the session's locks it takes, less those that it gives back.
     """
 
     changes: bool
     lasts: bool
     asks: bool
     begins: bool
+    locks: int
 
 
-_NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False)
+_NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False, locks=0)
+# All are more than a session has.
+_LOCKS = {"one": 1, "back": -1, "all": -1_000_000}
 
 _known: dict[tuple[str, str], Traits] = {}
 
@@ -192,4 +213,5 @@ def _look(rules: _Rules, text: str) -> Traits:
         lasts=lasts,
         asks=bool(rules.asks.search(code)),
         begins=any(map(_BEGINS.match, statements)),
+        locks=sum(_LOCKS[str(found.lastgroup)] for found in rules.locks.finditer(code)),
     )

@@ -28,6 +28,8 @@ class Sessions(Leasing):
         seen, dialect = traits(self.vendor, sql), self._pool.dialect
         if seen.begins:
             self._may_have_begun = True
+        if seen.locks:
+            slot.locks = max(0, slot.locks + seen.locks)
         if self._pool.reset_mode != "never" and not slot.beyond_reset:
             slot.beyond_reset = seen.lasts
             # The server sees more, but no locks.
@@ -47,12 +49,12 @@ class Sessions(Leasing):
     def _tell_receivers(self) -> None:
         slot = self._slot
         assert slot is not None
-        before = slot.dirty, slot.beyond_reset
+        before = slot.dirty, slot.beyond_reset, slot.locks
         connection_checked_out.send(sender=self.__class__, connection=self)
         if self._slot is not slot:
             raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_checked_out")
         # The next checkout overwrites what they have set.
-        slot.dirty, slot.beyond_reset = before
+        slot.dirty, slot.beyond_reset, slot.locks = before
         self._used = False
 
     def _must_renew(self, slot: Slot) -> bool:
@@ -76,5 +78,6 @@ class Sessions(Leasing):
         finally:
             self.queries_log, self.execute_wrappers = theirs
         slot.dirty = False
+        slot.locks = 0
         self._pool.counts.resets += 1
         return not self._pool.dialect.broken(slot.connection)

@@ -43,6 +43,7 @@ class Slot:
         "generation",
         "holder",
         "home",
+        "locks",
         "number",
         "opened_at",
         "overdue",
@@ -73,6 +74,8 @@ class Slot:
         self.dirty = False
         # It was changed in a way that no reset undoes: then the connection is closed.
         self.beyond_reset = False
+        # How many locks its session holds, as far as the texts of its statements tell.
+        self.locks = 0
         # A transaction may be open in it: its next taker rolls back.
         self.unsettled = False
         # Its user has seen that the server doesn't answer.

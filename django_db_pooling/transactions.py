@@ -280,7 +280,7 @@ class Transactions(Leasing):
             or self._open_cursors
             or self._pinned
             or self.is_shared
-            or (slot.dirty and not owner.current().may_rest)
+            or (slot.dirty and (slot.locks or not owner.current().may_rest))
         ):
             return
         if self._pool.dialect.has_transactions and (

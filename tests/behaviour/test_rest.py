@@ -27,6 +27,7 @@ from tests.behaviour.conftest import (
     one,
     request_finished,
     request_started,
+    server_id,
     sql,
     token,
 )
@@ -196,6 +197,43 @@ def test_the_end_of_the_thread_gives_back_at_once() -> None:
     in_thread(change)
     eventually(lambda: in_use() == 0)
     assert in_thread(look) is None
+    assert_whole()
+
+
+if MYSQL:
+    LOCKS = {
+        "a lock": ("DO GET_LOCK('rest', 0)", "SELECT RELEASE_LOCK('rest')"),
+        "two locks": ("SELECT GET_LOCK('a', 0), GET_LOCK('b', 0)", "SELECT RELEASE_ALL_LOCKS()"),
+        "a locked table": ("LOCK TABLES behaviour_note WRITE", "UNLOCK TABLES"),
+    }
+elif POSTGRESQL:
+    LOCKS = {
+        "a lock": ("SELECT pg_try_advisory_lock(4712)", "SELECT pg_advisory_unlock(4712)"),
+        "two locks": (
+            "SELECT pg_advisory_lock(4713), pg_advisory_lock_shared(4714)",
+            "SELECT pg_advisory_unlock_all()",
+        ),
+        "listening": ("LISTEN rest", "UNLISTEN rest"),
+    }
+else:
+    LOCKS = {}
+
+
+@servers
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_not_given_up_until_its_thread_does(lock: str, short_rest: None) -> None:
+    """Others would have it, and the thread would not know."""
+    take, give_back = LOCKS[lock]
+    pooling.set_pool_size(1, max_outstanding=1, timeout=0.5)
+    with scheduler() as do:
+        do(sql, take)
+        number = do(lambda: connection.connection and server_id())
+        with pytest.raises(PoolTimeout):
+            in_thread(one)
+        assert do(server_id) == number
+        do(sql, give_back)
+        in_thread(token)
+        eventually(lambda: in_use() == 0)
     assert_whole()
 
 

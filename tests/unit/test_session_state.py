@@ -285,3 +285,38 @@ def test_what_is_kept_has_an_end() -> None:
     assert not traits("mysql", "SELECT '" + "a" * session_state.LONGEST_KEPT + "'").changes
     assert len(session_state._known) <= session_state.MOST_KEPT
     assert all(len(sql) <= session_state.LONGEST_KEPT for _, sql in session_state._known)
+
+
+@pytest.mark.parametrize(
+    "vendor, sql, locks",
+    [
+        ("mysql", "SELECT GET_LOCK('a', 1), get_lock ('b', 1)", 2),
+        ("mysql", "SELECT RELEASE_LOCK('a')", -1),
+        ("mysql", "LOCK TABLES t READ", 1),
+        ("mysql", "UNLOCK TABLES", -1),
+        ("mysql", "BACKUP LOCK t; BACKUP UNLOCK", 0),
+        ("mysql", "SELECT 'GET_LOCK(1, 1)' /* GET_LOCK(2, 2) */", 0),
+        ("mysql", "SELECT * FROM t FOR UPDATE", 0),
+        ("postgresql", "SELECT pg_try_advisory_lock_shared(1)", 1),
+        ("postgresql", "SELECT pg_advisory_xact_lock(1)", 0),
+        ("postgresql", "SELECT pg_advisory_unlock_shared(1)", -1),
+        ("postgresql", "LISTEN a; LISTEN b; UNLISTEN a", 1),
+        ("postgresql", "LOCK TABLE t", 0),
+        ("sqlite", "BEGIN EXCLUSIVE", 0),
+    ],
+)
+def test_locks_of_the_session_are_counted(vendor: str, sql: str, locks: int) -> None:
+    assert traits(vendor, sql).locks == locks
+
+
+@pytest.mark.parametrize(
+    "vendor, sql",
+    [
+        ("mysql", "SELECT RELEASE_ALL_LOCKS()"),
+        ("postgresql", "SELECT pg_advisory_unlock_all()"),
+        ("postgresql", "UNLISTEN *"),
+        ("postgresql", "DISCARD ALL"),
+    ],
+)
+def test_all_of_them_can_be_given_back_at_once(vendor: str, sql: str) -> None:
+    assert traits(vendor, sql).locks < -1000
