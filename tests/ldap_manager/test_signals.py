@@ -8,13 +8,10 @@ import threading
 import time
 from contextlib import suppress
 
-import pytest
-
 from tests.ldap_manager.conftest import PATIENCE, Make, assert_whole, eventually, find, whoami
 from tests.slapd import Slapd
 from tests.strikes import Strikes, Struck
 
-pytestmark = pytest.mark.threads
 SECONDS = 1.5
 LEAST_POINTS = 15
 
