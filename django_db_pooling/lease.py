@@ -137,6 +137,9 @@ class Leasing(Backend):
         slot = self._slot
         assert slot is not None
         self._slot = None
+        if not self.in_atomic_block:
+            # Its frames refer to the slot, which couldn't be reclaimed should its next holder drop it.
+            self.rollback_exc = None
         return slot
 
     def _seconds_left(self) -> float | None:

@@ -250,6 +250,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
         self._lost = False
         self.in_atomic_block = False
         self.closed_in_transaction = False
+        self.rollback_exc = None
         self.savepoint_ids = []
         self.atomic_blocks = []
         self.run_on_commit = []

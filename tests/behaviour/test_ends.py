@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.core import signals
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
@@ -50,6 +50,26 @@ def in_use(alias: str = "default") -> int:
 
 def add(text: str) -> None:
     Note.objects.create(text=text)
+
+
+@pytest.mark.transaction_scope
+@pytest.mark.parametrize("left_open", [False, True])
+def test_an_error_that_django_keeps_for_a_block_goes_with_its_connection(left_open: bool) -> None:
+    """Its frames refer to the slot: should a later holder drop that, it could not be reclaimed."""
+    request_started()
+    block = transaction.atomic()
+    block.__enter__()
+    with pytest.raises(DatabaseError) as failed:
+        Note.objects.create(text=None)
+    with pytest.raises(TransactionManagementError) as refused:
+        token()
+    assert refused.value.__cause__ is failed.value
+    if not left_open:
+        transaction.set_rollback(True)
+        block.__exit__(None, None, None)
+    request_finished()
+    assert in_use() == 0
+    assert connection.rollback_exc is None
 
 
 # -- threads and greenlets --------------------------------------------------------------------
