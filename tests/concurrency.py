@@ -14,6 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 10.0  # seconds
+TRIES = 5
+# How often a child gives the GIL up before it is taken for sound.
+GIVES_UP = 20
 
 
 def eventually(condition: Callable[[], Any]) -> None:
@@ -52,20 +55,52 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
 
 
 def silent_fork() -> int:
-    """A fork that Python isn't told of, as a server written in C makes."""
-    # Another thread that has waited for the GIL for so long asks for it, and the child would wait until that
-    # thread has had it. Such a server has no other threads when it forks.
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(PATIENCE)
-    time.sleep(0.001)
+    """A fork that Python isn't told of, as a server written in C makes.
+
+    Such a server has no other threads when it forks. Where one of ours waits for the GIL just then, the child
+    hangs as soon as it gives the GIL up, in the C library: that one is ended, and another one made.
+    """
+    for _ in range(TRIES):
+        pid = _fork_by_c()
+        if pid is not None:
+            return pid
+    raise AssertionError(f"{TRIES} children hang")
+
+
+def _fork_by_c() -> int | None:
+    """As ``os.fork()`` returns it; None where the child hangs."""
+    reading, writing = os.pipe()
     # Not CDLL, which would release the GIL: nobody would have it in the child.
-    pid = ctypes.PyDLL(None).fork()
-    sys.setswitchinterval(interval)
-    gevent = sys.modules.get("gevent")
-    if pid == 0 and gevent is not None:
-        # Such a server sees to that: the parent's loop would be of no use.
-        gevent.reinit()
-    return int(pid)
+    pid = int(ctypes.PyDLL(None).fork())
+    if pid == 0:
+        for _ in range(GIVES_UP):
+            # Each gives the GIL up and takes it again.
+            os.write(writing, b".")
+        os.close(reading)
+        os.close(writing)
+        gevent = sys.modules.get("gevent")
+        if gevent is not None:
+            # Such a server sees to that: the parent's loop would be of no use.
+            gevent.reinit()
+        return 0
+    os.close(writing)
+    told = b""
+    while len(told) < GIVES_UP and select.select([reading], [], [], PATIENCE)[0]:
+        more = os.read(reading, GIVES_UP)
+        if not more:
+            break
+        told += more
+    os.close(reading)
+    if len(told) == GIVES_UP:
+        return pid
+    end(pid)
+    return None
+
+
+def end(pid: int) -> None:
+    """Of a child that hangs."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
@@ -82,7 +117,10 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
         os._exit(0)
     os.close(writing)
     # Under gevent a descriptor is closed at the next chance that other greenlets get: here.
-    assert select.select([reading], [], [], PATIENCE)[0], "the child hangs"
+    if not select.select([reading], [], [], PATIENCE)[0]:
+        # It would keep what it has inherited open, the pipe to who waits for this process's output too.
+        end(pid)
+        raise AssertionError("the child hangs")
     answer = os.read(reading, 65536)
     os.close(reading)
     os.waitpid(pid, 0)
