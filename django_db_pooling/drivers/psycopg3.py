@@ -28,6 +28,18 @@ class Psycopg3(Driver):
         fd: int = connection.pgconn.socket
         return fd
 
+    def forget(self, connection: Any) -> None:
+        """psycopg's own frees what another thread may be in the middle of: an event loop, for example, that
+        closes a cursor whose visitor has left. Then that one sees the end, and what is left goes with it.
+        """
+        if connection.lock.acquire(blocking=False):
+            try:
+                connection.close()
+            finally:
+                connection.lock.release()
+        else:
+            self.shut_down(connection)
+
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
 
@@ -49,14 +61,14 @@ class Psycopg3(Driver):
         if seconds is None:
             return ask()
         try:
-            return _answers(connection.pgconn, b"SELECT 1", seconds)
+            return _answers(connection, b"SELECT 1", seconds)
         except psycopg.Error:
             return False
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         # As in usable(). After that, psycopg's own sends nothing.
         is_ours = connection.prepare_threshold is None and self.in_transaction(connection)
-        if is_ours and not _answers(connection.pgconn, b"ROLLBACK", math.inf if seconds is None else seconds):
+        if is_ours and not _answers(connection, b"ROLLBACK", seconds):
             raise psycopg.OperationalError("no answer to a rollback")
         connection.rollback()
 
@@ -65,7 +77,7 @@ class Psycopg3(Driver):
         if connection.prepare_threshold is not None:
             # psycopg would go on using statements that it has prepared.
             return False
-        return _answers(connection.pgconn, b"DISCARD ALL", math.inf if seconds is None else seconds)
+        return _answers(connection, b"DISCARD ALL", seconds)
 
     def detach(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):
@@ -83,8 +95,17 @@ class Psycopg3(Driver):
         )
 
 
-def _answers(pgconn: Any, statement: bytes, seconds: float) -> bool:
-    """Whether the server does this, in time."""
+def _answers(connection: Any, statement: bytes, seconds: float | None) -> bool:
+    """Whether the server does this, in time. In another thread somebody may be closing a cursor."""
+    if not connection.lock.acquire(timeout=LONGEST_WAIT if seconds is None else seconds):
+        return False
+    try:
+        return _does(connection.pgconn, statement, math.inf if seconds is None else seconds)
+    finally:
+        connection.lock.release()
+
+
+def _does(pgconn: Any, statement: bytes, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     pgconn.send_query(statement)
     pgconn.flush()

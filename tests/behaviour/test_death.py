@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -132,6 +133,33 @@ def test_half_of_the_time_is_left_for_a_fresh_connection(proxied: tuple[str, Tcp
     proxy.forget()
     token(alias)
     assert pooling.stats(alias).opened == 2
+
+
+@pytest.mark.only("psycopg")
+def test_what_another_thread_is_in_the_middle_of_is_not_freed(observer: Observer) -> None:
+    """An event loop closes the cursor of a visitor who has left, while a thread ends the request."""
+    request_started()
+    one()
+    raw = connection.connection
+    outcome: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            raw.execute("SELECT pg_sleep(2)")
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    state = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{observer.name}' AND state = 'active'"
+    eventually(lambda: observer.rows(state))
+    request_finished()
+    assert in_use() == 0
+    # By its own close(), which frees it at once.
+    assert not raw._closed
+    thread.join(10)
+    assert [type(error).__name__ for error in outcome] == ["OperationalError"]
+    assert_whole()
 
 
 @servers
