@@ -29,6 +29,8 @@ class Strikes:
     def __init__(self, error: type[BaseException] = Struck, enough: float = ENOUGH) -> None:
         self._error, self._enough = error, enough
         self._may_strike = False
+        # Where the machine is busy, the next alarm may come while this one is still answered.
+        self._depth = 0
         # (code, instruction) -> how often.
         self.hits: Counter[tuple[CodeType, int]] = Counter()
 
@@ -50,12 +52,16 @@ class Strikes:
     def _strike(self, number: int, frame: FrameType | None) -> None:
         if not self._may_strike:
             return
-        if frame is not None and PACKAGE in frame.f_code.co_filename and not _in_finalizer(frame):
-            point = frame.f_code, frame.f_lasti
-            if self.hits[point] < self._enough:
-                self.hits[point] += 1
-                raise self._error
-        signal.setitimer(signal.ITIMER_REAL, LATER)
+        self._depth += 1
+        try:
+            if frame is not None and PACKAGE in frame.f_code.co_filename and not _in_finalizer(frame):
+                point = frame.f_code, frame.f_lasti
+                if self.hits[point] < self._enough:
+                    self.hits[point] += 1
+                    raise self._error
+            signal.setitimer(signal.ITIMER_REAL, LATER * 2**self._depth)
+        finally:
+            self._depth -= 1
 
     def __str__(self) -> str:
         return f"{self.hits.total()} strikes at {len(self.hits)} points"
