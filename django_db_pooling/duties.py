@@ -16,9 +16,13 @@ class Duties:
 
     def __init__(self) -> None:
         self._failing: set[str] = set()
+        self._process = fork.process
 
     def do(self, name: str, duty: Callable[[], T]) -> T | None:
         """What the duty returns; None where it raises an Exception."""
+        if self._process is not fork.process:
+            # In a forked child: what its parent has told of is news here.
+            self._process, self._failing = fork.process, set()
         try:
             result = duty()
         except Exception as error:
@@ -33,11 +37,6 @@ class Duties:
             logger.warning("%s works again", name, extra=extra("housekeeping", duty=name))
         return result
 
-    def begin_anew(self) -> None:
-        """Nothing has failed yet."""
-        self._failing.clear()
-
 
 # Those of this process.
 duties = Duties()
-fork.in_child(duties.begin_anew)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 
 import pytest
 
+from django_db_pooling import fork
 from django_db_pooling.duties import Duties
+from tests.concurrency import in_child, silent_fork
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -50,3 +54,24 @@ def test_who_is_killed_is_not_kept_alive() -> None:
 
     with pytest.raises(SystemExit):
         Duties().do("writing", end)
+
+
+@pytest.mark.parametrize("how", [os.fork, silent_fork], ids=["by Python", "by C"])
+def test_a_child_tells_itself_what_fails(how: Callable[[], int], caplog: pytest.LogCaptureFixture) -> None:
+    duties = Duties()
+
+    def fail() -> None:
+        raise OSError
+
+    def child() -> int:
+        if not fork.noticed[0]:
+            fork.notice()
+        caplog.clear()
+        duties.do("writing", fail)
+        duties.do("writing", fail)
+        return len(caplog.records)
+
+    duties.do("writing", fail)
+    assert in_child(child, how) == 1
+    duties.do("writing", fail)
+    assert len(caplog.records) == 1
