@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -221,13 +222,14 @@ class Registry:
         self._publisher.publish(self.all_stats(), self.pools(), list(self._listener.obeyed))
 
     def _obey(self) -> None:
-        for order in self._listener.due():
-            for pool in self.pools(order.alias):
-                pool.journal.note("ordered", action=str(order.action), by=redact(order.by))
-                if order.action is Action.RECYCLE:
-                    pool.recycle()
-                else:
-                    pool.drain()
+        """Carry out what was ordered: each, should another one fail. Raises what failed."""
+        with ExitStack() as last_first:
+            # None of them comes a second time.
+            for order in reversed(self._listener.due()):
+                for pool in self.pools(order.alias):
+                    last_first.callback(pool.recycle if order.action is Action.RECYCLE else pool.drain)
+                    note = partial(pool.journal.note, action=str(order.action), by=redact(order.by))
+                    last_first.callback(note, "ordered")
 
     def report(self) -> Report | None:
         """What this process would tell others at this moment; None while it has no pool."""

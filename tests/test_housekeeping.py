@@ -89,3 +89,36 @@ def test_a_site_without_a_secret_key_is_looked_after(tmp_path: Path) -> None:
 def test_a_handler_of_the_log_that_fails_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
     trouble = 'logging.getLogger("django_db_pooling").addFilter(lambda record: fail() == [])'
     told(trouble, "True", tmp_path)
+
+
+ORDERS = """
+import json, logging
+from django.db import connection
+from django_db_pooling import housekeeper, orders
+from django_db_pooling.registry import registry
+logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
+# Both are found at once.
+housekeeper.TICK = 60
+django.setup()
+pooling.patch()
+with connection.cursor() as cursor:
+    cursor.execute("SELECT 1")
+[pool] = registry.pools()
+done = []
+def fail():
+    raise OSError
+pool.drain, pool.recycle = fail, lambda: done.append("recycle")
+for action in (orders.Action.CLOSE_IDLE, orders.Action.RECYCLE):
+    orders.give("default", action, "boss")
+try:
+    registry._obey()
+except OSError:
+    done.append("raised")
+print(json.dumps(done))
+"""
+
+
+def test_an_order_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
+    where = tmp_path / "status"
+    where.mkdir()
+    assert json.loads(scripts.run(ORDERS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]
