@@ -228,8 +228,8 @@ class Registry:
             for order in reversed(self._listener.due()):
                 for pool in self.pools(order.alias):
                     last_first.callback(pool.recycle if order.action is Action.RECYCLE else pool.drain)
-                    note = partial(pool.journal.note, action=str(order.action), by=redact(order.by))
-                    last_first.callback(note, "ordered")
+                    details = {"action": str(order.action), "by": redact(order.by)}
+                    last_first.callback(pool.journal.note, "ordered", **details)
 
     def report(self) -> Report | None:
         """What this process would tell others at this moment; None while it has no pool."""
