@@ -160,17 +160,22 @@ class Pool:
 
     def _fit(self, slot: Slot) -> bool:
         """Whether a slot in our hands may be used; notes what it finds out."""
-        if slot.generation != self._generation or time.monotonic() >= slot.expires_at:
-            return False
-        alive = self.driver.alive(slot.connection)
-        if alive is False:
-            self.counts.broken += 1
-            slot.unusable = True
-            self.found_dead()
-            return False
-        if alive is None:
-            self.doubt(slot)
-        return True
+        try:
+            if slot.generation != self._generation or time.monotonic() >= slot.expires_at:
+                return False
+            alive = self.driver.alive(slot.connection)
+            if alive is False:
+                self.counts.broken += 1
+                slot.unusable = True
+                self.found_dead()
+                return False
+            if alive is None:
+                self.doubt(slot)
+            return True
+        except BaseException:
+            # The frames that the error refers to have the slot: it would last as long as the error.
+            self.discard(slot)
+            raise
 
     def _is_stale(self, slot: Slot) -> bool:
         return slot.generation != self._generation or time.monotonic() >= slot.expires_at
@@ -635,6 +640,16 @@ class Pool:
             last_first.callback(self.journal.write)
             last_first.callback(self._look_for_leaks)
             last_first.callback(self._tend_idle)
+            last_first.callback(self._free_the_dead)
+
+    def _free_the_dead(self) -> None:
+        """Slots whose finalizer was interrupted, as by a thread's asynchronous exception."""
+        for number, ref in list(self._slots.items()):
+            if ref() is None and self._slots.pop(number, None) is not None:
+                self.growth.end(number)
+                self.counts.reclaimed += 1
+        if self._waiters:
+            self._match()
 
     def _look_for_leaks(self) -> None:
         self.leaks.look(self._living(), self.limits.leak_threshold, time.monotonic())

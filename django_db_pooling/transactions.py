@@ -153,6 +153,8 @@ class Transactions(Leasing):
         if not fork.noticed[0]:
             fork.notice()
         super().rollback()
+        # Django keeps it, and its frames keep what they refer to.
+        self.rollback_exc = None
         self._ended()
 
     def _ended(self) -> None:

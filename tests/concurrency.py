@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -109,6 +110,8 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
     pid = (fork or os.fork)()
     if pid == 0:
         signal.alarm(20)
+        # Where it hangs, should it: what a test prints to stderr is shown when it fails.
+        faulthandler.dump_traceback_later(PATIENCE - 2, file=2)
         try:
             result = json.dumps(["ok", function()])
         except BaseException as error:

@@ -15,6 +15,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import pooling
+from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     BEGIN,
     PATIENCE,
@@ -70,6 +71,29 @@ def test_an_error_that_django_keeps_for_a_block_goes_with_its_connection(left_op
     request_finished()
     assert in_use() == 0
     assert connection.rollback_exc is None
+
+
+@pytest.mark.transaction_scope
+def test_a_block_that_got_no_connection_keeps_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames of what interrupts a checkout refer to the slot that was just taken."""
+    token()
+    connection.close()
+    [pool] = registry.pools("default")
+
+    def interrupted(connection: object) -> bool:
+        raise TimeoutError("as a time limit of a task")
+
+    block = transaction.atomic()
+    block.__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.driver, "alive", interrupted)
+        with pytest.raises(TimeoutError) as failed:
+            Note.objects.create(text="a")
+    assert in_use() == 0
+    assert connection.rollback_exc is failed.value
+    block.__exit__(type(failed.value), failed.value, None)
+    assert connection.rollback_exc is None
+    token()
 
 
 # -- threads and greenlets --------------------------------------------------------------------

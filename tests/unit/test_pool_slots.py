@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import warnings
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.stats import Closed
-from tests.unit.fakes import PASSED, SOON, Caller, FakePool, StrikingLimits, queue_up
+from tests.unit.fakes import PASSED, SOON, Caller, FakePool, Interrupt, StrikingLimits, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
 
@@ -98,6 +99,23 @@ def test_a_dropped_slot_wakes_a_waiter() -> None:
     (waiter,) = queue_up(pool, 1)
     slots.clear()
     assert waiter.result().connection is None
+
+
+def test_a_slot_whose_finalizer_is_interrupted_is_free_after_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # pytest's own keeps the error, and its frames the slot.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    pool = FakePool(size=1, max_outstanding=1)
+    slots = [pool.take_now()]
+    pool.driver.drop_error = Interrupt()
+    slots.clear()
+    assert len(pool) == 1
+    pool.driver.drop_error = None
+    (waiter,) = queue_up(pool, 1)
+    pool.maintain()
+    assert waiter.result().connection is None
+    assert pool.snapshot().opening == 0
 
 
 def test_a_slot_in_a_reference_cycle_is_reclaimed_by_the_garbage_collector() -> None:
