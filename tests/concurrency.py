@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import faulthandler
 import json
@@ -16,8 +17,8 @@ from typing import Any
 
 PATIENCE = 10.0  # seconds
 TRIES = 5
-# How often a child gives the GIL up before it is taken for sound.
-GIVES_UP = 20
+# How often a child hands the GIL over, to a thread of its own, before it is taken for sound.
+HANDOVERS = 20
 
 
 def eventually(condition: Callable[[], Any]) -> None:
@@ -58,8 +59,8 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
 def silent_fork() -> int:
     """A fork that Python isn't told of, as a server written in C makes.
 
-    Such a server has no other threads when it forks. Where one of ours waits for the GIL just then, the child
-    hangs as soon as it gives the GIL up, in the C library: that one is ended, and another one made.
+    Such a server has no other threads when it forks. Where one of ours waits for the GIL just then, it does in
+    the child's copy of the GIL, too: a child that hangs in the C library for that is ended, and another made.
     """
     for _ in range(TRIES):
         pid = _fork_by_c()
@@ -74,8 +75,8 @@ def _fork_by_c() -> int | None:
     # Not CDLL, which would release the GIL: nobody would have it in the child.
     pid = int(ctypes.PyDLL(None).fork())
     if pid == 0:
-        for _ in range(GIVES_UP):
-            # Each gives the GIL up and takes it again.
+        for _ in range(HANDOVERS):
+            hand_over()
             os.write(writing, b".")
         os.close(reading)
         os.close(writing)
@@ -86,16 +87,26 @@ def _fork_by_c() -> int | None:
         return 0
     os.close(writing)
     told = b""
-    while len(told) < GIVES_UP and select.select([reading], [], [], PATIENCE)[0]:
-        more = os.read(reading, GIVES_UP)
+    while len(told) < HANDOVERS and select.select([reading], [], [], PATIENCE)[0]:
+        more = os.read(reading, HANDOVERS)
         if not more:
             break
         told += more
     os.close(reading)
-    if len(told) == GIVES_UP:
+    if len(told) == HANDOVERS:
         return pid
     end(pid)
     return None
+
+
+def hand_over() -> None:
+    """The GIL to another thread and back. Under gevent there is no other thread."""
+    if "gevent" in sys.modules:
+        return
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    _thread.start_new_thread(lock.release, ())
+    lock.acquire()
 
 
 def end(pid: int) -> None:
@@ -127,6 +138,7 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
     answer = os.read(reading, 65536)
     os.close(reading)
     os.waitpid(pid, 0)
+    assert answer, "the child has ended without a word"
     state, value = json.loads(answer)
     assert state == "ok", value
     return value
