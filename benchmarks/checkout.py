@@ -37,9 +37,9 @@ class Nothing:
 
 
 def django_db_pooling() -> Cycle:
-    from django_db_pooling.limits import Limits
     from django_db_pooling.pool import Pool
-    from django_db_pooling.waiter import Bell, ThreadBell
+    from django_db_pooling.pool.limits import Limits
+    from django_db_pooling.pool.queue import Bell, ThreadBell
 
     class Driver:
         def home(self) -> object:

@@ -19,9 +19,10 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 
-from django_db_pooling import capacity, conf, drivers, green
+from django_db_pooling import capacity, conf, drivers
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import extra, logger
+from django_db_pooling.process import green
 
 # By the first letter of an id's last part.
 _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_db_pooling.limits import Limits
 from django_db_pooling.log import redact
+from django_db_pooling.pool.limits import Limits
 
 # DATABASES as a settings file has it: any may be missing.
 Settings = Mapping[str, Any]

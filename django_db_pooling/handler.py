@@ -15,11 +15,13 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-from django_db_pooling import checks, conf, drivers, fork, green, owner, telemetry
-from django_db_pooling.duties import duties
+from django_db_pooling import checks, conf, drivers, owner
+from django_db_pooling.backend.wrapper import PooledWrapper, pooled
 from django_db_pooling.log import MOST_LABEL, label
+from django_db_pooling.metrics import exporters
+from django_db_pooling.process import fork, green
+from django_db_pooling.process.duties import duties
 from django_db_pooling.registry import registry
-from django_db_pooling.wrapper import PooledWrapper, pooled
 
 _inherited_getitem = ConnectionHandler.__getitem__
 _process = fork.process
@@ -61,7 +63,7 @@ def patch() -> None:
         conf.reject(checks.settings_errors())
         checks.say_once(checks.advice())
     _make_storage_local()
-    telemetry.start()
+    exporters.start()
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django_db_pooling import conf, fork
+from django_db_pooling import conf
 from django_db_pooling.log import label
+from django_db_pooling.process import fork
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
 MOST_NESTED = 16

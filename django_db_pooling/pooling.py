@@ -19,11 +19,11 @@ from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import conf, owner
+from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
 from django_db_pooling.scope import scope
-from django_db_pooling.stats import PoolStats
-from django_db_pooling.wrapper import PooledWrapper
 
 __all__ = [
     "PoolStats",

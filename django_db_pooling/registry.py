@@ -14,17 +14,20 @@ from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
-from django_db_pooling import checks, conf, fork, green, telemetry, workers
+from django_db_pooling import checks, conf
 from django_db_pooling.backends import kept_in_settings, remembers
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.duties import Duties, duties
-from django_db_pooling.housekeeper import Housekeeper
 from django_db_pooling.log import redact
-from django_db_pooling.orders import Action, Listener
-from django_db_pooling.pool import Pool
-from django_db_pooling.slot import Slot
-from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import Publisher, Report
+from django_db_pooling.metrics import exporters
+from django_db_pooling.pool.pool import Pool
+from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.process import fork, green
+from django_db_pooling.process.duties import Duties, duties
+from django_db_pooling.process.housekeeper import Housekeeper
+from django_db_pooling.workers import reports
+from django_db_pooling.workers.commands import Action, Listener
+from django_db_pooling.workers.reports import Publisher, Report
 
 
 class Identity(tuple[Any, ...]):
@@ -145,7 +148,7 @@ class Registry:
             if len(self._pools.get(wrapper.alias, ())) > 1:
                 self._retire(wrapper.alias)
             return pool
-        telemetry.start()
+        exporters.start()
         with self._lock:
             pool = self._serving(wrapper)
             if pool is not None:
@@ -192,14 +195,14 @@ class Registry:
         self._housekeeper.ensure_running()
 
     def _look_after(self) -> bool:
-        is_heard = workers.is_on()
+        is_heard = reports.is_on()
         self._retire()
         if is_heard:
             duties.do("carrying out commands", self._obey)
         for pool in self.pools():
             pool.duties.do(f"looking after the pool {pool.name!r}", pool.maintain)
             pool.duties.do(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
-        telemetry.tick()
+        exporters.tick()
         duties.do("forgetting pools that have ended", self._forget_empty)
         pools = self.pools()
         if pools and is_heard:
@@ -287,7 +290,7 @@ class Registry:
             duties.do(f"closing the pool {pool.name!r}", pool.drain_here)
             duties.do(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
         if self._pools:
-            telemetry.end()
+            exporters.end()
         duties.do("telling other processes of the end", self._publisher.forget)
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:

@@ -59,8 +59,8 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
 def silent_fork() -> int:
     """A fork that Python isn't told of, as a server written in C makes.
 
-    Such a server has no other threads when it forks. Where one of ours waits for the GIL just then, it does in
-    the child's copy of the GIL, too: a child that hangs in the C library for that is ended, and another made.
+    Such a server has no other threads when it forks. Where one of ours waits for the GIL just then, it does
+    in the child's copy of the GIL, too: a child that hangs in the C library for that is ended, another made.
     """
     for _ in range(TRIES):
         pid = _fork_by_c()
@@ -121,8 +121,8 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
     pid = (fork or os.fork)()
     if pid == 0:
         signal.alarm(20)
-        # Where it hangs, should it: what a test prints to stderr is shown when it fails.
-        faulthandler.dump_traceback_later(PATIENCE - 2, file=2)
+        # What a test prints to stderr is shown when it fails.
+        faulthandler.register(signal.SIGUSR1, file=2)
         try:
             result = json.dumps(["ok", function()])
         except BaseException as error:
@@ -132,6 +132,9 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
     os.close(writing)
     # Under gevent a descriptor is closed at the next chance that other greenlets get: here.
     if not select.select([reading], [], [], PATIENCE)[0]:
+        # Where is it?
+        os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.5)
         # It would keep what it has inherited open, the pipe to who waits for this process's output too.
         end(pid)
         raise AssertionError("the child hangs")

@@ -13,7 +13,7 @@ from tests import scripts
 SCRIPT = """
 import collections, json, logging, time
 from django.db import connection, connections
-from django_db_pooling import housekeeper, telemetry
+from django_db_pooling.process import housekeeper; from django_db_pooling.metrics import exporters
 from django_db_pooling.registry import registry
 housekeeper.TICK = 0.02
 records = []
@@ -58,7 +58,7 @@ TROUBLES = {
     "an exporter": """
 class Exporter:
     tick = end = fail
-telemetry.exporters.append(Exporter())
+exporters.exporters.append(Exporter())
 """,
     "reading commands": "registry._listener.due = fail",
     "telling other processes": "registry._publisher.publish = fail",
@@ -94,7 +94,7 @@ def test_a_handler_of_the_log_that_fails_keeps_nothing_else_from_being_done(tmp_
 ORDERS = """
 import json, logging
 from django.db import connection
-from django_db_pooling import housekeeper, orders
+from django_db_pooling.process import housekeeper; from django_db_pooling.workers import commands
 from django_db_pooling.registry import registry
 logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
 # Both are found at once.
@@ -108,8 +108,8 @@ done = []
 def fail():
     raise OSError
 pool.drain, pool.recycle = fail, lambda: done.append("recycle")
-for action in (orders.Action.CLOSE_IDLE, orders.Action.RECYCLE):
-    orders.give("default", action, "boss")
+for action in (commands.Action.CLOSE_IDLE, commands.Action.RECYCLE):
+    commands.give("default", action, "boss")
 try:
     registry._obey()
 except OSError:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from prometheus_client.core import Metric
 
-from django_db_pooling.prometheus import PoolCollector
-from django_db_pooling.stats import PoolStats
+from django_db_pooling.metrics.prometheus import PoolCollector
+from django_db_pooling.pool.stats import PoolStats
 
 MONITORING = Path(__file__).parents[1] / "docs" / "monitoring"
 # What Prometheus itself adds to all that it scrapes.

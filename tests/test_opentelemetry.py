@@ -12,10 +12,10 @@ from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint, Sum
 
-from django_db_pooling import opentelemetry
-from django_db_pooling.histogram import BOUNDS, Histogram
-from django_db_pooling.opentelemetry import MOST_SAMPLES, Instruments
+from django_db_pooling.metrics import opentelemetry
+from django_db_pooling.metrics.opentelemetry import MOST_SAMPLES, Instruments
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool.histogram import BOUNDS, Histogram
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import observing
 from tests.e2e.sites import eventually, gunicorn
@@ -209,11 +209,11 @@ with connection.cursor() as cursor:
 pooling.release()
 """
 TICK = """
-from django_db_pooling import telemetry
-telemetry.tick()
+from django_db_pooling.metrics import exporters
+exporters.tick()
 """
 SHOW = """
-telemetry.tick()
+exporters.tick()
 data = reader.get_metrics_data()
 print(data.to_json() if data else {})
 """
@@ -256,7 +256,7 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 def test_no_samples_are_kept_for_nobody(provider: str, variables: dict[str, str], tmp_path: Path) -> None:
     show = """
 from django_db_pooling.registry import registry
-print(telemetry.exporters, [pool.counts.helds.samples for pool in registry.pools()])
+print(exporters.exporters, [pool.counts.helds.samples for pool in registry.pools()])
 """
     text = run(provider + PATCH + QUERY + TICK + show, tmp_path, variables=variables)
     assert text == "[] [None]\n"

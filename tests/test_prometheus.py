@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from django_db_pooling.histogram import BOUNDS, Durations
-from django_db_pooling.prometheus import Mirror, PoolCollector, _add
-from django_db_pooling.stats import PoolStats
+from django_db_pooling.metrics.prometheus import Mirror, PoolCollector, _add
+from django_db_pooling.pool.histogram import BOUNDS, Durations
+from django_db_pooling.pool.stats import PoolStats
 from tests import processes
 from tests.conftest import require, require_module
 from tests.e2e.conftest import create_rows
@@ -171,8 +171,8 @@ def queries(number):
     for _ in range(number):
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    from django_db_pooling import telemetry
-    telemetry.tick()
+    from django_db_pooling.metrics import exporters
+    exporters.tick()
 queries(1)
 for number in (10, 100):
     if not os.fork():
@@ -210,8 +210,8 @@ print(prometheus_client.generate_latest().decode())
     [
         "pooling.patch(); pooling.patch(); pooling.unpatch()",
         "settings.INSTALLED_APPS = ['django_db_pooling']; django.setup(); pooling.patch()",
-        "pooling.patch()\nfrom django_db_pooling import prometheus; prometheus.register()",
-        "from django_db_pooling import prometheus; prometheus.register(); pooling.patch()",
+        "pooling.patch()\nfrom django_db_pooling.metrics import prometheus; prometheus.register()",
+        "from django_db_pooling.metrics import prometheus; prometheus.register(); pooling.patch()",
     ],
 )
 def test_it_begins_by_itself_and_once(start: str, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 def test_it_can_have_a_registry_of_its_own(tmp_path: Path) -> None:
     script = """
 from prometheus_client import CollectorRegistry, generate_latest
-from django_db_pooling import prometheus
+from django_db_pooling.metrics import prometheus
 pooling.patch()
 mine = CollectorRegistry()
 prometheus.register(registry=mine)
@@ -254,8 +254,8 @@ def test_trouble_with_metrics_is_none_for_the_site(tmp_path: Path) -> None:
 from django.db import connection
 pooling.patch()
 connection.ensure_connection()
-from django_db_pooling import telemetry
-telemetry.tick()
+from django_db_pooling.metrics import exporters
+exporters.tick()
 print("goes on")
 """
     missing = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "missing")}

@@ -12,7 +12,9 @@ from tests import scripts
 SCRIPT = """
 import asyncio, logging, os, signal, threading, time
 from django.db import connection, connections, transaction
-from django_db_pooling import housekeeper, orders, telemetry, workers
+from django_db_pooling.metrics import exporters
+from django_db_pooling.process import housekeeper
+from django_db_pooling.workers import commands, reports
 from tests.concurrency import eventually, silent_fork
 housekeeper.TICK = 0.02
 class Handler(logging.Handler):
@@ -104,16 +106,16 @@ def test_its_parent_and_it_are_heard_as_long_as_they_live(tmp_path: Path) -> Non
         tmp_path,
         before="reading, writing = os.pipe()",
         in_child="""
-eventually(lambda: {os.getpid(), os.getppid()} == {one.pid for one in workers.reports()})
+eventually(lambda: {os.getpid(), os.getppid()} == {one.pid for one in reports.read()})
 os.read(reading, 1)
 """,
         in_parent="""
-eventually(lambda: {os.getpid(), pid} == {one.pid for one in workers.reports()})
+eventually(lambda: {os.getpid(), pid} == {one.pid for one in reports.read()})
 os.write(writing, b".")
 """,
         afterwards="""
-eventually(lambda: [os.getpid()] == [one.pid for one in workers.reports()])
-assert workers.reports()[0].pools["default"].stats.checkouts == stats().checkouts
+eventually(lambda: [os.getpid()] == [one.pid for one in reports.read()])
+assert reports.read()[0].pools["default"].stats.checkouts == stats().checkouts
 """,
     )
 
@@ -123,8 +125,8 @@ def test_it_carries_commands_out(tmp_path: Path) -> None:
         tmp_path,
         in_child="eventually(lambda: told('ordered'))",
         in_parent="""
-eventually(lambda: pid in {one.pid for one in workers.reports()})
-orders.give("default", orders.Action.RECYCLE, "the test")
+eventually(lambda: pid in {one.pid for one in reports.read()})
+commands.give("default", commands.Action.RECYCLE, "the test")
 """,
         afterwards="eventually(lambda: told('ordered'))",
     )
@@ -187,7 +189,7 @@ class Exporter:
     def tick(self):
         1 / 0
     end = tick
-telemetry.exporters.append(Exporter())
+exporters.exporters.append(Exporter())
 """,
         at_fork="eventually(lambda: told('housekeeping'))",
         in_child="eventually(lambda: told('housekeeping'))",

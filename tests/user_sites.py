@@ -17,8 +17,8 @@ from typing import Any
 
 from django.db import connection
 
-from django_db_pooling import orders, overview
-from django_db_pooling.orders import Action
+from django_db_pooling.workers import commands, overview
+from django_db_pooling.workers.commands import Action
 
 PATIENCE = 20.0  # seconds
 
@@ -63,7 +63,7 @@ def is_silenced() -> bool:
 
 def recycle(processes: int = 1) -> None:
     """Until so many have carried it out."""
-    one = orders.give("default", Action.RECYCLE, "somebody")
+    one = commands.give("default", Action.RECYCLE, "somebody")
     until(lambda: processes in [told.obeyed for told in overview.look(own=False).orders if told.order == one])
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from django_db_pooling import figures
-from django_db_pooling.overview import Moment, PoolPicture
-from django_db_pooling.workers import SAMPLE_SECONDS, SAMPLES
+from django_db_pooling.workers import humanize
+from django_db_pooling.workers.overview import Moment, PoolPicture
+from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES
 
 WIDTH, HEIGHT = 300, 60
 # Above the highest value, so that lines are not cut.
@@ -60,10 +60,10 @@ def charts(pool: PoolPicture) -> list[Chart]:
     history = pool.history
     return [
         _in_use(pool),
-        _chart("Checkouts per second", "checkouts", history, lambda moment: moment.checkouts, figures.rate),
-        _chart("Opened per second", "opened", history, lambda moment: moment.opened, figures.rate),
-        _chart("Mean wait", "wait", history, lambda moment: moment.wait, figures.duration),
-        _chart("Mean time held", "held", history, lambda moment: moment.held, figures.duration),
+        _chart("Checkouts per second", "checkouts", history, lambda moment: moment.checkouts, humanize.rate),
+        _chart("Opened per second", "opened", history, lambda moment: moment.opened, humanize.rate),
+        _chart("Mean wait", "wait", history, lambda moment: moment.wait, humanize.duration),
+        _chart("Mean time held", "held", history, lambda moment: moment.held, humanize.duration),
     ]
 
 
@@ -74,7 +74,7 @@ def _in_use(pool: PoolPicture) -> Chart:
     most = pool.total.max_outstanding
     top = max([1.0, float(most or 0), *filter(None, in_use), *filter(None, waiting)])
     held, queued = pool.total.in_use, pool.total.waiting
-    peak = _most([*in_use, held], figures.count), _most([*waiting, queued], figures.count)
+    peak = _most([*in_use, held], humanize.count), _most([*waiting, queued], humanize.count)
     summary = f"In use and waiting over the last 5 minutes: now {held} in use, {queued} waiting"
     summary += f"; at most {peak[0]} in use, {peak[1]} waiting"
     return Chart(

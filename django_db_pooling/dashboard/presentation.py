@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from django_db_pooling import figures, status_dir, workers
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.orders import Action
-from django_db_pooling.overview import Holding, Member, OrderPicture, Overview, PoolPicture, Spread, Trouble
 from django_db_pooling.registry import registry
+from django_db_pooling.workers import humanize, reports, status_dir
+from django_db_pooling.workers.commands import Action
+from django_db_pooling.workers.overview import (
+    Holding,
+    Member,
+    OrderPicture,
+    Overview,
+    PoolPicture,
+    Spread,
+    Trouble,
+)
 
 if TYPE_CHECKING:
     from django_db_pooling.dashboard.access import Visitor
@@ -61,10 +69,10 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "pools": [_pool(pool, overview) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
-        "tells": workers.is_on(),
-        "refusal": registry.refusal() or status_dir.refusal() if workers.is_on() else None,
+        "tells": reports.is_on(),
+        "refusal": registry.refusal() or status_dir.refusal() if reports.is_on() else None,
         "visitor": visitor,
-        "seen": None if visitor.seen is None else figures.age(visitor.seen),
+        "seen": None if visitor.seen is None else humanize.age(visitor.seen),
         "width": str(WIDTH),
         "height": str(HEIGHT),
         "state": _state(overview),
@@ -133,7 +141,7 @@ def _several(number: int, one: str, many: str) -> str:
 
 def _times(title: str, spread: Spread) -> Times:
     return Times(
-        title, figures.duration(spread.p50), figures.duration(spread.p95), figures.duration(spread.mean)
+        title, humanize.duration(spread.p50), humanize.duration(spread.p95), humanize.duration(spread.mean)
     )
 
 
@@ -153,8 +161,8 @@ def _row(member: Member) -> Row:
         opening=stats.opening,
         waiting=stats.waiting,
         limit="none" if most is None else str(most),
-        checkouts=figures.rate(member.checkouts),
-        age=figures.age(member.age),
+        checkouts=humanize.rate(member.checkouts),
+        age=humanize.age(member.age),
         heard="now" if member.heard < 2.5 else f"{member.heard:.0f} s ago",
         is_late=member.heard >= 4,
     )
@@ -163,7 +171,7 @@ def _row(member: Member) -> Row:
 def _holding(holding: Holding) -> dict[str, Any]:
     who, _, where = holding.who.partition(" in thread ")
     return {
-        "seconds": figures.duration(holding.seconds),
+        "seconds": humanize.duration(holding.seconds),
         "who": who,
         # Where threads have no names, they go by a number that says nothing.
         "where": "" if where.isdecimal() or not where else f"in thread {where}",
@@ -173,7 +181,7 @@ def _holding(holding: Holding) -> dict[str, Any]:
 
 def _trouble(trouble: Trouble) -> dict[str, Any]:
     return {
-        "ago": figures.age(trouble.ago),
+        "ago": humanize.age(trouble.ago),
         "kind": KINDS.get(trouble.kind, trouble.kind),
         "text": trouble.text.partition(": ")[2] if trouble.kind == "timeout" else trouble.text,
         "pid": trouble.pid,
@@ -194,7 +202,7 @@ def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
         ("reclaimed", f"{total.reclaimed:,}", "taken and never given back"),
         ("resets", f"{total.resets:,}", "sessions made as new"),
         ("pins", f"{total.pins:,}", "connections kept to the end of a request"),
-        ("longest wait", figures.duration(total.longest_wait_seconds), "of one caller"),
+        ("longest wait", humanize.duration(total.longest_wait_seconds), "of one caller"),
         ("busy", _busy(total.busy_seconds, total.held_seconds), "of the time held, inside of the driver"),
     ]
 
@@ -208,7 +216,7 @@ def _order(order: OrderPicture) -> dict[str, Any]:
     return {
         "what": DONE[order.order.action],
         "by": order.order.by,
-        "ago": figures.age(order.ago),
+        "ago": humanize.age(order.ago),
         "obeyed": order.obeyed,
         "of": _several(order.of, "process", "processes"),
         "is_done": order.obeyed >= order.of,

@@ -17,11 +17,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from django_db_pooling import orders, overview
 from django_db_pooling.dashboard import access, presentation
 from django_db_pooling.dashboard.access import Visitor
 from django_db_pooling.log import redact
-from django_db_pooling.orders import Action
+from django_db_pooling.workers import commands, overview
+from django_db_pooling.workers.commands import Action
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -108,7 +108,7 @@ def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> Htt
     if alias not in connections.settings or action not in list(Action):
         raise Http404
     try:
-        orders.give(alias, Action(action), visitor.name)
+        commands.give(alias, Action(action), visitor.name)
     except OSError as error:
         return access.answer(f"Other processes can't be told: {redact(error)}", 503)
     return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)

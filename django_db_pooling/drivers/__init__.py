@@ -8,15 +8,15 @@ from typing import Any
 
 from django_db_pooling.drivers.base import Driver
 
-# DB-API module as a backend names it in DatabaseWrapper.Database -> module here.
+# DB-API module as a backend names it in DatabaseWrapper.Database -> our module for it.
 _MODULES = {
-    "pymysql": "pymysql",
-    "MySQLdb": "mysqlclient",
-    "psycopg": "psycopg3",
-    "psycopg2": "psycopg2",
-    "sqlite3": "sqlite",
+    "pymysql": "drivers.pymysql",
+    "MySQLdb": "drivers.mysqlclient",
+    "psycopg": "drivers.psycopg3",
+    "psycopg2": "drivers.psycopg2",
+    "sqlite3": "drivers.sqlite",
     # A class: what python-ldap has of a DB-API module is made up by django-ldapdb.
-    "ldapdb": "ldap",
+    "ldapdb": "ldap.driver",
 }
 
 
@@ -33,5 +33,5 @@ def find(database: Any) -> Driver | None:
     module = _MODULES.get(package)
     if module is None:
         return None
-    driver: Driver = import_module(f"django_db_pooling.drivers.{module}").DRIVER
+    driver: Driver = import_module(f"django_db_pooling.{module}").DRIVER
     return driver

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
-from django_db_pooling import green
-from django_db_pooling.slot import Slot
-from django_db_pooling.sockets import on_socket
-from django_db_pooling.waiter import Bell, ThreadBell
+from django_db_pooling.drivers.sockets import on_socket
+from django_db_pooling.pool.queue import Bell, ThreadBell
+from django_db_pooling.pool.slots import Slot
+from django_db_pooling.process import green
 
 # Not on every system; where it is missing a closed connection is "unread" and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL

@@ -6,9 +6,9 @@ from typing import Any
 
 from MySQLdb import MySQLError, ProgrammingError, cursors
 
-from django_db_pooling import green
 from django_db_pooling.drivers import mysql_errors
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.process import green
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
 _LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})

@@ -6,9 +6,9 @@ from typing import Any
 
 from psycopg2 import OperationalError, extensions
 
-from django_db_pooling import green
 from django_db_pooling.drivers import postgresql_errors
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.process import green
 
 
 class Psycopg2(Driver):

@@ -11,9 +11,9 @@ import psycopg
 from psycopg import ServerCursor, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from django_db_pooling import green
 from django_db_pooling.drivers import postgresql_errors
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.process import green
 
 # What poll() can be told (seconds).
 LONGEST_WAIT = 3600.0

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pymysql
 from pymysql.constants import ER, SERVER_STATUS
 
-from django_db_pooling import green
 from django_db_pooling.drivers import mysql_errors
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.process import green
 
 _CONNECTIONS = pymysql.connections.__file__
 _NO_TRANSACTION = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT

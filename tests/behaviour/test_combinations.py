@@ -14,11 +14,11 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_db_pooling import pooling
-from django_db_pooling.lease import Leasing
-from django_db_pooling.losing import Losing
-from django_db_pooling.opening import Opening
+from django_db_pooling.backend.checkin import Sessions
+from django_db_pooling.backend.checkout import Opening
+from django_db_pooling.backend.errors import Losing
+from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.pool import Pool
-from django_db_pooling.sessions import Sessions
 from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,

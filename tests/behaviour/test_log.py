@@ -15,10 +15,13 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections, transaction
 from django.db.backends.signals import connection_created
 
-from django_db_pooling import housekeeper, journal, log, pooling, workers
+from django_db_pooling import log, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.owner import patience
+from django_db_pooling.pool import journal
+from django_db_pooling.process import housekeeper
 from django_db_pooling.registry import DatabasePool, registry
+from django_db_pooling.workers import reports
 from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
@@ -340,7 +343,7 @@ def test_no_password_whatever_goes_wrong(caplog: pytest.LogCaptureFixture, obser
             said.append(repr(pool.held()))
             pool.journal.write(is_last=True)
         said.append(repr(pooling.stats()))
-        report = workers.Publisher().report(registry.all_stats(), registry.pools(alias), [])
+        report = reports.Publisher().report(registry.all_stats(), registry.pools(alias), [])
         said.append(repr(report))
 
     pool = {"CONNECT_RETRY": 0.1, "TIMEOUT": 0.3, "LEAK_THRESHOLD": 0.05, "MIN_SIZE": 1}

@@ -12,7 +12,8 @@ import pytest
 from django.core import signals as django_signals
 from django.db import connection, connections, transaction
 
-from django_db_pooling import drivers, housekeeper, pooling
+from django_db_pooling import drivers, pooling
+from django_db_pooling.process import housekeeper
 from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
@@ -483,7 +484,7 @@ def test_connections_idle_for_too_long_are_closed_down_to_min_size(
 def test_excess_over_size_goes_away_after_a_while(
     quick_housekeeper: None, monkeypatch: pytest.MonkeyPatch, observer: Observer
 ) -> None:
-    from django_db_pooling import pool
+    from django_db_pooling.pool import pool
 
     monkeypatch.setattr(pool, "EXCESS_STAYS", 0.1)
     assert_whole()

@@ -14,8 +14,10 @@ from uuid import uuid4
 import pytest
 from django.db import Error, close_old_connections, connection, transaction
 
-from django_db_pooling import housekeeper, pool, pooling
+from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.pool import pool
+from django_db_pooling.process import housekeeper
 from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,

@@ -26,14 +26,14 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import Value
 
 from django_db_pooling import pooling
+from django_db_pooling.backend.checkin import Sessions
+from django_db_pooling.backend.checkout import Opening
+from django_db_pooling.backend.errors import Losing
+from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.lease import Leasing
-from django_db_pooling.losing import Losing
-from django_db_pooling.opening import Opening
 from django_db_pooling.pool import Pool
 from django_db_pooling.registry import registry
-from django_db_pooling.sessions import Sessions
 from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,

@@ -25,7 +25,8 @@ from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
-from django_db_pooling import pooling, transactions
+from django_db_pooling import pooling
+from django_db_pooling.backend import transactions
 from django_db_pooling.signals import connection_checked_out
 from tests.behaviour.conftest import (
     BEGIN,

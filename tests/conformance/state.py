@@ -63,7 +63,7 @@ def _check_unpatched() -> None:
 
 def _check_patched(scope: str, aliases: Iterable[str], stats: dict[str, dict[str, int]]) -> None:
     from django_db_pooling import conf, owner
-    from django_db_pooling.wrapper import PooledWrapper
+    from django_db_pooling.backend.wrapper import PooledWrapper
 
     if "__getitem__" not in vars(ConnectionHandler):
         raise WrongRun("ConnectionHandler.__getitem__ is not patched")

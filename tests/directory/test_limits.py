@@ -8,7 +8,8 @@ import pytest
 from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from django_db_pooling import pool, pooling
+from django_db_pooling import pooling
+from django_db_pooling.pool import pool
 from tests.concurrency import PATIENCE, eventually
 from tests.directory.conftest import Configure, a_request, ask, held, in_use, spent
 from tests.slapd import Slapd

@@ -8,7 +8,7 @@ from django.db import connections
 from ldapdb.backends.ldap import base
 
 from django_db_pooling import pooling
-from django_db_pooling.wrapper import PooledWrapper
+from django_db_pooling.backend.wrapper import PooledWrapper
 from tests.directory.conftest import Configure, a_request, ask, mail, spent
 from tests.slapd import Slapd
 

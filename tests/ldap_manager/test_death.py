@@ -218,7 +218,7 @@ def test_where_no_server_is_there_it_is_tried_as_often_as_it_should(
 ) -> None:
     import ldap
 
-    from django_db_pooling import ldap as module
+    from django_db_pooling.ldap import manager as module
 
     tries: list[float] = []
     connect = module.connect
@@ -290,7 +290,7 @@ def test_files_are_closed(manager: Make, server: Slapd, proxy: TcpProxy) -> None
 def test_servers_take_turns_and_one_that_is_down_is_left_out(
     separator: str, manager: Make, server: Slapd, other: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from django_db_pooling.directory import servers
+    from django_db_pooling.ldap import servers
 
     monkeypatch.setattr(servers, "AWAY_SECONDS", 0.3)
     both = manager(f"{server.uri}{separator}{other.uri}", size=8)
@@ -364,7 +364,7 @@ def test_one_silent_server_does_not_get_all_who_connect(
     """A TLS handshake with it never ends: others are asked first as long as one goes on."""
     import ldap
 
-    from django_db_pooling.directory import servers
+    from django_db_pooling.ldap import servers
 
     monkeypatch.setattr(servers, "STALLED", 0.1)
     monkeypatch.setattr(servers.random, "randrange", lambda _: 0)

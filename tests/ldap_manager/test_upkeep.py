@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from django_db_pooling.directory import upkeep
 from django_db_pooling.ldap import ConnectionManager
+from django_db_pooling.process import upkeep
 
 
 class Changing(ConnectionManager):

@@ -11,8 +11,9 @@ import time
 from django.db import IntegrityError, connection, connections, transaction
 from django.http import HttpRequest, HttpResponse
 
-from django_db_pooling import orders, pooling
-from django_db_pooling.orders import Action
+from django_db_pooling import pooling
+from django_db_pooling.workers import commands
+from django_db_pooling.workers.commands import Action
 from tests.site import ON_PURPOSE
 from tests.site.models import Mark, Row
 from tests.site.views import connection_number, sleep_in_database, tokens
@@ -146,7 +147,7 @@ def recycle(request: HttpRequest) -> HttpResponse:
 
 def order(request: HttpRequest) -> HttpResponse:
     """The same in all processes of the site."""
-    orders.give("default", Action.RECYCLE, "somebody")
+    commands.give("default", Action.RECYCLE, "somebody")
     return HttpResponse("ordered")
 
 

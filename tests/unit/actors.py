@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from django_db_pooling.limits import Limits
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.slot import Slot
-from django_db_pooling.stats import Closed
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.stats import Closed
 from tests.unit.fiber_driver import Away, Fault, FiberBell
 from tests.unit.fibers import suspend
 

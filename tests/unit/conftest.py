@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_db_pooling import growth as growth_module
-from django_db_pooling import pool as pool_module
+from django_db_pooling.pool import growth as growth_module
+from django_db_pooling.pool import pool as pool_module
 from tests.unit.fakes import Clock
 
 

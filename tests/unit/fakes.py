@@ -11,10 +11,10 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from django_db_pooling.limits import Limits
 from django_db_pooling.pool import Pool
-from django_db_pooling.slot import Slot
-from django_db_pooling.waiter import ThreadBell
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.queue import ThreadBell
+from django_db_pooling.pool.slots import Slot
 
 # Whatever should happen at once has this many seconds before a test gives up.
 SOON = 10.0

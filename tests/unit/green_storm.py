@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from django_db_pooling import pool as pool_module
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.pool import pool as pool_module
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CALLERS, Misfortune, Storm, StormyDriver
 

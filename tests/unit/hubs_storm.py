@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from django_db_pooling import green
+from django_db_pooling.process import green
 from tests.unit import fakes
 from tests.unit.green_storm import GreenDriver, GreenStorm, main
 from tests.unit.live_storm import CALLERS

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.stats import Closed
+from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Connection, FakeDriver, FakePool
 
 CAP = 5

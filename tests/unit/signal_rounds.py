@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from django_db_pooling import pool as pool_module
-from django_db_pooling.coalesce import Coalesced
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.coalesce import Coalesced
 from tests.strikes import Strikes, Struck
 from tests.unit.fakes import FakePool
 

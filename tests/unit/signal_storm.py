@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any
 
-from django_db_pooling import pool as pool_module
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import pool as pool_module
 from tests.strikes import Strikes
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CAP, LATE, Misfortune, Storm, StormyDriver

@@ -13,9 +13,9 @@ from collections import Counter
 from typing import Any
 from unittest import mock
 
-from django_db_pooling import growth as growth_module
-from django_db_pooling import pool as pool_module
-from django_db_pooling.limits import Limits
+from django_db_pooling.pool import growth as growth_module
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.limits import Limits
 from tests.unit.actors import ORDERS, POINTS, Actor, Kill, Timeout
 from tests.unit.fakes import PASSED
 from tests.unit.fiber_driver import Fault

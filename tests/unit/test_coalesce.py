@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from django_db_pooling.coalesce import Coalesced
+from django_db_pooling.pool.coalesce import Coalesced
 from tests.unit.fakes import SOON, Caller, until
 
 

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling import conf
 from django_db_pooling.conf import UNCHANGED, Problem, limits_for, override, problems
-from django_db_pooling.limits import Limits
+from django_db_pooling.pool.limits import Limits
 
 COUNTS = ["1", 1.0, True, -1, [1], math.nan]
 SECONDS = ["1", True, -1, -0.001, math.inf, -math.inf, math.nan, [1], Decimal("1"), 1j]

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_db_pooling import orders, overview, status_dir, workers
 from django_db_pooling.dashboard import presentation
-from django_db_pooling.decoding import MOST, decode
-from django_db_pooling.orders import Action, Order
-from django_db_pooling.overview import Overview
-from django_db_pooling.stats import Closed, Counts, PoolStats
-from django_db_pooling.status_dir import Kind
-from django_db_pooling.table import table
-from django_db_pooling.workers import PoolReport, Publisher, Report, Sample
+from django_db_pooling.management.table import table
+from django_db_pooling.pool.stats import Closed, Counts, PoolStats
+from django_db_pooling.workers import commands, overview, reports, status_dir
+from django_db_pooling.workers.commands import Action, Order
+from django_db_pooling.workers.decoding import MOST, decode
+from django_db_pooling.workers.overview import Overview
+from django_db_pooling.workers.reports import PoolReport, Publisher, Report, Sample
+from django_db_pooling.workers.status_dir import Kind
 from tests.unit.test_overview import durations
 
 NOW = time.time()
@@ -35,7 +35,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presentation.timezone, "get_current_timezone", lambda: datetime.UTC)
         patch.setattr(status_dir, "settings", told)
-        patch.setattr(workers, "settings", told)
+        patch.setattr(reports, "settings", told)
         with status_dir.opened(make=True):
             yield status_dir.path()
 
@@ -186,7 +186,7 @@ def test_nothing_that_lies_there_raises(where: Path, what: tuple[Kind, Any], nam
     path = put(where, kind, number, text)
     try:
         shown()
-        orders.Listener().due()
+        commands.Listener().due()
     finally:
         path.unlink(missing_ok=True)
 

@@ -9,8 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from django_db_pooling.journal import EVENTS, OTHERS
 from django_db_pooling.log import extra
+from django_db_pooling.pool.journal import EVENTS, OTHERS
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "django_db_pooling").rglob("*.py"))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling import fork
-from django_db_pooling.duties import Duties
+from django_db_pooling.process import fork
+from django_db_pooling.process.duties import Duties
 from tests.concurrency import in_child, silent_fork
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from django_db_pooling import figures
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
-from django_db_pooling.planning import Plan, Share
-from django_db_pooling.table import COLUMNS, table
+from django_db_pooling.management.plan import Plan, Share
+from django_db_pooling.management.table import COLUMNS, table
+from django_db_pooling.workers import humanize
 from tests.unit.test_overview import NOW, durations, pool_report, report, sample, seen
 
 
@@ -29,7 +29,7 @@ from tests.unit.test_overview import NOW, durations, pool_report, report, sample
     ],
 )
 def test_durations(seconds: float | None, said: str) -> None:
-    assert figures.duration(seconds) == said
+    assert humanize.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_durations(seconds: float | None, said: str) -> None:
     [(0.9, "0 s"), (119, "119 s"), (130, "2 min"), (7200, "2 h"), (7500, "2 h 5 min"), (349_300, "4 d 1 h")],
 )
 def test_ages(seconds: float, said: str) -> None:
-    assert figures.age(seconds) == said
+    assert humanize.age(seconds) == said
 
 
 @pytest.mark.parametrize(
     ("value", "said"), [(None, "–"), (0, "0"), (0.2, "0.2"), (99.97, "100"), (1234, "1,234")]
 )
 def test_rates(value: float | None, said: str) -> None:
-    assert figures.rate(value) == said
+    assert humanize.rate(value) == said
 
 
 def busy(**stats: Any) -> Any:

@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 
 import django_db_pooling
-from django_db_pooling import conf, handler, orders, owner, status_dir, table, telemetry, workers
-from django_db_pooling.housekeeper import Housekeeper
-from django_db_pooling.journal import Journal
-from django_db_pooling.leaks import Holding, asker
+from django_db_pooling import conf, handler, owner
 from django_db_pooling.log import MOST, MOST_LABEL
-from django_db_pooling.orders import Action
-from django_db_pooling.planning import Share
+from django_db_pooling.management import table
+from django_db_pooling.management.plan import Share
+from django_db_pooling.metrics import exporters
+from django_db_pooling.pool.holders import Holding, asker
+from django_db_pooling.pool.journal import Journal
+from django_db_pooling.process.housekeeper import Housekeeper
 from django_db_pooling.registry import Identity
+from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers.commands import Action
 from tests.concurrency import eventually, in_thread
 from tests.unit.fakes import PASSED, FakePool
 from tests.unit.test_overview import pool_report, report, seen
@@ -168,9 +171,9 @@ def test_who_orders_something_is_told_in_one_line(
     where = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY=SECRET)
     monkeypatch.setattr(status_dir, "settings", where)
     caplog.set_level(logging.INFO, "django_db_pooling")
-    order = orders.give("default", Action.RECYCLE, f"boss {ODD}")
+    order = commands.give("default", Action.RECYCLE, f"boss {ODD}")
     assert order.by == rf"boss {LINE}"
-    assert orders.given() == [order]
+    assert commands.given() == [order]
     assert caplog.messages == [rf"default: recycle was ordered by boss {LINE}"]
 
 
@@ -190,8 +193,8 @@ def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
 
 def test_the_name_of_a_program_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{ODD.replace('/', '')}{'x' * 1_000}"])
-    assert workers._program().startswith(SHOWN)
-    assert len(workers._program()) == MOST_LABEL
+    assert reports._program().startswith(SHOWN)
+    assert len(reports._program()) == MOST_LABEL
 
 
 def test_a_terminal_gets_nothing_to_obey_whatever_a_file_says() -> None:
@@ -229,8 +232,8 @@ def test_an_exporter_that_fails_is_told_without_its_password(
 
         end = tick
 
-    monkeypatch.setattr(telemetry, "exporters", [Exporter()])
-    telemetry.tick()
+    monkeypatch.setattr(exporters, "exporters", [Exporter()])
+    exporters.tick()
     [record] = caplog.records
     told = logging.Formatter().format(record)
     assert SECRET not in told

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_db_pooling import fork
+from django_db_pooling.process import fork
 from tests.concurrency import in_child, silent_fork
 
 FORKS = [pytest.param(os.fork, id="by Python"), pytest.param(silent_fork, id="by C")]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_db_pooling import housekeeper as housekeeper_module
-from django_db_pooling.housekeeper import Housekeeper
+from django_db_pooling.process import housekeeper as housekeeper_module
+from django_db_pooling.process.housekeeper import Housekeeper
 from tests.unit.fakes import SOON, until
 
 NAME = "django_db_pooling housekeeper"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_db_pooling.directory.identities import Identities, Identity, Secret
+from django_db_pooling.ldap.identities import Identities, Identity, Secret
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def run(before: str, after: str) -> None:
 def test_the_original_functions_are_the_same_whether_asked_for_before_or_after() -> None:
     before = """
 import _thread, select, time
-from django_db_pooling import green
+from django_db_pooling.process import green
 originals = {"poll": select.poll, "sleep": time.sleep, "start_new_thread": _thread.start_new_thread}
 assert green.original("select", "poll") is originals["poll"]
 """
@@ -50,7 +50,7 @@ def test_threads_go_on_while_another_one_imports_gevent() -> None:
     """sys.modules has the module from the beginning of that, and it has next to nothing."""
     before = """
 import importlib.abc, select, sys, threading
-from django_db_pooling import green
+from django_db_pooling.process import green
 begun, go_on = threading.Event(), threading.Event()
 
 class Slow(importlib.abc.MetaPathFinder):
@@ -79,7 +79,7 @@ def test_the_housekeeping_goes_on_in_the_hub_of_who_asks_for_it() -> None:
     """What it opened in its native thread would work only there."""
     before = """
 import threading, time
-from django_db_pooling import housekeeper
+from django_db_pooling.process import housekeeper
 housekeeper.TICK = 0.01
 callers = []
 keeper = housekeeper.Housekeeper(lambda: callers.append(threading.get_native_id()) or True)

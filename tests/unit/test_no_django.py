@@ -12,8 +12,8 @@ USE = """
 import sys
 sys.modules["django"] = None
 from django_db_pooling.pool import CheckoutTimeout, Pool
-from django_db_pooling.limits import Limits
-from django_db_pooling.waiter import ThreadBell
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.queue import ThreadBell
 
 class Driver:
     def home(self): return None

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_db_pooling import orders, status_dir
-from django_db_pooling.orders import REMEMBERED, VALID, Action, Listener, Order
+from django_db_pooling.workers import commands, status_dir
+from django_db_pooling.workers.commands import REMEMBERED, VALID, Action, Listener, Order
 from tests.concurrency import in_threads
 
 
@@ -61,7 +61,7 @@ def put(where: Path, order: Order) -> None:
 
 
 def give() -> Order:
-    return orders.give("default", Action.RECYCLE, "boss")
+    return commands.give("default", Action.RECYCLE, "boss")
 
 
 def test_everybody_carries_an_order_out_once() -> None:
@@ -96,9 +96,9 @@ def test_orders_of_the_same_instant_are_two(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_in_the_order_in_which_they_came() -> None:
     listener = Listener()
-    given = [orders.give("default", action, "boss") for action in (Action.RECYCLE, Action.CLOSE_IDLE)]
+    given = [commands.give("default", action, "boss") for action in (Action.RECYCLE, Action.CLOSE_IDLE)]
     assert listener.due() == given
-    assert orders.given() == given[::-1]
+    assert commands.given() == given[::-1]
 
 
 def test_who_starts_later_has_nothing_to_do_with_it() -> None:
@@ -120,10 +120,10 @@ def test_what_was_carried_out_is_forgotten_with_its_file(where: Path, wall: Wall
     order = wall.give(where)
     assert listener.due() == [order]
     wall.passes(VALID)
-    assert listener.due() == [] and orders.given() == [order]
+    assert listener.due() == [] and commands.given() == [order]
     assert list(listener.obeyed) == [order.id]
     wall.passes(REMEMBERED)
-    assert listener.due() == orders.given() == []
+    assert listener.due() == commands.given() == []
     assert list(where.iterdir()) == []
     assert listener.obeyed == {}
 
@@ -151,7 +151,7 @@ def test_an_order_from_the_future_does_not_live_for_ever(where: Path, wall: Wall
     order = wall.give(where)
     wall.now -= 86_400
     wall.passes(1)
-    assert listener.due() == orders.given() == []
+    assert listener.due() == commands.given() == []
     assert not file(where, order).exists()
 
 
@@ -171,7 +171,7 @@ def test_where_others_can_write_nothing_counts(where: Path, mode: int) -> None:
     assert listener.due() == [order]
     later = give()
     where.chmod(mode)
-    assert orders.given() == listener.due() == []
+    assert commands.given() == listener.due() == []
     with pytest.raises(OSError, match="open to other users"):
         give()
     where.chmod(0o700)
@@ -180,7 +180,7 @@ def test_where_others_can_write_nothing_counts(where: Path, mode: int) -> None:
 
 def test_who_gave_it_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "django_db_pooling")
-    order = orders.give("default", Action.RECYCLE, "boss\nERROR forged")
+    order = commands.give("default", Action.RECYCLE, "boss\nERROR forged")
     assert "\n" not in order.by
     assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
 
@@ -203,11 +203,11 @@ def test_what_nobody_understands_is_passed_over(
     where: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener()
-    order = orders.give("default", Action.CLOSE_IDLE, "boss")
+    order = commands.give("default", Action.CLOSE_IDLE, "boss")
     other = file(where, replace(order, id=status_dir.new_id(1)))
     other.write_text(text)
     assert listener.due() == [order]
-    assert listener.due() == [] and orders.given() == [order]
+    assert listener.due() == [] and commands.given() == [order]
     assert caplog.text.count(other.name) == 1
 
 
@@ -235,4 +235,4 @@ def test_an_order_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, ob
     path = where / f"django_db_pooling-order-{one}.json"
     path.write_text(json.dumps(asdict(order) | {"id": one} | wrong))
     assert listener.due() == [order]
-    assert orders.given() == [order]
+    assert commands.given() == [order]

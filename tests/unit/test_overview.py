@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from django_db_pooling.histogram import BOUNDS, Durations
-from django_db_pooling.orders import Action, Order
-from django_db_pooling.overview import Overview, picture
-from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import SAMPLES, PoolReport, Report, Sample
+from django_db_pooling.pool.histogram import BOUNDS, Durations
+from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.workers.commands import Action, Order
+from django_db_pooling.workers.overview import Overview, picture
+from django_db_pooling.workers.reports import SAMPLES, PoolReport, Report, Sample
 
 NOW = 10_000.0
 

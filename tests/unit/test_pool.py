@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from django_db_pooling import pool as pool_module
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.stats import Closed
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")

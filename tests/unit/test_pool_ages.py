@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from django_db_pooling import growth as growth_module
-from django_db_pooling import pool as pool_module
 from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import growth as growth_module
+from django_db_pooling.pool import pool as pool_module
 from tests.unit.fakes import PASSED, Clock, FakePool, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling import pool as pool_module
-from django_db_pooling.pool import CheckoutTimeout, Waiter
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.pool import CheckoutTimeout, Waiter
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, interrupted_at, queue_up, until
 
 PACKAGE = "/django_db_pooling/"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from django_db_pooling import log
-from django_db_pooling import pool as pool_module
+from django_db_pooling.pool import pool as pool_module
 from tests.unit.live_storm import Storm
 
 ROOT = Path(__file__).parent.parent.parent

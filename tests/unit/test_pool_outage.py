@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling import pool as pool_module
-from django_db_pooling.growth import LEAST_PAUSE, MOST_PAUSE, STALLED, Growth
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.slot import Slot
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.growth import LEAST_PAUSE, MOST_PAUSE, STALLED, Growth
+from django_db_pooling.pool.slots import Slot
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
 
 REFUSED = ConnectionRefusedError("nobody is there")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.calls import counting
-from django_db_pooling import growth as growth_module
-from django_db_pooling import pool as pool_module
-from django_db_pooling import waiter as waiter_module
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.stats import Closed
+from django_db_pooling.pool import growth as growth_module
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue as waiter_module
+from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up, until
 
 pytestmark = pytest.mark.usefixtures("no_second_look")

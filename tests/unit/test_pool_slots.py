@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.stats import Closed
-from tests.unit.fakes import PASSED, SOON, Caller, FakePool, Interrupt, StrikingLimits, queue_up
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.stats import Closed
+from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
 
@@ -106,6 +107,8 @@ def test_a_slot_whose_finalizer_is_interrupted_is_free_after_the_next_look(
 ) -> None:
     # pytest's own keeps the error, and its frames the slot.
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    clock = Clock()
+    monkeypatch.setattr(pool_module, "time", clock)
     pool = FakePool(size=1, max_outstanding=1)
     slots = [pool.take_now()]
     pool.driver.drop_error = Interrupt()
@@ -113,6 +116,9 @@ def test_a_slot_whose_finalizer_is_interrupted_is_free_after_the_next_look(
     assert len(pool) == 1
     pool.driver.drop_error = None
     (waiter,) = queue_up(pool, 1)
+    pool.maintain()
+    assert len(pool) == 1
+    clock.now += pool_module.FINALIZED
     pool.maintain()
     assert waiter.result().connection is None
     assert pool.snapshot().opening == 0

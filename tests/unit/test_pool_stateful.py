@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from django_db_pooling.limits import Limits
+from django_db_pooling.pool.limits import Limits
 from tests.unit.actors import ORDERS, Actor, Kill, Timeout
 from tests.unit.fakes import PASSED
 from tests.unit.fiber_driver import Connection, Fault

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_db_pooling import session_state
-from django_db_pooling.session_state import traits
+from django_db_pooling.backend import statements
+from django_db_pooling.backend.statements import traits
 
 CHANGES = {
     "mysql": [
@@ -153,8 +153,8 @@ LASTS = {
     ],
     "sqlite": [],
 }
-for vendor, statements in LASTS.items():
-    CHANGES[vendor] += statements
+for vendor, lasting in LASTS.items():
+    CHANGES[vendor] += lasting
 NO_CHANGES = {
     "mysql": [
         "SELECT 1",
@@ -280,11 +280,11 @@ def test_a_vendor_that_nobody_knows_changes_nothing() -> None:
 
 
 def test_what_is_kept_has_an_end() -> None:
-    for number in range(session_state.MOST_KEPT + 10):
+    for number in range(statements.MOST_KEPT + 10):
         assert not traits("mysql", f"SELECT {number}").changes
-    assert not traits("mysql", "SELECT '" + "a" * session_state.LONGEST_KEPT + "'").changes
-    assert len(session_state._known) <= session_state.MOST_KEPT
-    assert all(len(sql) <= session_state.LONGEST_KEPT for _, sql in session_state._known)
+    assert not traits("mysql", "SELECT '" + "a" * statements.LONGEST_KEPT + "'").changes
+    assert len(statements._known) <= statements.MOST_KEPT
+    assert all(len(sql) <= statements.LONGEST_KEPT for _, sql in statements._known)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.keepalive import keep_alive
+from django_db_pooling.drivers.keepalive import keep_alive
 from tests.unit.fakes import interrupted_at
 
 PACKAGE = "/django_db_pooling/"

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_db_pooling import orders, status_dir, workers
-from django_db_pooling.orders import Action, Listener
-from django_db_pooling.status_dir import MOST_BYTES, Kind, Refused
-from django_db_pooling.workers import Publisher
+from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers.commands import Action, Listener
+from django_db_pooling.workers.reports import Publisher
+from django_db_pooling.workers.status_dir import MOST_BYTES, Kind, Refused
 from tests.concurrency import in_child
 from tests.conftest import give_up
 from tests.strangers import Strangers
@@ -46,10 +46,10 @@ def parent() -> Iterator[Path]:
 def settings(monkeypatch: pytest.MonkeyPatch, parent: Path) -> SimpleNamespace:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=parent, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)
-    monkeypatch.setattr(workers, "settings", settings)
+    monkeypatch.setattr(reports, "settings", settings)
     monkeypatch.setattr(status_dir, "_passed_over", set())
     # Each change is logged at once.
-    monkeypatch.setattr(workers, "QUIET", 0.0)
+    monkeypatch.setattr(reports, "QUIET", 0.0)
     return settings
 
 
@@ -60,7 +60,7 @@ def publish(publisher: Publisher | None = None) -> Publisher:
 
 
 def heard() -> list[str]:
-    return [report.id for report in workers.reports()]
+    return [report.id for report in reports.read()]
 
 
 def ours() -> Path:
@@ -118,9 +118,9 @@ def test_what_is_made_is_for_one_user_and_says_nothing_of_the_key(parent: Path) 
 
 def test_two_sites_of_a_user_do_not_hear_each_other(settings: SimpleNamespace) -> None:
     publish()
-    orders.give("default", Action.RECYCLE, "boss")
+    commands.give("default", Action.RECYCLE, "boss")
     settings.SECRET_KEY = b"another"
-    assert heard() == orders.given() == []
+    assert heard() == commands.given() == []
     publisher = publish()
     assert heard() == [publisher.id]
 
@@ -137,7 +137,7 @@ class NoKey:
 def test_without_a_key(monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
     monkeypatch.setattr(status_dir, "settings", NoKey(parent))
     publisher, listener = publish(), Listener()
-    order = orders.give("default", Action.RECYCLE, "boss")
+    order = commands.give("default", Action.RECYCLE, "boss")
     assert (heard(), listener.due()) == ([publisher.id], [order])
 
 
@@ -165,8 +165,8 @@ def test_of_the_parent_the_last_part_is_made(
 def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, parent: Path) -> None:
     settings.DB_POOL_STATUS_DIR = None
     with pytest.raises(Refused, match="DB_POOL_STATUS_DIR is None"):
-        orders.give("default", Action.RECYCLE, "boss")
-    assert heard() == orders.given() == Listener().due() == []
+        commands.give("default", Action.RECYCLE, "boss")
+    assert heard() == commands.given() == Listener().due() == []
 
 
 @pytest.mark.parametrize("given", [False, 5, "", "relative", Path("relative"), b"/tmp", "/tmp/\0"], ids=repr)
@@ -184,8 +184,8 @@ def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
     assert words in caplog.text
     assert status_dir.refusal() == words
     with pytest.raises(Refused, match="absolute path"):
-        orders.give("default", Action.RECYCLE, "boss")
-    assert heard() == orders.given() == Listener().due() == []
+        commands.give("default", Action.RECYCLE, "boss")
+    assert heard() == commands.given() == Listener().due() == []
     assert list(parent.iterdir()) == []
 
 
@@ -251,7 +251,7 @@ def test_a_strangers_file_survives(parent: Path) -> None:
     publisher, listener = publish(), Listener()
     strangers.settle()
     assert len(list(status_dir.path().iterdir())) > 2
-    order = orders.give("default", Action.RECYCLE, "boss")
+    order = commands.give("default", Action.RECYCLE, "boss")
     assert listener.due() == [order]
     publish()
     publisher.forget()
@@ -289,7 +289,7 @@ def test_a_process_that_ends_removes_its_own_file_and_no_other(monkeypatch: pyte
 def test_processes_with_the_same_pid_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of two containers that share a volume."""
     one, other = publish(), publish()
-    assert [report.pid for report in workers.reports()] == [os.getpid()] * 2
+    assert [report.pid for report in reports.read()] == [os.getpid()] * 2
     assert set(heard()) == {one.id, other.id}
 
 
@@ -297,13 +297,13 @@ def test_a_process_that_is_gone_is_not_heard_and_in_another_container_only_silen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def elsewhere() -> str:
-        workers._pid_space = lambda: "another kernel"
+        reports._pid_space = lambda: "another kernel"
         return publish().id
 
     here, far = in_child(lambda: publish().id), in_child(elsewhere)
     assert report_file(SimpleNamespace(id=here)).exists()
     assert heard() == [far]
-    monkeypatch.setattr(workers, "SILENCE", 0.0)
+    monkeypatch.setattr(reports, "SILENCE", 0.0)
     assert heard() == []
 
 
@@ -349,7 +349,7 @@ def test_what_is_no_plain_file_is_passed_over(
     parent: Path, plant: Callable[[Path, Path], None], kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, listener = publish(), Listener()
-    order = orders.give("default", Action.RECYCLE, "boss")
+    order = commands.give("default", Action.RECYCLE, "boss")
     source = {Kind.REPORT: publisher.id, Kind.ORDER: order.id}[kind]
     target = parent / "target"
     target.write_bytes((status_dir.path() / f"django_db_pooling-{kind}-{source}.json").read_bytes())
@@ -357,7 +357,7 @@ def test_what_is_no_plain_file_is_passed_over(
     plant(planted, target)
     before = target.read_bytes()
     for _ in range(3):
-        assert heard() == [publisher.id] and orders.given() == [order]
+        assert heard() == [publisher.id] and commands.given() == [order]
         listener.due()
         publish(publisher)
     assert caplog.text.count(str(planted)) == 1
@@ -387,9 +387,9 @@ def refused(caplog: pytest.LogCaptureFixture, path: Path, words: str) -> None:
     before = everything(path.parent)
     for _ in range(3):
         publish(publisher)
-        assert heard() == orders.given() == listener.due() == []
+        assert heard() == commands.given() == listener.due() == []
         with pytest.raises(OSError, match=re.escape(words)):
-            orders.give("default", Action.RECYCLE, "boss")
+            commands.give("default", Action.RECYCLE, "boss")
     publisher.forget()
     assert everything(path.parent) == before
     [record] = caplog.records
@@ -456,7 +456,7 @@ def test_a_link_and_a_file_in_place_of_the_directory(
 def test_words_say_once_that_it_comes_and_goes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "QUIET", 3600.0)
+    monkeypatch.setattr(reports, "QUIET", 3600.0)
     publisher = publish()
     for _ in range(5):
         ours().chmod(0o777)
@@ -472,8 +472,8 @@ def test_words_say_once_that_it_comes_and_goes(
 def test_two_users_share_a_parent_and_nothing_else(parent: Path) -> None:
     def tell() -> str:
         publisher = publish()
-        orders.give("default", Action.RECYCLE, "boss")
-        assert heard() == [publisher.id] and len(orders.given()) == 1
+        commands.give("default", Action.RECYCLE, "boss")
+        assert heard() == [publisher.id] and len(commands.given()) == 1
         return str(ours())
 
     def pry(path: str) -> None:
@@ -597,7 +597,7 @@ def test_a_parent_where_others_swap_what_they_like(parent: Path, caplog: pytest.
 
     def go_on() -> None:
         publisher, listener = publish(), Listener()
-        order = orders.give("default", Action.RECYCLE, "boss")
+        order = commands.give("default", Action.RECYCLE, "boss")
         assert (heard(), listener.due()) == ([publisher.id], [order])
         publisher.forget()
         assert (ours() / "package.json").read_text() == SECRET
@@ -613,7 +613,7 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
     def begin() -> list[str]:
         victim.write_text(SECRET)
         victim.chmod(0o600)
-        listener, order = Listener(), orders.give("default", Action.RECYCLE, "boss")
+        listener, order = Listener(), commands.give("default", Action.RECYCLE, "boss")
         assert listener.due() == [order]
         publisher = publish()
         texts = [path.read_text() for path in status_dir.path().iterdir()]
@@ -641,7 +641,7 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
         listener = Listener()
         listener._started -= 100
         assert [order.id for order in listener.due()] == [command]
-        assert [order.id for order in orders.given()] == [command]
+        assert [order.id for order in commands.given()] == [command]
         publisher = publish()
         assert heard() == [publisher.id]
         assert victim.read_text() == SECRET

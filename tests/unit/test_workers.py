@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from django_db_pooling.stats import PoolStats
-from django_db_pooling.workers import RECENT_SAMPLES, SAMPLE_SECONDS, SAMPLES, Publisher
+from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.workers.reports import RECENT_SAMPLES, SAMPLE_SECONDS, SAMPLES, Publisher
 from tests.unit.test_overview import durations
 
 NOW = 10_000.0

@@ -9,12 +9,12 @@ from unittest import mock
 
 import pytest
 
-from django_db_pooling import pool as pool_module
-from django_db_pooling.growth import MOST_PAUSE, STALLED
-from django_db_pooling.pool import LOOK_AROUND, REST, CheckoutTimeout
-from django_db_pooling.slot import Slot
-from django_db_pooling.stats import Closed, Counts
-from django_db_pooling.waiter import Waiter
+from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.growth import MOST_PAUSE, STALLED
+from django_db_pooling.pool.pool import LOOK_AROUND, REST, CheckoutTimeout
+from django_db_pooling.pool.queue import Waiter
+from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.stats import Closed, Counts
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, Clock, FakePool
 from tests.unit.fiber_driver import FiberBell, FiberDriver

@@ -10,10 +10,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from django_db_pooling import overview, planning, status_dir, workers
 from django_db_pooling.log import redact
-from django_db_pooling.overview import Overview
-from django_db_pooling.table import COLUMNS, table
+from django_db_pooling.management import plan
+from django_db_pooling.management.table import COLUMNS, table
+from django_db_pooling.workers import overview, reports, status_dir
+from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1
 EXIT_NOBODY = 2
@@ -114,9 +115,9 @@ class Command(BaseCommand):
             if not seen.workers:
                 raise CommandError(f"{_nobody()} Or say how many: --workers N.", returncode=EXIT_NOBODY)
             processes = len(seen.workers)
-        plans = planning.plans(seen, hosts, processes)
-        for plan in plans:
-            self._write("\n".join(plan.lines()))
+        plans = plan.plans(seen, hosts, processes)
+        for one in plans:
+            self._write("\n".join(one.lines()))
         if not plans:
             self.stdout.write("No pool of this site connects to a server that bounds its connections.")
         if not all(plan.fits for plan in plans):
@@ -134,7 +135,7 @@ def _columns() -> int:
 
 
 def _nobody() -> str:
-    if not workers.is_on():
+    if not reports.is_on():
         return SILENT
     refusal = status_dir.refusal()
     return NOBODY.format(redact(status_dir.path())) if refusal is None else REFUSED.format(redact(refusal))

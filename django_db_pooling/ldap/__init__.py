@@ -1,0 +1,6 @@
+"""All of LDAP: connections of django-ldapdb's backend and of ``ConnectionManager``, without Django."""
+
+from django_db_pooling.ldap.manager import BackendError, ConnectionManager, MaxConnectionReachedError
+from django_db_pooling.ldap.state import StateConnector
+
+__all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]

@@ -1,0 +1,152 @@
+"""What django-ldapdb's wrapper lacks to be one as Django wants it, for the pooled wrapper to build on."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ldap
+from django.db import Error as DjangoError
+from django.db import OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_db_pooling.ldap.connecting import AWAY, close, connect
+from django_db_pooling.ldap.connector import Connector
+from django_db_pooling.process.deadline import Deadline
+
+if TYPE_CHECKING:
+    from django_db_pooling.backend.wrapper import PooledWrapper
+
+    class Backend(PooledWrapper):
+        """What django-ldapdb's wrapper has besides."""
+
+        page_size: int
+
+        def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]: ...
+        def add_s(self, *arguments: Any, **keywords: Any) -> Any: ...
+        def modify_s(self, *arguments: Any, **keywords: Any) -> Any: ...
+        def delete_s(self, *arguments: Any, **keywords: Any) -> Any: ...
+        def rename_s(self, *arguments: Any, **keywords: Any) -> Any: ...
+
+else:
+    Backend = object
+
+
+@functools.cache
+def _both(error: type[Exception]) -> type[Exception]:
+    """Django's OperationalError and python-ldap's own: whoever catches one of them catches it."""
+    return type(error.__name__, (OperationalError, error), {"__module__": error.__module__})
+
+
+class Directory(Backend):
+    """Mixed in between the pooled wrapper and django-ldapdb's."""
+
+    def translate(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        """Errors of the server and the way to it become Django's, too; what it says of data stays LDAP's."""
+        if not issubclass(exc_type, ldap.LDAPError) or issubclass(exc_type, DjangoError):
+            return
+        if issubclass(exc_type, AWAY) or self.connection is None:
+            self.errors_occurred = True
+            if issubclass(exc_type, ldap.TIMEOUT) and self.connection is not None:
+                # What comes next would wait behind the answer that is late.
+                self.lose()
+            raise _both(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
+
+    # Django's own: django-ldapdb's bind at each use, and close behind the back of _close().
+
+    def ensure_connection(self) -> None:
+        BaseDatabaseWrapper.ensure_connection(self)
+        if self.slot is not None and self.connection.is_changed:
+            # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
+            params = self.get_connection_params()
+            self._be_patient()
+            with self.wrap_database_errors:
+                self.connection.simple_bind_s(params["bind_dn"], params["bind_pw"])
+
+    def close(self) -> None:
+        BaseDatabaseWrapper.close(self)
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            close(self.connection)
+
+    def is_usable(self) -> bool:
+        return bool(self.connection.is_usable(None))
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Connector:
+        options = conn_params["options"]
+        connection = connect(
+            Connector,
+            conn_params["uri"],
+            conn_params["bind_dn"] or None,
+            conn_params["bind_pw"],
+            start_tls=bool(conn_params["tls"]),
+            options={option: value for option, value in options.items() if isinstance(option, int)},
+            timeout=int(options.get("query_timeout", -1)),
+            seconds=conn_params.get("seconds"),
+        )
+        if "page_size" in options:
+            self.page_size = int(options["page_size"])
+        return connection
+
+    # -- operations -----------------------------------------------------------------------------
+
+    def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]:
+        """django-ldapdb's, but complete before the first entry is told, and once more on a fresh connection
+        where the first one turns out to be dead.
+
+        Between two entries their user may need this connection for something else, or not at all.
+        """
+        yield from self._found(super().search_s, arguments, keywords)
+
+    def _found(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
+        began = time.monotonic()
+        try:
+            with self._operation():
+                try:
+                    with self.wrap_database_errors:
+                        return list(search(*arguments, **keywords))
+                except ldap.SERVER_DOWN:
+                    if self.connection is not None:
+                        raise
+            timeout = self._pool.limits.timeout
+            self._deadline = Deadline(timeout, began)
+            with self._operation(), self.wrap_database_errors:
+                return list(search(*arguments, **keywords))
+        finally:
+            self._deadline = None
+
+    def add_s(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._operation(), self.wrap_database_errors:
+            return super().add_s(*arguments, **keywords)
+
+    def modify_s(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._operation(), self.wrap_database_errors:
+            return super().modify_s(*arguments, **keywords)
+
+    def delete_s(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._operation(), self.wrap_database_errors:
+            return super().delete_s(*arguments, **keywords)
+
+    def rename_s(self, *arguments: Any, **keywords: Any) -> Any:
+        with self._operation(), self.wrap_database_errors:
+            return super().rename_s(*arguments, **keywords)
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
+        """Around one: the connection that it takes stays to its end."""
+        self._inside += 1
+        try:
+            self.ensure_connection()
+            self._be_patient()
+            yield
+        finally:
+            self._inside -= 1
+            self.release_if_free()
+
+    def _be_patient(self) -> None:
+        if self.slot is not None:
+            self.connection.patience = self._seconds_left()

@@ -1,0 +1,74 @@
+"""Connecting to one of several LDAP servers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import ldap
+
+from django_db_pooling.ldap.connector import Connector
+from django_db_pooling.ldap.servers import servers
+
+C = TypeVar("C", bound=Connector)
+
+# Not there, or not taking anybody in at this moment. Another server may, or this one in a moment.
+AWAY = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.UNAVAILABLE, ldap.BUSY, ldap.TIMEOUT)
+
+
+def connect(
+    cls: type[C],
+    uris: str,
+    bind: str | None,
+    password: str | None,
+    *,
+    start_tls: bool = False,
+    options: Mapping[int, Any] | None = None,
+    timeout: float = -1,
+    seconds: float | None = None,
+) -> C:
+    """A connection to the server whose turn it is, or else to another one of the list (I/O that blocks).
+
+    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this; what a TLS
+    handshake takes can't be limited. A wrong password isn't tried elsewhere: that could lock the account.
+    Raises ldap.LDAPError.
+    """
+    known = servers(uris)
+    until = None if seconds is None else time.monotonic() + seconds
+    candidates = known.in_turn()
+    for others in reversed(range(len(candidates))):
+        uri = candidates[-1 - others]
+        left = None if until is None else max(until - time.monotonic(), 0.01)
+        connection = cls(uri)
+        connection.timeout = timeout
+        try:
+            with known.attempt(uri):
+                connection.open(
+                    bind,
+                    password,
+                    start_tls=start_tls,
+                    options=options,
+                    seconds=known.seconds_for_one(left, others),
+                )
+        except AWAY:
+            known.missed(uri)
+            close(connection)
+            if not others:
+                raise
+        except BaseException:
+            close(connection)
+            raise
+        else:
+            known.found(uri)
+            return connection
+    raise AssertionError("a list of URIs is never empty")
+
+
+def close(connection: Connector) -> None:
+    """Say goodbye (a send) and free what libldap has of it. Harmless when that has been done."""
+    connection.descriptor = None
+    # AttributeError: python-ldap's object has none of libldap's any more.
+    with contextlib.suppress(ldap.LDAPError, AttributeError):
+        connection.unbind_s()

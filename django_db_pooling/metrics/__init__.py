@@ -1,0 +1,1 @@
+"""Exporters: what the pools count, for Prometheus and OpenTelemetry."""

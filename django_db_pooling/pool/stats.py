@@ -1,0 +1,151 @@
+"""What a pool tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from django_db_pooling.pool.histogram import Durations, Histogram
+
+MAXIMUM = frozenset({"longest_wait_seconds"})
+NOT_ADDED = frozenset({"alias", "size", "max_outstanding"})
+
+
+class Closed(StrEnum):
+    """Why a connection was closed."""
+
+    AGE = "age"
+    IDLE = "idle"
+    # More than are wanted at rest, or allowed since a limit was lowered; or it had to make room.
+    SURPLUS = "surplus"
+    # recycle(), close_all(), other settings.
+    RECYCLED = "recycled"
+    # Dead, or given up after an interrupted statement.
+    BROKEN = "broken"
+    # Its session can't be made as new, or its transaction be rolled back.
+    UNCLEAN = "unclean"
+
+
+class Trouble(NamedTuple):
+    """Something that went wrong. ``at``: of ``time.monotonic()``. ``kind``: "connect", "timeout", "lost"."""
+
+    at: float
+    kind: str
+    error: str
+
+
+class Counts:
+    """What a pool adds up: what of PoolStats only grows."""
+
+    def __init__(self) -> None:
+        self.checkouts = 0
+        # Of these, those that had to queue.
+        self.queued = 0
+        self.opened = 0
+        self.timeouts = 0
+        self.resets = 0
+        self.pins = 0
+        self.reclaimed = 0
+        self.broken = 0
+        self.longest_wait_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.closed: dict[str, int] = dict.fromkeys(Closed, 0)
+        self.waits = Histogram()
+        self.helds = Histogram()
+        self.connects = Histogram()
+
+    @property
+    def at_once(self) -> int:
+        """How many checkouts didn't have to queue."""
+        # One that is about to be counted has queued already.
+        return max(0, self.checkouts - self.queued)
+
+    def read(self) -> dict[str, Any]:
+        """The fields of PoolStats."""
+        told = dict(vars(self))
+        del told["queued"]
+        closed = dict(told["closed"])
+        waits = self.waits.read(at_once=self.at_once)
+        helds, connects = self.helds.read(), self.connects.read()
+        return told | {
+            "closed": sum(closed.values()),
+            "closed_by_reason": {str(reason): count for reason, count in closed.items()},
+            "wait_seconds": waits.seconds,
+            "held_seconds": helds.seconds,
+            "waits": waits,
+            "helds": helds,
+            "connects": connects,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """One alias's pool at one moment; counts and seconds since the process started.
+
+    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
+    ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
+    interrupted statement. ``held_seconds``: connections checked out;
+    ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
+    ``resets``: sessions made as new. ``pins``: connections kept to the end of
+    a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
+    ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
+    ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
+    open one.
+    """
+
+    alias: str
+    size: int
+    max_outstanding: int | None
+    in_use: int = 0
+    idle: int = 0
+    opening: int = 0
+    waiting: int = 0
+    checkouts: int = 0
+    opened: int = 0
+    closed: int = 0
+    timeouts: int = 0
+    resets: int = 0
+    pins: int = 0
+    reclaimed: int = 0
+    broken: int = 0
+    wait_seconds: float = 0.0
+    longest_wait_seconds: float = 0.0
+    held_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    closed_by_reason: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Closed), 0))
+    waits: Durations = field(default=Durations(), repr=False)
+    helds: Durations = field(default=Durations(), repr=False)
+    connects: Durations = field(default=Durations(), repr=False)
+
+    @property
+    def free(self) -> int | None:
+        """How many could be checked out at this moment without waiting; None: no limit."""
+        return (
+            None
+            if self.max_outstanding is None
+            else max(0, self.max_outstanding - self.in_use - self.opening)
+        )
+
+    def moment(self) -> dict[str, Any]:
+        """What is neither counted nor measured: how it is now."""
+        names = ("in_use", "idle", "opening", "waiting", "max_outstanding")
+        return {name: getattr(self, name) for name in names}
+
+    def plus(self, other: PoolStats) -> PoolStats:
+        """Both together; alias and limits are this one's."""
+        values = {}
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if one.name in NOT_ADDED:
+                values[one.name] = mine
+            elif one.name in MAXIMUM:
+                values[one.name] = max(mine, theirs)
+            elif isinstance(mine, Durations):
+                values[one.name] = mine.plus(theirs)
+            elif isinstance(mine, Mapping):
+                values[one.name] = {key: mine[key] + theirs[key] for key in mine}
+            else:
+                values[one.name] = mine + theirs
+        return PoolStats(**values)

@@ -1,0 +1,86 @@
+"""The thread that looks after pools while nobody asks for a connection."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from django_db_pooling.log import extra, logger, redact
+from django_db_pooling.process import fork, green
+from django_db_pooling.process.duties import Duties
+
+TICK = 1.0  # seconds
+
+
+class Housekeeper:
+    """Calls ``work`` every second until it returns False: there is nothing to look after.
+
+    A plain daemon thread, so a greenlet where gevent has patched threading. When that happens later, the
+    native thread rests and a greenlet takes its place: what is opened in a native thread is of no use to
+    the others. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed. In
+    uWSGI's master it does nothing: that must have no threads, and once its workers are there it uses no
+    connection.
+    """
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        self._work = work
+        self._running = False
+        # Whether what runs, or ran last, is a greenlet.
+        self._is_greenlet = False
+        self._process = fork.process
+        self._duties = Duties()
+
+    def ensure_running(self) -> None:
+        is_greenlet = green.patched("threading")
+        if (self._running and self._is_greenlet is is_greenlet) or fork.forks_silently():
+            return
+        self._running, self._is_greenlet = True, is_greenlet
+        try:
+            threading.Thread(
+                target=self._run, args=(is_greenlet,), name="django_db_pooling housekeeper", daemon=True
+            ).start()
+        except RuntimeError as error:
+            # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
+            self._running = False
+            told = redact(error)
+            logger.error("The housekeeper can't start: %s", told, extra=extra("housekeeping", error=told))
+        except BaseException:
+            self._running = False
+            raise
+
+    def _run(self, is_greenlet: bool) -> None:
+        try:
+            self._work_until_done(is_greenlet)
+        except BaseException:
+            # A greenlet that was killed with all others, for example.
+            self._running = False
+            raise
+
+    def _work_until_done(self, is_greenlet: bool) -> None:
+        while True:
+            time.sleep(TICK)
+            if not fork.is_own(self._process):
+                # gevent's greenlets live on in a forked child, where threading has forgotten them and
+                # would raise at their end.
+                threading.Event().wait()
+            if green.patched("threading") is not is_greenlet:
+                # threading has forgotten this one, too.
+                _rest_for_good()
+            if self._has_more_work():
+                continue
+            # Gone before it looks a last time: who has something new either sees that, or is seen.
+            self._running = False
+            if not self._has_more_work() or self._running:
+                return
+            self._running = True
+
+    def _has_more_work(self) -> bool:
+        return self._duties.do("looking after the pools", self._work) is not False
+
+
+def _rest_for_good() -> None:
+    """In a native thread, whether gevent has patched or not."""
+    silence = green.original("_thread", "allocate_lock")()
+    silence.acquire()
+    silence.acquire()

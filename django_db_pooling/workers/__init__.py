@@ -1,0 +1,1 @@
+"""One host, many processes: what they tell each other, in files."""

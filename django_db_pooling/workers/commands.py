@@ -1,0 +1,108 @@
+"""What one process of a site tells all others on its host to do: small files that each looks at every second.
+
+They lie where the processes tell each other about their pools.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from django_db_pooling.log import logger, redact
+from django_db_pooling.workers import status_dir
+from django_db_pooling.workers.decoding import decode
+from django_db_pooling.workers.status_dir import Kind
+
+# Seconds after which nobody carries an order out any more, and after which it is forgotten.
+VALID = 30.0
+REMEMBERED = 120.0
+
+
+class Action(StrEnum):
+    """What can be ordered."""
+
+    # Replace every connection as it comes back.
+    RECYCLE = "recycle"
+    # Close those that nobody uses.
+    CLOSE_IDLE = "close-idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``id``: no two have the same. ``at``: seconds of ``time.time()``. ``by``: whoever gave it."""
+
+    id: str
+    at: float
+    alias: str
+    action: Action
+    by: str
+
+
+def give(alias: str, action: Action, by: str) -> Order:
+    """Tell all processes, this one included (I/O). Raises OSError where they can't be told."""
+    order = Order(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
+    with status_dir.opened(make=True) as directory:
+        directory.write(Kind.ORDER, order.id, json.dumps(asdict(order)).encode())
+    logger.info("%s: %s was ordered by %s", redact(alias), action, order.by)
+    return order
+
+
+def given() -> list[Order]:
+    """Those of the last two minutes, the latest first (reads files)."""
+    try:
+        with status_dir.opened() as directory:
+            found = directory.read(Kind.ORDER, directory.ids(Kind.ORDER), _understood)
+    except OSError:
+        return []
+    now = time.time()
+    # Neither older than that nor from a future in which the clock was set back.
+    return sorted(
+        (order for order in found if abs(now - order.at) <= REMEMBERED),
+        key=lambda order: (order.at, order.id),
+        reverse=True,
+    )
+
+
+def _understood(one: str, text: bytes) -> Order:
+    """Raises ValueError where it isn't what this version of the package writes."""
+    order = decode(Order, text)
+    if order.id != one:
+        raise ValueError("it is another order")
+    return order
+
+
+class Listener:
+    """Finds what this process has to carry out: each order once, and none from before its start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        # The ids of what was carried out here, and when, of time.monotonic(): for as long as they are there,
+        # and could be found again.
+        self.obeyed: dict[str, float] = {}
+
+    def due(self) -> list[Order]:
+        """New orders, the oldest first (reads files, and removes those that are forgotten)."""
+        try:
+            with status_dir.opened() as directory:
+                directory.clear(Kind.ORDER, REMEMBERED)
+                ids = set(directory.ids(Kind.ORDER))
+                news = directory.read(Kind.ORDER, ids - self.obeyed.keys(), _understood)
+        except OSError:
+            return []
+        # In this order, so that nobody seems younger than an order that came after its start.
+        now, clock = time.time(), time.monotonic()
+        found = sorted(
+            (order for order in news if self._is_due(now - order.at, clock)),
+            key=lambda order: (order.at, order.id),
+        )
+        known = {
+            one: since for one, since in self.obeyed.items() if one in ids or clock - since <= REMEMBERED
+        }
+        self.obeyed = known | dict.fromkeys((order.id for order in found), clock)
+        return found
+
+    def _is_due(self, age: float, clock: float) -> bool:
+        # By ages: the clock may have been set since this process started.
+        return abs(age) <= VALID and age < clock - self._started

@@ -1,0 +1,327 @@
+"""One picture of all processes of a site on this host, made of what each of them tells.
+
+``look()`` reads; everything else here is arithmetic.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from django_db_pooling.pool.histogram import Durations
+from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.registry import registry
+from django_db_pooling.workers import commands
+from django_db_pooling.workers.commands import Order
+from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolReport, Report, read
+
+MOST_HOLDERS = 10
+MOST_TROUBLES = 20
+# A moment is told of when every process had the time to take its sample.
+SETTLED = 2.0
+# What makes the difference between two texts that say the same.
+NUMBERS = re.compile(r"\d+(\.\d+)?")
+HELD = " Held longest: "
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How long things took in about the last minute: seconds; None where there were none."""
+
+    count: int
+    mean: float | None
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The five seconds before ``at``, of ``time.time()``: rates per second, means in seconds, counts.
+
+    Rates are None where no process can tell, means where nothing happened.
+    """
+
+    at: float
+    in_use: int
+    waiting: int
+    checkouts: float | None
+    opened: float | None
+    timeouts: float | None
+    wait: float | None
+    held: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process's part in a pool."""
+
+    pid: int
+    program: str
+    age: float
+    heard: float
+    stats: PoolStats
+    checkouts: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A connection in use: for how long, by whom, in which process."""
+
+    seconds: float
+    who: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that went wrong, seconds ago, and how often the same was seen, apart from its numbers."""
+
+    ago: float
+    kind: str
+    text: str
+    pid: int
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPicture:
+    """An alias: the sums over all processes (``total``, limits too), and whom they are made of.
+
+    ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
+    ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
+    in the time of that.
+    """
+
+    alias: str
+    total: PoolStats
+    free: int | None
+    waits: Spread
+    helds: Spread
+    timeouts: int
+    members: list[Member]
+    holders: list[Holding]
+    troubles: list[Trouble]
+    history: list[Moment]
+
+    @property
+    def unopened(self) -> int | None:
+        """How many more could be opened; None: no limit."""
+        most = self.total.max_outstanding
+        there = self.total.in_use + self.total.idle + self.total.opening
+        return None if most is None else max(0, most - there)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process: seconds since its start and since it was heard last."""
+
+    pid: int
+    program: str
+    age: float
+    heard: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPicture:
+    """Something that was ordered, and by how many processes of how many it was carried out."""
+
+    order: Order
+    ago: float
+    obeyed: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All of it, as of ``at`` (of ``time.time()``)."""
+
+    at: float
+    workers: list[Worker]
+    pools: list[PoolPicture]
+    orders: list[OrderPicture]
+
+    @property
+    def waiting(self) -> int:
+        return sum(pool.total.waiting for pool in self.pools)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def look(own: bool = True) -> Overview:
+    """How things are (reads files). ``own``: with this process, by its live figures."""
+    found = {report.id: report for report in read()}
+    mine = registry.report() if own else None
+    if mine is not None:
+        found[mine.id] = mine
+    seen = sorted(found.values(), key=lambda report: (report.pid, report.id))
+    return picture(seen, commands.given(), time.time())
+
+
+def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overview:
+    """What these reports come to."""
+    aliases = dict.fromkeys(alias for report in reports for alias in report.pools)
+    return Overview(
+        at=now,
+        workers=[
+            Worker(report.pid, report.program, _since(now, report.started_at), _since(now, report.at))
+            for report in reports
+        ],
+        pools=[_pool(alias, [each for each in reports if alias in each.pools], now) for alias in aliases],
+        orders=[
+            OrderPicture(
+                order,
+                _since(now, order.at),
+                sum(order.id in report.obeyed for report in reports),
+                # Who came later starts with nothing that is older than the order.
+                sum(report.started_at < order.at for report in reports),
+            )
+            for order in given
+        ],
+    )
+
+
+def _since(now: float, at: float) -> float:
+    return max(0.0, now - at)
+
+
+def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
+    parts = [report.pools[alias] for report in reports]
+    total = _sum([part.stats for part in parts])
+    free = [part.stats.free for part in parts]
+    return PoolPicture(
+        alias=alias,
+        total=total,
+        free=None if None in free else sum(filter(None, free)),
+        waits=_spread([part.waits for part in parts]),
+        helds=_spread([part.helds for part in parts]),
+        timeouts=sum(_timeouts(part) for part in parts),
+        members=[_member(report, report.pools[alias], now) for report in reports],
+        holders=_holders(alias, reports, now),
+        troubles=_troubles(alias, reports, now),
+        history=_history(parts, now),
+    )
+
+
+def _sum(stats: list[PoolStats]) -> PoolStats:
+    total = stats[0]
+    for more in stats[1:]:
+        total = total.plus(more)
+    most = [each.max_outstanding for each in stats]
+    return replace(
+        total,
+        size=sum(each.size for each in stats),
+        max_outstanding=None if None in most else sum(filter(None, most)),
+    )
+
+
+def _spread(durations: list[Durations]) -> Spread:
+    together = Durations()
+    for each in durations:
+        together = together.plus(each)
+    count = together.count
+    return Spread(
+        count=count,
+        mean=together.seconds / count if count else None,
+        p50=together.quantile(0.5),
+        p95=together.quantile(0.95),
+    )
+
+
+def _timeouts(part: PoolReport) -> int:
+    """In the time of the history; a process that is younger than that began with none."""
+    before = part.history[0].timeouts if len(part.history) >= SAMPLES else 0
+    return part.stats.timeouts - before
+
+
+def _member(report: Report, part: PoolReport, now: float) -> Member:
+    history = _history([part], now)
+    return Member(
+        pid=report.pid,
+        program=report.program,
+        age=_since(now, report.started_at),
+        heard=_since(now, report.at),
+        stats=part.stats,
+        checkouts=history[-1].checkouts if history else None,
+    )
+
+
+def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
+    found = [
+        Holding(seconds + _since(now, report.at), who, report.pid)
+        for report in reports
+        for seconds, who in report.pools[alias].held
+    ]
+    return sorted(found, key=lambda holding: holding.seconds, reverse=True)[:MOST_HOLDERS]
+
+
+def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
+    """The latest of each kind, the latest first."""
+    found: dict[tuple[str, str], Trouble] = {}
+    told = [
+        Trouble(ago + _since(now, report.at), kind, text, report.pid, 1)
+        for report in reports
+        for ago, kind, text in report.pools[alias].troubles
+    ]
+    for trouble in sorted(told, key=lambda trouble: trouble.ago):
+        key = trouble.kind, NUMBERS.sub("0", trouble.text.partition(HELD)[0])
+        same = found.get(key)
+        found[key] = trouble if same is None else replace(same, times=same.times + 1)
+    return list(found.values())[:MOST_TROUBLES]
+
+
+class _Sums:
+    """What is added up of one moment. Rates come from the difference to the sample before."""
+
+    def __init__(self) -> None:
+        self.in_use = self.waiting = 0
+        self.is_known = False
+        self.checkouts = self.opened = self.timeouts = self.wait_seconds = self.held_seconds = 0.0
+
+
+def _history(parts: list[PoolReport], now: float) -> list[Moment]:
+    moments: dict[float, _Sums] = {}
+    for part in parts:
+        for sample in part.history[:1]:
+            sums = moments.setdefault(sample.at, _Sums())
+            sums.in_use += sample.in_use
+            sums.waiting += sample.waiting
+        for before, sample in zip(part.history, part.history[1:], strict=False):
+            # More than one where the process had no time for a sample.
+            steps = max(1, round((sample.at - before.at) / SAMPLE_SECONDS))
+            for step in range(min(steps, SAMPLES + 1)):
+                sums = moments.setdefault(sample.at - step * SAMPLE_SECONDS, _Sums())
+                sums.is_known = True
+                sums.in_use += sample.in_use
+                sums.waiting += sample.waiting
+                for name in ("checkouts", "opened", "timeouts", "wait_seconds", "held_seconds"):
+                    more = (getattr(sample, name) - getattr(before, name)) / steps
+                    setattr(sums, name, getattr(sums, name) + more)
+    return [
+        _moment(at, moments[at])
+        for at in sorted(moments)
+        if SETTLED <= now - at <= SAMPLES * SAMPLE_SECONDS + SETTLED
+    ]
+
+
+def _moment(at: float, sums: _Sums) -> Moment:
+    def rate(count: float) -> float | None:
+        return count / SAMPLE_SECONDS if sums.is_known else None
+
+    def mean(seconds: float) -> float | None:
+        return seconds / sums.checkouts if sums.checkouts else None
+
+    return Moment(
+        at=at,
+        in_use=sums.in_use,
+        waiting=sums.waiting,
+        checkouts=rate(sums.checkouts),
+        opened=rate(sums.opened),
+        timeouts=rate(sums.timeouts),
+        wait=mean(sums.wait_seconds),
+        held=mean(sums.held_seconds),
+    )
