@@ -20,7 +20,7 @@ from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
 from django_db_pooling.metrics import exporters
 from django_db_pooling.pool.pool import Pool
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, green
 from django_db_pooling.process.duties import Duties, duties

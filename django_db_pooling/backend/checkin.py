@@ -12,7 +12,7 @@ from django.db.backends.signals import connection_created
 from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.backend.statements import traits
 from django_db_pooling.log import redact
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.signals import connection_checked_out
 
 

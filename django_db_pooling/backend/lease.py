@@ -9,7 +9,8 @@ from django.db import Error as DjangoError
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
-from django_db_pooling.pool.slots import Rest, Slot
+from django_db_pooling.pool.resting import Rest
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process.deadline import LEAST, Deadline
 
 if TYPE_CHECKING:

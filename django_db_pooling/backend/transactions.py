@@ -17,7 +17,7 @@ from django.db.transaction import TransactionManagementError
 from django_db_pooling import conf, owner
 from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.backend.statements import traits
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import fork
 
 # What Django's connect() resets and an atomic block has had since before its connection.

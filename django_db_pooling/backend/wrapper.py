@@ -28,8 +28,8 @@ from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import Holding, request_label
-from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.queue import CheckoutTimeout, ServerAway
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
@@ -110,7 +110,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
                 why = f"{seconds:.1f} s went by with connections that were of no use"
-                raise self._pool.refusal(seconds, why, counted)
+                raise self._pool.queue.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
             if self._check_out(deadline, holder, counted):
                 return

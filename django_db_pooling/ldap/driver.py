@@ -12,7 +12,7 @@ from django_db_pooling.backend.mixing import mixed
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.ldap.attempt import Attempt, Late
 from django_db_pooling.ldap.connecting import close
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 
 
 class LDAP(Driver):
@@ -20,6 +20,8 @@ class LDAP(Driver):
     remembers = True
     has_transactions = False
     scope = "transaction"
+    # Any thread can say goodbye for any identity.
+    closes_anywhere = True
 
     def basis(self, cls: type[Any]) -> type[Any]:
         # Needs Django, which the rest of this can do without.

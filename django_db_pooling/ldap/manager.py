@@ -30,8 +30,8 @@ from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
 from django_db_pooling.log import label, redact
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.pool import CheckoutTimeout
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.queue import CheckoutTimeout
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed, PoolStats
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.deadline import LEAST, Deadline

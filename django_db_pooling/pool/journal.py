@@ -1,8 +1,8 @@
-"""What a pool has to tell in the log, and when.
+"""The log of a pool, and its latest errors.
 
-A handler of logging may write, take locks and switch greenlets. Pools have news where none of that may
-happen: in finalizers, in gevent's hub, while they hand out. So news is noted, which is an ``append``, and
-written by the housekeeper, a second later at most.
+A handler of logging may write, take locks and switch greenlets. Some events happen where it must not: in
+finalizers, in gevent's hub, while connections are handed out. So an event is noted, which is an ``append``,
+and written by the housekeeper, a second later at most.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from django_db_pooling.log import extra, logger, redact
+from django_db_pooling.pool.stats import Trouble
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
 MAX_NOTES = 1000
+MAX_TROUBLES = 20
 
 
 class Event(NamedTuple):
-    """``text``: filled with the fields. ``is_limited``: it may come in storms."""
+    """``text``: filled with the fields. ``is_limited``: there may be many of it at once."""
 
     level: int
     text: str
@@ -60,7 +62,7 @@ EVENTS = {
     "came_back": Event(logging.WARNING, "came back after %(seconds).1f s from %(holder)s"),
 }
 
-# What is told outside of a pool's journal.
+# Events that are not of one pool.
 OTHERS = {
     "check": "a finding of the system checks",
     "housekeeping": "the housekeeper can't start, or has failed",
@@ -74,7 +76,7 @@ class _Note(NamedTuple):
     fields: dict[str, Any]
 
 
-class _Storm:
+class _Burst:
     """Notes of one event since it was written last."""
 
     __slots__ = ("count", "last", "written_at")
@@ -91,22 +93,31 @@ class Journal:
     def __init__(self, alias: str) -> None:
         self._alias = redact(alias)
         self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
-        self._storms: dict[str, _Storm] = {}
+        self._bursts: dict[str, _Burst] = {}
+        # The latest things that went wrong.
+        self.troubles: deque[Trouble] = deque(maxlen=MAX_TROUBLES)
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)
 
     @property
     def is_pending(self) -> bool:
         """Whether there is something to write, now or later."""
-        return bool(self._notes) or any(storm.count for storm in list(self._storms.values()))
+        return bool(self._notes) or any(burst.count for burst in list(self._bursts.values()))
 
     def note(self, event: str, **fields: Any) -> None:
         """Callable anywhere: no I/O, no lock, no switch."""
         if self.is_verbose or EVENTS[event].level > logging.DEBUG:
             self._notes.append(_Note(event, time.time(), fields))
 
+    def trouble(self, kind: str, error: object, is_logged: bool = True, **fields: Any) -> None:
+        """Something has gone wrong; ``kind`` is an event. Callable anywhere, as ``note``."""
+        text = redact(error)
+        self.troubles.append(Trouble(time.monotonic(), kind, text))
+        if is_logged:
+            self.note(kind, error=text, **fields)
+
     def write(self, is_last: bool = False) -> None:
-        """The housekeeper's. ``is_last``: nothing may wait for later."""
+        """Called by the housekeeper. ``is_last``: nothing may wait for later."""
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)
         while self._notes:
             try:
@@ -114,19 +125,19 @@ class Journal:
             except IndexError:
                 break
             if EVENTS[note.event].is_limited:
-                storm = self._storms.setdefault(note.event, _Storm())
-                storm.last, storm.count = note, storm.count + 1
-                self._write_storm(storm, is_last)
+                burst = self._bursts.setdefault(note.event, _Burst())
+                burst.last, burst.count = note, burst.count + 1
+                self._write_burst(burst, is_last)
             else:
                 self._write(note)
-        for storm in list(self._storms.values()):
-            self._write_storm(storm, is_last)
+        for burst in list(self._bursts.values()):
+            self._write_burst(burst, is_last)
 
-    def _write_storm(self, storm: _Storm, is_last: bool) -> None:
+    def _write_burst(self, burst: _Burst, is_last: bool) -> None:
         now = time.monotonic()
-        if storm.last is not None and (is_last or now - storm.written_at >= QUIET):
-            note, suppressed = storm.last, storm.count - 1
-            storm.written_at, storm.count, storm.last = now, 0, None
+        if burst.last is not None and (is_last or now - burst.written_at >= QUIET):
+            note, suppressed = burst.last, burst.count - 1
+            burst.written_at, burst.count, burst.last = now, 0, None
             self._write(note, suppressed)
 
     def _write(self, note: _Note, suppressed: int = 0) -> None:

@@ -128,11 +128,6 @@ class PoolStats:
             else max(0, self.max_outstanding - self.in_use - self.opening)
         )
 
-    def moment(self) -> dict[str, Any]:
-        """What is neither counted nor measured: how it is now."""
-        names = ("in_use", "idle", "opening", "waiting", "max_outstanding")
-        return {name: getattr(self, name) for name in names}
-
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""
         values = {}

@@ -18,7 +18,7 @@ from django_db_pooling.backend.checkin import Sessions
 from django_db_pooling.backend.checkout import Opening
 from django_db_pooling.backend.errors import Losing
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.pool import Pool
+from django_db_pooling.pool.slots import Slots
 from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
@@ -89,7 +89,7 @@ STEPS = {
     "reset at checkout": Step(dirty_and_abandoned, (Sessions, "_renew"), False),
     "reset at the end": Step(dirty, (Sessions, "_renew"), True),
     "roll back": Step(left_open, (Leasing, "_roll_back"), True),
-    "close": Step(recycled, (Pool, "close"), True),
+    "close": Step(recycled, (Slots, "close"), True),
 }
 
 
