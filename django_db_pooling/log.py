@@ -1,7 +1,7 @@
-"""The logger, and what text of others goes through before a log, a page, a terminal or an error tells it.
+"""The logger, and how text of others is redacted before it is shown in a log, a page, a terminal or an error.
 
 Such text comes from visitors (paths, names), servers (errors), the environment and settings. Each piece is
-escaped where it enters and redacted where it is told, and comes out of a second time as it was.
+escaped where it enters and redacted where it is shown. To do that twice changes nothing more.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 logger = logging.getLogger("django_db_pooling")
 
-# Characters of a text that is told, and of a name or a label in it.
+# Characters of a text that is shown, and of a name or a label in it.
 MAX_LENGTH = 500
 MAX_LABEL = 200
-# So many times as much is read: what is left out makes room.
+# So many times as much is read, since redaction shortens it.
 _READ = 4
 # Of the lines that an exception has come through, the innermost ones.
 _MAX_FRAMES = 20
 
-# Others choose the text, and gevent's hub waits. So no pattern takes more than time in proportion to the
-# length: what repeats in it gives nothing back, or nothing that could fail follows.
-# What may follow a server's message: the statement, its values, where it was.
+# Others choose the text, and gevent's hub waits meanwhile. So each pattern takes time in proportion to the
+# length: its repetitions are possessive, or nothing that could fail follows them.
+# What may follow a server's message: the statement, its values, its position.
 _STATEMENT = re.compile(r"\n(?:LINE \d++|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*+", re.DOTALL)
 # What a parser quotes: a statement, or of a DSN what may be the rest of a password. To the last quote, or to
 # the end where it was cut off.
 _NEAR = re.compile(r"(?:(?<=near )|(?<=missing \"=\" after ))(['\"])(?:.*\1|.*+)", re.DOTALL)
 _URL = re.compile(r"://(\S++)")
-# In the words of a DSN, keyword arguments, a URL's query and JSON, also inside of another string's repr().
+# Keys in a DSN, keyword arguments, a URL's query and JSON, also inside of another string's repr().
 _KEY = (
     r"(?:(?:password|passwd|passphrase|secret|token)\w{0,20}+|pass|pwd|(?:\b|_|bind)pw|credentials?|cred"
     r"|api_?key)"
@@ -38,11 +38,11 @@ _KEY = (
 )
 _KEYS = re.compile(_KEY, re.IGNORECASE)
 _QUOTED = r"(?:'(?:[^'\\]|\\.)*+\\?(?:'|$)|\"(?:[^\"\\]|\\.)*+\\?(?:\"|$))"
-# What isn't quoted goes on to a space: it may have any other character.
+# A value without quotes goes on to a space: it may have any other character.
 _BARE = rf"(?:(?!{_KEY}|\(using )\S)"
 _END = r"(?:[\s,;&)}\]]|$)"
 _WORD = re.compile(
-    # MySQL says whether there was one. The stars are ours. What is in a dict has keys of its own.
+    # Not where MySQL says whether there was a password, nor what is redacted already, nor a whole dict.
     rf"(?!(?<=\(using )password: (?:YES|NO)\))({_KEY})(?!\*\*\*{_END}|\{{['\"])"
     rf"(?:\\*+[bru]{{0,2}}+{_QUOTED}++(?:(?={_END})|{_BARE}*+)|{_BARE}++)",
     re.IGNORECASE,
@@ -61,27 +61,27 @@ def redact(text: object, limit: int = MAX_LENGTH) -> str:
     beginning is read. Never raises.
     """
     try:
-        told = str(text)
+        line = str(text)
     except Exception:
-        told = "" if isinstance(text, BaseException) else type(text).__name__
-    if is_long := len(told) > _READ * limit:
+        line = "" if isinstance(text, BaseException) else type(text).__name__
+    if is_long := len(line) > _READ * limit:
         # A password in a URL ends with its last @, which may be beyond.
-        told = told[: _READ * limit] + "@"
-    told = " ".join(_STATEMENT.sub("", told).split())
-    told = _URL.sub(_without_password, _NEAR.sub("...", told))
+        line = line[: _READ * limit] + "@"
+    line = " ".join(_STATEMENT.sub("", line).split())
+    line = _URL.sub(_without_password, _NEAR.sub("...", line))
     # Without what is quoted, the two ends of a URL may have come together.
-    told = _URL.sub(_without_user, _WORD.sub(r"\1***", told))
-    told = printable(told.removesuffix("@").rstrip() if is_long else told)
+    line = _URL.sub(_without_user, _WORD.sub(r"\1***", line))
+    line = printable(line.removesuffix("@").rstrip() if is_long else line)
     if isinstance(text, BaseException):
         name = printable(type(text).__name__)
-        told = f"{name}: {told}" if told else name
-    return told if len(told) <= limit else told[: limit - 3] + "..."
+        line = f"{name}: {line}" if line else name
+    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def label(text: str) -> str:
     """A name or a path in a printable line of at most ``MAX_LABEL`` characters; white space in it is shown.
 
-    It is not redacted where it is short: that costs too much for each request, and is done when it is told.
+    It is not redacted where it is short: that costs too much for each request, and is done when it is shown.
     """
     if len(text) <= MAX_LABEL and text.isprintable():
         return text
@@ -90,14 +90,14 @@ def label(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The same with escapes such as ``\\x1b`` in the place of what a terminal would obey or hide."""
+    """The same with escapes such as ``\\x1b`` in the place of what a terminal would execute or hide."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def stack_of(error: BaseException) -> str:
-    """Where an error has come through: a line for each frame, the innermost last, without its source."""
+    """The stack of an error: a line for each frame, the innermost last, without its source."""
     tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MAX_FRAMES)
     return "\n".join(
         f"  {label(frame.f_code.co_filename)}:{line} in {label(frame.f_code.co_name)}" for frame, line in tail
@@ -105,7 +105,7 @@ def stack_of(error: BaseException) -> str:
 
 
 def _without_password(url: re.Match[str]) -> str:
-    """What follows a key is that one's, also behind the @."""
+    """What follows a key is its value, also behind the @."""
     user, _, rest = url[1].rpartition("@")
     if ":" not in user:
         return url[0]

@@ -22,7 +22,7 @@ MAX_TROUBLES = 20
 
 
 class Event(NamedTuple):
-    """``text``: filled with the fields. ``is_limited``: there may be many of it at once."""
+    """``text``: filled with the fields. ``is_limited``: it may come in storms."""
 
     level: int
     text: str
@@ -43,7 +43,7 @@ EVENTS = {
     "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),
     "connect_again": Event(logging.WARNING, "connecting works again, after %(seconds).1f s", True),
     "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
-    "dead": Event(logging.INFO, "connection found dead", True),
+    "dead": Event(logging.INFO, "connection found broken", True),
     "lost": Event(logging.WARNING, "connection lost in a statement of %(request)s: %(error)s", True),
     "rolled_back": Event(logging.WARNING, "transaction left open was rolled back: %(request)s", True),
     "rollback_failed": Event(logging.WARNING, "a transaction can't be rolled back: %(error)s", True),
@@ -56,7 +56,7 @@ EVENTS = {
         "for long; pooling.scope('request') around the work keeps it",
         True,
     ),
-    "reset_failed": Event(logging.WARNING, "a session can't be made as new: %(error)s", True),
+    "reset_failed": Event(logging.WARNING, "a session can't be reset: %(error)s", True),
     "reclaimed": Event(logging.WARNING, "connection reclaimed, its holder is gone: %(request)s", True),
     "held": Event(logging.WARNING, "held for %(seconds).1f s by %(holder)s"),
     "came_back": Event(logging.WARNING, "came back after %(seconds).1f s from %(holder)s"),
@@ -76,7 +76,7 @@ class _Note(NamedTuple):
     fields: dict[str, Any]
 
 
-class _Burst:
+class _Storm:
     """Notes of one event since it was written last."""
 
     __slots__ = ("count", "last", "written_at")
@@ -93,7 +93,7 @@ class Journal:
     def __init__(self, alias: str) -> None:
         self._alias = redact(alias)
         self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
-        self._bursts: dict[str, _Burst] = {}
+        self._storms: dict[str, _Storm] = {}
         # The latest things that went wrong.
         self.troubles: deque[Trouble] = deque(maxlen=MAX_TROUBLES)
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
@@ -102,7 +102,7 @@ class Journal:
     @property
     def is_pending(self) -> bool:
         """Whether there is something to write, now or later."""
-        return bool(self._notes) or any(burst.count for burst in list(self._bursts.values()))
+        return bool(self._notes) or any(storm.count for storm in list(self._storms.values()))
 
     def note(self, event: str, **fields: Any) -> None:
         """Callable anywhere: no I/O, no lock, no switch."""
@@ -125,19 +125,19 @@ class Journal:
             except IndexError:
                 break
             if EVENTS[note.event].is_limited:
-                burst = self._bursts.setdefault(note.event, _Burst())
-                burst.last, burst.count = note, burst.count + 1
-                self._write_burst(burst, is_last)
+                storm = self._storms.setdefault(note.event, _Storm())
+                storm.last, storm.count = note, storm.count + 1
+                self._write_storm(storm, is_last)
             else:
                 self._write(note)
-        for burst in list(self._bursts.values()):
-            self._write_burst(burst, is_last)
+        for storm in list(self._storms.values()):
+            self._write_storm(storm, is_last)
 
-    def _write_burst(self, burst: _Burst, is_last: bool) -> None:
+    def _write_storm(self, storm: _Storm, is_last: bool) -> None:
         now = time.monotonic()
-        if burst.last is not None and (is_last or now - burst.written_at >= QUIET):
-            note, suppressed = burst.last, burst.count - 1
-            burst.written_at, burst.count, burst.last = now, 0, None
+        if storm.last is not None and (is_last or now - storm.written_at >= QUIET):
+            note, suppressed = storm.last, storm.count - 1
+            storm.written_at, storm.count, storm.last = now, 0, None
             self._write(note, suppressed)
 
     def _write(self, note: _Note, suppressed: int = 0) -> None:

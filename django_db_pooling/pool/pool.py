@@ -119,7 +119,7 @@ class Pool:
         max_wait, now = self.limits.connect_retry, time.monotonic()
         if max_wait <= 0:
             return None
-        pause = self.growth.found_nobody(began, now, max_wait)
+        pause = self.growth.found_no_server(began, now, max_wait)
         self.growth.failed(error, now)
         if deadline is not None and now + (pause or 0.0) >= deadline:
             return None

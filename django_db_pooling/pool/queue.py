@@ -210,7 +210,7 @@ class Queue:
                 if waiter.slot is None and waiter not in self.waiters:
                     self._return(waiter)
                 raise
-        if self.waiters and self._growth.seen_away(time.monotonic(), self._slots.limits.connect_retry):
+        if self.waiters and self._growth.fails_fast(time.monotonic(), self._slots.limits.connect_retry):
             # Somebody is trying again for all.
             self.turn_away()
 

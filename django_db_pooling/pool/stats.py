@@ -1,4 +1,4 @@
-"""What a pool tells about itself."""
+"""What a pool counts, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Closed(StrEnum):
     SURPLUS = "surplus"
     # recycle(), close_all(), other settings.
     RECYCLED = "recycled"
-    # Dead, or given up after an interrupted statement.
+    # Found broken, or given up after an interrupted statement.
     BROKEN = "broken"
-    # Its session can't be made as new, or its transaction be rolled back.
+    # Its session can't be reset, or its transaction be rolled back.
     UNCLEAN = "unclean"
 
 
@@ -64,12 +64,12 @@ class Counts:
 
     def read(self) -> dict[str, Any]:
         """The fields of PoolStats."""
-        told = dict(vars(self))
-        del told["queued"]
-        closed = dict(told["closed"])
+        values = dict(vars(self))
+        del values["queued"]
+        closed = dict(values["closed"])
         waits = self.waits.read(at_once=self.at_once)
         helds, connects = self.helds.read(), self.connects.read()
-        return told | {
+        return values | {
             "closed": sum(closed.values()),
             "closed_by_reason": {str(reason): count for reason, count in closed.items()},
             "wait_seconds": waits.seconds,
@@ -85,10 +85,10 @@ class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.
 
     ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
-    ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
+    ``checkouts`` on only grows. ``broken``: connections found broken or given up after an
     interrupted statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
-    ``resets``: sessions made as new. ``pins``: connections kept to the end of
+    ``resets``: sessions reset. ``pins``: connections kept to the end of
     a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to

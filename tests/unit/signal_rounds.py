@@ -27,7 +27,7 @@ def match() -> Callable[[], object]:
     def run() -> None:
         runs.append(1)
         if len(runs) < 2000:
-            call._news.append(None)
+            call._requests.append(None)
 
     call = Coalesced(run)
 
@@ -37,7 +37,7 @@ def match() -> Callable[[], object]:
             call()
         finally:
             assert not call._claim, "nobody could run it any more"
-            call._news.clear()
+            call._requests.clear()
 
     return go_round
 

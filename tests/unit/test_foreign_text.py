@@ -162,7 +162,7 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     journal = Journal(f"tenant {ODD}")
     journal.note("dead")
     journal.write()
-    assert caplog.messages == [rf"tenant {LINE}: connection found dead"]
+    assert caplog.messages == [rf"tenant {LINE}: connection found broken"]
     assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
 
 

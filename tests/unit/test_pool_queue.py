@@ -396,7 +396,7 @@ def test_a_passed_deadline_is_not_refused_between_two_rounds_of_a_match() -> Non
                 super().clear()
                 return
             second.append(Caller(pool.checkout, PASSED))
-            until(lambda: len(pool.queue.match._news) == 1)
+            until(lambda: len(pool.queue.match._requests) == 1)
             super().clear()
             # As long as a wrong refusal takes; without one, the caller waits for the next round.
             second[0].join(0.05)
@@ -415,7 +415,7 @@ def test_a_deadline_is_kept_even_if_a_word_was_left_that_nobody_heard() -> None:
     held = pool.take_now()
     caller = Caller(pool.checkout, time.monotonic() + 0.1)
     until(lambda: pool.waiting == 1)
-    pool.queue.match._news.append(None)
+    pool.queue.match._requests.append(None)
     with pytest.raises(CheckoutTimeout):
         caller.result(2.0)
     pool.give(held)

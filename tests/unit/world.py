@@ -330,7 +330,7 @@ class World:
 
     def nobody_waits_in_an_outage(self) -> None:
         # Long after a failure it is waited for what the next attempt finds.
-        seen = self.pool.growth.seen_away(self.clock.now, self.pool.limits.connect_retry)
+        seen = self.pool.growth.fails_fast(self.clock.now, self.pool.limits.connect_retry)
         if seen and not self.somebody_finds_out():
             waiting = [wakeup.actor for wakeup in self.queue if wakeup.actor.where == "waiting"]
             waiting = [actor for actor in waiting if not self.hope(actor.affinity)]
