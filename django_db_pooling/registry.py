@@ -318,7 +318,7 @@ class Registry:
 
     def abandon(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
-        fork.keep(self._pools)
+        fork.never_free(self._pools)
         self.__init__()  # type: ignore[misc]
 
 

@@ -34,7 +34,7 @@ from django_db_pooling.pool.pool import CheckoutTimeout
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed, PoolStats
 from django_db_pooling.process import fork, upkeep
-from django_db_pooling.process.deadline import LEAST, Deadline
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 from django_db_pooling.process.tasks import Tasks
 
 __all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]
@@ -245,7 +245,9 @@ class ConnectionManager:
                 slot.pool.found_dead()
                 slot.pool.discard(slot, Closed.BROKEN)
                 return None
-            slot.connection.patience = None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
+            slot.connection.patience = (
+                None if self.wait_timeout is None else max(self.wait_timeout, MIN_SECONDS)
+            )
             slot.connection._again = self._again(slot, bind, passwd)
         except BaseException:
             slot.pool.discard(slot)
@@ -391,7 +393,7 @@ class ConnectionManager:
         # For whoever has one of its connections at this moment.
         pool.closing = True
         fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
-        fork.keep(pool)
+        fork.never_free(pool)
         self._made = DirectoryPool(self.uri, pool.limits, self._own)
 
     def end(self) -> None:
