@@ -60,7 +60,7 @@ def patch() -> None:
     settings of a pool are wrong. Logs once what the system checks would advise.
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
-        conf.reject(checks.settings_errors())
+        conf.reject(checks.settings_errors() + exporters.problems())
         checks.say_once(checks.advice())
     _make_storage_local()
     exporters.start()

@@ -202,7 +202,6 @@ class Registry:
         for pool in self.pools():
             pool.tasks.run(f"looking after the pool {pool.name!r}", pool.maintain)
             pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
-        exporters.tick()
         tasks.run("forgetting pools that have ended", self._forget_empty)
         pools = self.pools()
         if pools and is_heard:
@@ -289,8 +288,6 @@ class Registry:
         for pool in self.pools():
             tasks.run(f"closing the pool {pool.name!r}", pool.drain_here)
             tasks.run(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
-        if self._pools:
-            exporters.end()
         tasks.run("telling other processes of the end", self._publisher.forget)
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:

@@ -154,7 +154,7 @@ class Publisher:
         return Report(
             id=self.id,
             pid=self._pid,
-            pid_space=_pid_space(),
+            pid_space=pid_space(),
             program=_program(),
             # Reckoned from now, so that it stays right when the clock is set.
             started_at=now - (clock - self._started),
@@ -214,7 +214,7 @@ def _program() -> str:
     return label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
 
 
-def _pid_space() -> str:
+def pid_space() -> str:
     """What has to be the same for a process id to mean the same: the kernel that runs, and the container."""
     kernel, space = os.uname().nodename, ""
     with contextlib.suppress(OSError):
@@ -234,7 +234,7 @@ def read() -> list[Report]:
             found = directory.read(Kind.REPORT, directory.ids(Kind.REPORT), _understood)
     except OSError:
         return []
-    now, here = time.time(), _pid_space()
+    now, here = time.time(), pid_space()
     heard = [
         report
         for report in found
