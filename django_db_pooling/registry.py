@@ -222,22 +222,26 @@ class Registry:
                 pool.journal.note("min_size", error=redact(error))
 
     def _publish(self) -> None:
-        self._publisher.publish(self.all_stats(), self.pools(), list(self._listener.obeyed))
+        self._publisher.publish(self.all_stats(), self.pools(), list(self._listener.carried_out))
 
     def _obey(self) -> None:
-        """Carry out what was ordered: each, should another one fail. Raises what failed."""
+        """Carry out the commands that are due: each, should another one fail. Raises what failed."""
         with ExitStack() as last_first:
             # None of them comes a second time.
-            for order in reversed(self._listener.due()):
-                for pool in self.pools(order.alias):
-                    last_first.callback(pool.recycle if order.action is Action.RECYCLE else pool.drain)
-                    details = {"action": str(order.action), "by": redact(order.by)}
+            for command in reversed(self._listener.due()):
+                for pool in self.pools(command.alias):
+                    last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
+                    details = {"action": str(command.action), "by": redact(command.by)}
                     last_first.callback(pool.journal.note, "ordered", **details)
 
     def report(self) -> Report | None:
         """What this process would tell others at this moment; None while it has no pool."""
         pools = self.pools()
-        return self._publisher.report(self.all_stats(), pools, list(self._listener.obeyed)) if pools else None
+        return (
+            self._publisher.report(self.all_stats(), pools, list(self._listener.carried_out))
+            if pools
+            else None
+        )
 
     def refusal(self) -> str | None:
         """Why this process can't tell others anything; None where it can, or hasn't tried yet."""

@@ -91,7 +91,7 @@ def test_a_handler_of_the_log_that_fails_keeps_nothing_else_from_being_done(tmp_
     told(trouble, "True", tmp_path)
 
 
-ORDERS = """
+COMMANDS = """
 import json, logging
 from django.db import connection
 from django_db_pooling.process import housekeeper; from django_db_pooling.workers import commands
@@ -118,7 +118,7 @@ print(json.dumps(done))
 """
 
 
-def test_an_order_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
+def test_a_command_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
     where = tmp_path / "status"
     where.mkdir()
-    assert json.loads(scripts.run(ORDERS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]
+    assert json.loads(scripts.run(COMMANDS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]

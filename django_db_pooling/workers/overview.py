@@ -15,7 +15,7 @@ from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
 from django_db_pooling.workers import commands
-from django_db_pooling.workers.commands import Order
+from django_db_pooling.workers.commands import Command
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolReport, Report, read
 
 MOST_HOLDERS = 10
@@ -61,7 +61,7 @@ class Member:
     pid: int
     program: str
     age: float
-    heard: float
+    reported_ago: float
     stats: PoolStats
     checkouts: float | None
 
@@ -116,21 +116,21 @@ class PoolPicture:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process: seconds since its start and since it was heard last."""
+    """A process: seconds since its start and since its last report."""
 
     pid: int
     program: str
     age: float
-    heard: float
+    reported_ago: float
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPicture:
-    """Something that was ordered, and by how many processes of how many it was carried out."""
+class CommandStatus:
+    """A command, seconds since it was given, and how many processes of how many have carried it out."""
 
-    order: Order
+    command: Command
     ago: float
-    obeyed: int
+    carried_out: int
     of: int
 
 
@@ -141,7 +141,7 @@ class Overview:
     at: float
     workers: list[Worker]
     pools: list[PoolPicture]
-    orders: list[OrderPicture]
+    commands: list[CommandStatus]
 
     @property
     def waiting(self) -> int:
@@ -162,7 +162,7 @@ def look(own: bool = True) -> Overview:
     return picture(seen, commands.given(), time.time())
 
 
-def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overview:
+def picture(reports: list[Report], given: Iterable[Command], now: float) -> Overview:
     """What these reports come to."""
     aliases = dict.fromkeys(alias for report in reports for alias in report.pools)
     return Overview(
@@ -172,15 +172,15 @@ def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overvi
             for report in reports
         ],
         pools=[_pool(alias, [each for each in reports if alias in each.pools], now) for alias in aliases],
-        orders=[
-            OrderPicture(
-                order,
-                _since(now, order.at),
-                sum(order.id in report.obeyed for report in reports),
-                # Who came later starts with nothing that is older than the order.
-                sum(report.started_at < order.at for report in reports),
+        commands=[
+            CommandStatus(
+                command,
+                _since(now, command.at),
+                sum(command.id in report.carried_out for report in reports),
+                # Who came later starts with nothing that is older than the command.
+                sum(report.started_at < command.at for report in reports),
             )
-            for order in given
+            for command in given
         ],
     )
 
@@ -244,7 +244,7 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
         pid=report.pid,
         program=report.program,
         age=_since(now, report.started_at),
-        heard=_since(now, report.at),
+        reported_ago=_since(now, report.at),
         stats=part.stats,
         checkouts=history[-1].checkouts if history else None,
     )

@@ -74,7 +74,7 @@ class Report:
     """One process. ``started_at`` and ``at``, when it said all this, are seconds of ``time.time()``.
 
     ``id``: nobody else's, unlike ``pid`` where containers share a volume; ``pid_space``: where that counts.
-    ``obeyed``: ids of the orders that it has carried out lately.
+    ``carried_out``: ids of the commands that it has carried out lately.
     """
 
     id: str
@@ -84,7 +84,7 @@ class Report:
     started_at: float
     at: float
     pools: dict[str, PoolReport]
-    obeyed: list[str] = field(default_factory=list)
+    carried_out: list[str] = field(default_factory=list)
 
 
 def is_on() -> bool:
@@ -110,10 +110,12 @@ class Publisher:
         # Why the last report could not be written.
         self.refusal: str | None = None
 
-    def publish(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: Iterable[str]) -> None:
+    def publish(
+        self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], carried_out: Iterable[str]
+    ) -> None:
         """Write this process's file (I/O). The log says where that can't be done, and when it can again."""
         self._sample(stats, time.time())
-        report = json.dumps(asdict(self.report(stats, pools, obeyed))).encode()
+        report = json.dumps(asdict(self.report(stats, pools, carried_out))).encode()
         try:
             with status_dir.opened(make=True) as directory:
                 if time.monotonic() - self._cleared_at >= CLEAR_EVERY:
@@ -148,7 +150,9 @@ class Publisher:
             with contextlib.suppress(OSError), status_dir.opened() as directory:
                 directory.remove(Kind.REPORT, self.id)
 
-    def report(self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], obeyed: Iterable[str]) -> Report:
+    def report(
+        self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], carried_out: Iterable[str]
+    ) -> Report:
         """This process at this moment."""
         now, clock, pools = time.time(), time.monotonic(), list(pools)
         return Report(
@@ -177,7 +181,7 @@ class Publisher:
                 )
                 for alias, told in stats.items()
             },
-            obeyed=list(obeyed),
+            carried_out=list(carried_out),
         )
 
     def _minute_ago(self, alias: str) -> tuple[Durations, Durations]:

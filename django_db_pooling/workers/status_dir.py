@@ -38,7 +38,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # It may be one that nobody can list.
 _PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME = re.compile(
-    r"django_db_pooling-(?P<kind>report|order)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
+    r"django_db_pooling-(?P<kind>report|command)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
     r"(?P<unfinished>\.[0-9a-f]{32}\.new)?"
 )
 
@@ -49,7 +49,7 @@ class Kind(StrEnum):
     """What a file is about."""
 
     REPORT = "report"
-    ORDER = "order"
+    COMMAND = "command"
 
 
 class Refused(OSError):

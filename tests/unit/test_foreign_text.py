@@ -165,16 +165,16 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
 
 
-def test_who_orders_something_is_told_in_one_line(
+def test_who_gives_a_command_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY=SECRET)
     monkeypatch.setattr(status_dir, "settings", where)
     caplog.set_level(logging.INFO, "django_db_pooling")
-    order = commands.give("default", Action.RECYCLE, f"boss {ODD}")
-    assert order.by == rf"boss {LINE}"
-    assert commands.given() == [order]
-    assert caplog.messages == [rf"default: recycle was ordered by boss {LINE}"]
+    command = commands.give("default", Action.RECYCLE, f"boss {ODD}")
+    assert command.by == rf"boss {LINE}"
+    assert commands.given() == [command]
+    assert caplog.messages == [rf"default: command recycle given by boss {LINE}"]
 
 
 def test_settings_are_shown_without_passwords() -> None:

@@ -137,8 +137,8 @@ class NoKey:
 def test_without_a_key(monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
     monkeypatch.setattr(status_dir, "settings", NoKey(parent))
     publisher, listener = publish(), Listener()
-    order = commands.give("default", Action.RECYCLE, "boss")
-    assert (heard(), listener.due()) == ([publisher.id], [order])
+    command = commands.give("default", Action.RECYCLE, "boss")
+    assert (heard(), listener.due()) == ([publisher.id], [command])
 
 
 def test_without_the_setting_it_lies_where_temporary_files_do(
@@ -251,8 +251,8 @@ def test_a_strangers_file_survives(parent: Path) -> None:
     publisher, listener = publish(), Listener()
     strangers.settle()
     assert len(list(status_dir.path().iterdir())) > 2
-    order = commands.give("default", Action.RECYCLE, "boss")
-    assert listener.due() == [order]
+    command = commands.give("default", Action.RECYCLE, "boss")
+    assert listener.due() == [command]
     publish()
     publisher.forget()
     strangers.assert_untouched()
@@ -283,7 +283,7 @@ def test_a_process_that_ends_removes_its_own_file_and_no_other(monkeypatch: pyte
     assert not ours().exists()
 
 
-# -- what is heard -------------------------------------------------------------------------------------
+# -- what is read --------------------------------------------------------------------------------------
 
 
 def test_processes_with_the_same_pid_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,15 +349,15 @@ def test_what_is_no_plain_file_is_passed_over(
     parent: Path, plant: Callable[[Path, Path], None], kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, listener = publish(), Listener()
-    order = commands.give("default", Action.RECYCLE, "boss")
-    source = {Kind.REPORT: publisher.id, Kind.ORDER: order.id}[kind]
+    command = commands.give("default", Action.RECYCLE, "boss")
+    source = {Kind.REPORT: publisher.id, Kind.COMMAND: command.id}[kind]
     target = parent / "target"
     target.write_bytes((status_dir.path() / f"django_db_pooling-{kind}-{source}.json").read_bytes())
     planted = status_dir.path() / f"django_db_pooling-{kind}-{status_dir.new_id(7)}.json"
     plant(planted, target)
     before = target.read_bytes()
     for _ in range(3):
-        assert heard() == [publisher.id] and commands.given() == [order]
+        assert heard() == [publisher.id] and commands.given() == [command]
         listener.due()
         publish(publisher)
     assert caplog.text.count(str(planted)) == 1
@@ -597,8 +597,8 @@ def test_a_parent_where_others_swap_what_they_like(parent: Path, caplog: pytest.
 
     def go_on() -> None:
         publisher, listener = publish(), Listener()
-        order = commands.give("default", Action.RECYCLE, "boss")
-        assert (heard(), listener.due()) == ([publisher.id], [order])
+        command = commands.give("default", Action.RECYCLE, "boss")
+        assert (heard(), listener.due()) == ([publisher.id], [command])
         publisher.forget()
         assert (ours() / "package.json").read_text() == SECRET
 
@@ -613,21 +613,21 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
     def begin() -> list[str]:
         victim.write_text(SECRET)
         victim.chmod(0o600)
-        listener, order = Listener(), commands.give("default", Action.RECYCLE, "boss")
-        assert listener.due() == [order]
+        listener, command = Listener(), commands.give("default", Action.RECYCLE, "boss")
+        assert listener.due() == [command]
         publisher = publish()
         texts = [path.read_text() for path in status_dir.path().iterdir()]
         for path in (ours(), status_dir.path()):
             path.chmod(0o777)
-        return [str(status_dir.path()), publisher.id, order.id, *texts]
+        return [str(status_dir.path()), publisher.id, command.id, *texts]
 
-    where, report, command, *texts = as_user(US, begin)
+    where, report, one, *texts = as_user(US, begin)
     directory = Path(where)
 
     def plant() -> None:
         for text in texts:
             told = json.loads(text)
-            kind = Kind.REPORT if told["id"] == report else Kind.ORDER
+            kind = Kind.REPORT if told["id"] == report else Kind.COMMAND
             told["id"] = status_dir.new_id(8)
             (directory / f"django_db_pooling-{kind}-{told['id']}.json").write_text(json.dumps(told))
         (directory / f"django_db_pooling-report-{status_dir.new_id(9)}.json").symlink_to(victim)
@@ -640,8 +640,8 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
             path.chmod(0o700)
         listener = Listener()
         listener._started -= 100
-        assert [order.id for order in listener.due()] == [command]
-        assert [order.id for order in commands.given()] == [command]
+        assert [command.id for command in listener.due()] == [one]
+        assert [command.id for command in commands.given()] == [one]
         publisher = publish()
         assert heard() == [publisher.id]
         assert victim.read_text() == SECRET
