@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from django.db import Error, connections
 
 from django_db_pooling import capacity, conf, owner
-from django_db_pooling.log import label, redact
+from django_db_pooling.log import redact, safe_label
 from django_db_pooling.workers.overview import Overview
 
 # Seconds that are spent on getting a connection to ask with.
@@ -25,7 +25,7 @@ class Share:
     heard: bool = True
 
     def __str__(self) -> str:
-        said = f"{label(self.alias)} {'no limit' if self.each is None else self.each}"
+        said = f"{safe_label(self.alias)} {'no limit' if self.each is None else self.each}"
         return said if self.heard else f"{said} by its settings"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from django.apps import apps
 from django.conf import settings
 
-from django_db_pooling.log import extra, label, logger, redact
+from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.journal import QUIET
 from django_db_pooling.pool.pool import Pool
@@ -211,7 +211,7 @@ def _program() -> str:
     program = Path(sys.argv[0])
     # python -m gunicorn
     name = (program.parent if program.name == "__main__.py" else program).name
-    return label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
+    return safe_label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
 
 
 def _pid_space() -> str:
