@@ -45,7 +45,7 @@ def give(alias: str, action: Action, by: str) -> Order:
     order = Order(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
     with status_dir.opened(make=True) as directory:
         directory.write(Kind.ORDER, order.id, json.dumps(asdict(order)).encode())
-    logger.info("%s: %s was ordered by %s", redact(alias), action, order.by)
+    logger.info("%s: %s requested by %s", redact(alias), action, order.by)
     return order
 
 
@@ -69,7 +69,7 @@ def _understood(one: str, text: bytes) -> Order:
     """Raises ValueError where it isn't what this version of the package writes."""
     order = decode(Order, text)
     if order.id != one:
-        raise ValueError("it is another order")
+        raise ValueError("its id does not match its file name")
     return order
 
 

@@ -451,7 +451,7 @@ def test_damaged_files_are_passed_over_by_page_and_command(site: PoolsSite, boss
         pids = {member["pid"] for member in before["members"]}
         for overview in (boss.overview(), json.loads(done.stdout)):
             assert {worker["pid"] for worker in overview["workers"]} == pids
-        assert site.site.log.count(f"passing over {damaged[0]}: pools: ") >= 1
+        assert site.site.log.count(f"ignoring {damaged[0]}: pools: ") >= 1
     finally:
         for path in damaged:
             path.unlink(missing_ok=True)
@@ -475,11 +475,13 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
         token = token_of(page.text)
         answer = boss.ask("/pools/default/recycle/", "POST", csrfmiddlewaretoken=token)
         assert answer.status == 503 and "open to other users" in answer.text
-        eventually(lambda: site.site.log.count("can't tell other processes") == WORKERS, 10.0)
+        eventually(lambda: site.site.log.count("can't share pool status") == WORKERS, 10.0)
     finally:
         directory.chmod(0o700)
     eventually(lambda: len(boss.overview()["workers"]) == WORKERS, 15.0)
-    eventually(lambda: site.site.log.count("can be told again") == WORKERS, 20.0)
+    eventually(
+        lambda: site.site.log.count("sharing pool status with other processes works again") == WORKERS, 20.0
+    )
     assert "can’t tell each other anything" not in boss.ask("/pools/").text
 
 

@@ -134,7 +134,7 @@ def test_holders_are_told_in_one_line_to_everybody(caplog: pytest.LogCaptureFixt
     pool.leaks.look([slot], 0.0, slot.taken_at + 1)
     pool.maintain()
     held = [record.getMessage() for record in caplog.records if "held for" in record.getMessage()]
-    assert held == [f"default: held for 1.0 s by {who}"]
+    assert held == [f"default: connection held for 1.0 s by {who}"]
     for text in (str(caught.value), pool.troubles[-1].error, *caplog.messages):
         assert text.isprintable()
         assert SECRET not in text
@@ -161,7 +161,7 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     journal = Journal(f"tenant {ODD}")
     journal.note("dead")
     journal.write()
-    assert caplog.messages == [rf"tenant {LINE}: connection found dead"]
+    assert caplog.messages == [rf"tenant {LINE}: idle connection found broken"]
     assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
 
 
@@ -174,7 +174,7 @@ def test_who_orders_something_is_told_in_one_line(
     order = commands.give("default", Action.RECYCLE, f"boss {ODD}")
     assert order.by == rf"boss {LINE}"
     assert commands.given() == [order]
-    assert caplog.messages == [rf"default: recycle was ordered by boss {LINE}"]
+    assert caplog.messages == [rf"default: recycle requested by boss {LINE}"]
 
 
 def test_settings_are_shown_without_passwords() -> None:
