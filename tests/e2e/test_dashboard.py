@@ -517,20 +517,20 @@ def test_the_plan_is_held_against_the_servers_limit(
     eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--plan", "--workers=4", f"--hosts={hosts}")
     assert done.returncode == status, done
-    assert "the server takes    50" in done.stdout
+    assert "  limit         50 (max_connections 50)" in done.stdout
     assert f"{hosts} x 4 x {MOST} = " in done.stdout
 
 
 def test_the_plan_of_postgresql(postgresql: DatabaseServer) -> None:
     with pools_site(postgresql, pooling=(SIZE, MOST), processes=2) as site:
         done = site.manage("db_pools", "--plan", "--workers=1")
-        assert "default 20 by its settings" in done.stdout
+        assert "default 20 (from settings)" in done.stdout
         site.visitor("boss")
         eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
         done = site.manage("db_pools", "--plan", "--workers=8")
-        assert "the server takes    50, 3 of them reserved for superusers" in done.stdout, done
+        assert "  limit         47 (max_connections 50, less 3 reserved)" in done.stdout, done
         assert f"1 x 8 x {MOST} = 48" in done.stdout
-        assert (done.returncode, "1 too many; 5 for each process would" in done.stdout) == (1, True)
+        assert (done.returncode, "1 too many; 5 per process would fit" in done.stdout) == (1, True)
 
 
 # -- in a browser --------------------------------------------------------------------------------------

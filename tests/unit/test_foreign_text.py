@@ -14,9 +14,9 @@ import pytest
 
 import django_db_pooling
 from django_db_pooling import conf, handler, owner
+from django_db_pooling.capacity import Share
 from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
-from django_db_pooling.management.plan import Share
 from django_db_pooling.metrics import exporters
 from django_db_pooling.pool.holders import Holding, asker
 from django_db_pooling.pool.journal import Journal
