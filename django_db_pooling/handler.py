@@ -17,7 +17,7 @@ from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, owner
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
-from django_db_pooling.log import MAX_LABEL, label
+from django_db_pooling.log import MAX_LABEL, safe_label
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green
 from django_db_pooling.process.tasks import tasks
@@ -164,13 +164,13 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         if not path.isascii():
             path = _decoded(environ)
         told = f"{environ.get('REQUEST_METHOD')} {path}"
-        # What label() asks, without a call for each request.
+        # What safe_label() asks, without a call for each request.
         if len(told) > MAX_LABEL or not told.isprintable():
-            told = label(told)
+            told = safe_label(told)
         request = mine.begin_request(told)
         environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
     elif scope is not None:
-        mine.begin_request(label(f"{scope.get('method')} {scope.get('path')}"))
+        mine.begin_request(safe_label(f"{scope.get('method')} {scope.get('path')}"))
     else:
         mine.begin_request(None)
 

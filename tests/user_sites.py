@@ -58,7 +58,7 @@ def is_heard() -> bool:
 
 
 def is_silenced() -> bool:
-    return any("can't tell other processes" in line for line in said) and heard() == []
+    return any("can't share pool status" in line for line in said) and heard() == []
 
 
 def recycle(processes: int = 1) -> None:

@@ -45,7 +45,7 @@ def give(alias: str, action: Action, by: str) -> Command:
     command = Command(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
     with status_dir.opened(make=True) as directory:
         directory.write(Kind.COMMAND, command.id, json.dumps(asdict(command)).encode())
-    logger.info("%s: command %s given by %s", redact(alias), action, command.by)
+    logger.info("%s: %s requested by %s", redact(alias), action, command.by)
     return command
 
 
@@ -69,7 +69,7 @@ def _understood(one: str, text: bytes) -> Command:
     """Raises ValueError where it isn't what this version of the package writes."""
     command = decode(Command, text)
     if command.id != one:
-        raise ValueError("it is another command")
+        raise ValueError("its id does not match its file name")
     return command
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from django.apps import apps
 from django.conf import settings
 
-from django_db_pooling.log import extra, label, logger, redact
+from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.journal import QUIET
 from django_db_pooling.pool.pool import Pool
@@ -136,10 +136,10 @@ class Publisher:
             return
         self._has_failed, self._logged_at = said is not None, time.monotonic()
         if said is None:
-            logger.warning("other processes can be told again what the pools do", extra=extra("status"))
+            logger.warning("sharing pool status with other processes works again", extra=extra("status"))
         else:
             logger.warning(
-                "can't tell other processes what the pools do, which work on: %s",
+                "can't share pool status with other processes (the pools themselves work): %s",
                 said,
                 extra=extra("status", error=said),
             )
@@ -215,7 +215,7 @@ def _program() -> str:
     program = Path(sys.argv[0])
     # python -m gunicorn
     name = (program.parent if program.name == "__main__.py" else program).name
-    return label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
+    return safe_label(os.fsencode(name).decode(errors="backslashreplace")) or "python"
 
 
 def _pid_space() -> str:
@@ -252,13 +252,13 @@ def _understood(one: str, text: bytes) -> Report:
     """Raises ValueError where it isn't what this version of the package writes."""
     report = decode(Report, text)
     if report.id != one:
-        raise ValueError("it is the report of another process")
+        raise ValueError("its id does not match its file name")
     for pool in report.pools.values():
         if pool.stats.closed_by_reason.keys() != set(Closed):
-            raise ValueError("closed_by_reason: other reasons")
+            raise ValueError("closed_by_reason: unknown reasons")
         durations = (pool.waits, pool.helds, pool.stats.waits, pool.stats.helds, pool.stats.connects)
         if any(len(each.buckets) != len(BOUNDS) + 1 for each in durations):
-            raise ValueError("other buckets")
+            raise ValueError("unknown buckets")
     return report
 
 

@@ -164,8 +164,8 @@ def _make(where: Path, above: int | None) -> None:
         pass
     except OSError as error:
         raise Refused(
-            f"{where} can't be made, {error.strerror}: let user id {os.geteuid()} write into {where.parent}, "
-            "or set DB_POOL_STATUS_DIR to another directory"
+            f"{where} can't be created, {error.strerror}: let user id {os.geteuid()} write into "
+            f"{where.parent}, or set DB_POOL_STATUS_DIR to another directory"
         ) from error
 
 
@@ -184,7 +184,7 @@ def _check(found: os.stat_result, where: Path) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _refused(where, "is a symbolic link")
     if not stat.S_ISDIR(found.st_mode):
-        raise _refused(where, "is no directory")
+        raise _refused(where, "is not a directory")
     if found.st_uid != os.geteuid():
         raise _refused(where, f"belongs to user id {found.st_uid}, not to {os.geteuid()}")
     mode = stat.S_IMODE(found.st_mode)
@@ -263,11 +263,11 @@ class Directory:
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise Refused("it is no regular file")
+                raise Refused("it is not a regular file")
             if found.st_uid != os.geteuid():
                 raise Refused(f"it belongs to user id {found.st_uid}")
             if found.st_nlink > 1:
-                raise Refused("it has another name, too")
+                raise Refused("it has more than one hard link")
             with open(descriptor, "rb", closefd=False) as file:
                 text = file.read(MOST_BYTES + 1)
         finally:
@@ -288,7 +288,7 @@ class Directory:
         _passed_over.add(name)
         said = redact(str(error))
         fields = extra("status", error=said)
-        logger.warning("passing over %s: %s", redact(self._where / name), said, extra=fields)
+        logger.warning("ignoring %s: %s", redact(self._where / name), said, extra=fields)
 
 
 def _file_name(kind: Kind, one: str) -> str:

@@ -451,7 +451,7 @@ def test_damaged_files_are_passed_over_by_page_and_command(site: PoolsSite, boss
         pids = {member["pid"] for member in before["members"]}
         for overview in (boss.overview(), json.loads(done.stdout)):
             assert {worker["pid"] for worker in overview["workers"]} == pids
-        assert site.site.log.count(f"passing over {damaged[0]}: pools: ") >= 1
+        assert site.site.log.count(f"ignoring {damaged[0]}: pools: ") >= 1
     finally:
         for path in damaged:
             path.unlink(missing_ok=True)
@@ -475,11 +475,13 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
         token = token_of(page.text)
         answer = boss.ask("/pools/default/recycle/", "POST", csrfmiddlewaretoken=token)
         assert answer.status == 503 and "open to other users" in answer.text
-        eventually(lambda: site.site.log.count("can't tell other processes") == WORKERS, 10.0)
+        eventually(lambda: site.site.log.count("can't share pool status") == WORKERS, 10.0)
     finally:
         directory.chmod(0o700)
     eventually(lambda: len(boss.overview()["workers"]) == WORKERS, 15.0)
-    eventually(lambda: site.site.log.count("can be told again") == WORKERS, 20.0)
+    eventually(
+        lambda: site.site.log.count("sharing pool status with other processes works again") == WORKERS, 20.0
+    )
     assert "can’t tell each other anything" not in boss.ask("/pools/").text
 
 
@@ -515,20 +517,20 @@ def test_the_plan_is_held_against_the_servers_limit(
     eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--plan", "--workers=4", f"--hosts={hosts}")
     assert done.returncode == status, done
-    assert "the server takes    50" in done.stdout
+    assert "  limit         50 (max_connections 50)" in done.stdout
     assert f"{hosts} x 4 x {MOST} = " in done.stdout
 
 
 def test_the_plan_of_postgresql(postgresql: DatabaseServer) -> None:
     with pools_site(postgresql, pooling=(SIZE, MOST), processes=2) as site:
         done = site.manage("db_pools", "--plan", "--workers=1")
-        assert "default 20 by its settings" in done.stdout
+        assert "default 20 (from settings)" in done.stdout
         site.visitor("boss")
         eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
         done = site.manage("db_pools", "--plan", "--workers=8")
-        assert "the server takes    50, 3 of them reserved for superusers" in done.stdout, done
+        assert "  limit         47 (max_connections 50, less 3 reserved)" in done.stdout, done
         assert f"1 x 8 x {MOST} = 48" in done.stdout
-        assert (done.returncode, "1 too many; 5 for each process would" in done.stdout) == (1, True)
+        assert (done.returncode, "1 too many; 5 per process would fit" in done.stdout) == (1, True)
 
 
 # -- in a browser --------------------------------------------------------------------------------------

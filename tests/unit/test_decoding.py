@@ -214,7 +214,7 @@ def test_what_is_not_understood_is_passed_over_and_said_once(
     for _ in range(3):
         assert len(shown().workers) == 1
     [record] = caplog.records
-    assert record.getMessage() == f"passing over {path}: pools: stats: in_use: no count"
+    assert record.getMessage() == f"ignoring {path}: pools: stats: in_use: no count"
     assert vars(record)["pool_event"] == "status"
     for each in where.iterdir():
         each.unlink()

@@ -14,9 +14,9 @@ import pytest
 
 import django_db_pooling
 from django_db_pooling import conf, handler, owner
+from django_db_pooling.capacity import Share
 from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
-from django_db_pooling.management.plan import Share
 from django_db_pooling.metrics import exporters
 from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
@@ -134,7 +134,7 @@ def test_holders_are_told_in_one_line_to_everybody(caplog: pytest.LogCaptureFixt
     pool.leaks.look([slot], 0.0, slot.taken_at + 1)
     pool.maintain()
     held = [record.getMessage() for record in caplog.records if "held for" in record.getMessage()]
-    assert held == [f"default: held for 1.0 s by {who}"]
+    assert held == [f"default: connection held for 1.0 s by {who}"]
     for text in (str(caught.value), pool.troubles[-1].error, *caplog.messages):
         assert text.isprintable()
         assert SECRET not in text
@@ -161,7 +161,7 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     journal = Journal(f"tenant {ODD}")
     journal.note("dead")
     journal.write()
-    assert caplog.messages == [rf"tenant {LINE}: connection found dead"]
+    assert caplog.messages == [rf"tenant {LINE}: idle connection found broken"]
     assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
 
 
@@ -174,7 +174,7 @@ def test_who_gives_a_command_is_told_in_one_line(
     command = commands.give("default", Action.RECYCLE, f"boss {ODD}")
     assert command.by == rf"boss {LINE}"
     assert commands.given() == [command]
-    assert caplog.messages == [rf"default: command recycle given by boss {LINE}"]
+    assert caplog.messages == [rf"default: recycle requested by boss {LINE}"]
 
 
 def test_settings_are_shown_without_passwords() -> None:

@@ -159,7 +159,7 @@ def test_of_the_parent_the_last_part_is_made(
     settings.DB_POOL_STATUS_DIR = parent / "two" / "three"
     publish()
     assert heard() == []
-    assert f"{parent / 'two' / 'three'} can't be made, No such file or directory" in caplog.text
+    assert f"{parent / 'two' / 'three'} can't be created, No such file or directory" in caplog.text
 
 
 def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, parent: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
 
 def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
     parent.chmod(0o755)
-    words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
+    words = f"{parent}/django_db_pooling-{US} can't be created, Permission denied: let user id {US} write"
     assert as_user(US, why_not).startswith(words)
     parent.chmod(0o1733)
     assert as_user(US, why_not) == ""
@@ -415,7 +415,7 @@ def test_a_process_knows_why_it_can_tell_nothing(parent: Path) -> None:
 def works_again(caplog: pytest.LogCaptureFixture, publisher: Publisher) -> None:
     caplog.clear()
     publish(publisher)
-    assert "can be told again" in caplog.text
+    assert "works again" in caplog.text
     assert heard() == [publisher.id]
 
 
@@ -446,7 +446,7 @@ def test_a_link_and_a_file_in_place_of_the_directory(
     assert list(elsewhere.iterdir()) == []
     which().unlink()
     which().write_text("x")
-    refused(caplog, which(), "is no directory: remove it")
+    refused(caplog, which(), "is not a directory: remove it")
     publisher = Publisher()
     publish(publisher)
     which().unlink()
@@ -531,7 +531,7 @@ def steps(parent: Path, caplog: pytest.LogCaptureFixture) -> dict[str, Callable[
 
     def fifo(place: Path) -> str:
         os.mkfifo(place, 0o666)
-        return "is no directory"
+        return "is not a directory"
 
     return {
         step.__name__: step  # type: ignore[attr-defined]

@@ -115,13 +115,13 @@ class Command(BaseCommand):
             if not seen.workers:
                 raise CommandError(f"{_nobody()} Or say how many: --workers N.", returncode=EXIT_NOBODY)
             processes = len(seen.workers)
-        plans = plan.plans(seen, hosts, processes)
-        for one in plans:
-            self._write("\n".join(one.lines()))
-        if not plans:
-            self.stdout.write("No pool of this site connects to a server that bounds its connections.")
-        if not all(plan.fits for plan in plans):
-            raise CommandError("That is too much for a server.", returncode=1)
+        demands = plan.demands(seen, hosts * processes)
+        for server, demand in demands.items():
+            self._write("\n".join(plan.lines(server, demand, hosts)))
+        if not demands:
+            self.stdout.write("No pool of this site connects to a server with a connection limit.")
+        if not all(demand.fits for demand in demands.values()):
+            raise CommandError("The processes may open more connections than a server accepts.", returncode=1)
 
 
 def _positive(text: str) -> int:
