@@ -9,12 +9,13 @@ import pytest
 
 from tests import scripts
 
-# Connections that only the housekeeper opens and closes, and what it says, by duty.
+# Connections that only the housekeeper opens and closes, and what it logs, by task.
 SCRIPT = """
 import collections, json, logging, time
 from django.db import connection, connections
 from django_db_pooling.process import housekeeper; from django_db_pooling.metrics import exporters
 from django_db_pooling.registry import registry
+from django_db_pooling.workers.agent import agent
 housekeeper.TICK = 0.02
 records = []
 class Handler(logging.Handler):
@@ -60,8 +61,8 @@ class Exporter:
     tick = end = fail
 exporters.exporters.append(Exporter())
 """,
-    "reading commands": "registry._listener.due = fail",
-    "telling other processes": "registry._publisher.publish = fail",
+    "reading commands": "agent._listener.due = fail",
+    "telling other processes": "agent._publisher.publish = fail",
     "looking whether settings have changed": "registry.retire_outdated = fail",
 }
 
@@ -96,6 +97,7 @@ import json, logging
 from django.db import connection
 from django_db_pooling.process import housekeeper; from django_db_pooling.workers import commands
 from django_db_pooling.registry import registry
+from django_db_pooling.workers.agent import agent
 logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
 # Both are found at once.
 housekeeper.TICK = 60
@@ -111,7 +113,7 @@ pool.drain, pool.recycle = fail, lambda: done.append("recycle")
 for action in (commands.Action.CLOSE_IDLE, commands.Action.RECYCLE):
     commands.give("default", action, "boss")
 try:
-    registry._obey()
+    agent.carry_out_commands()
 except OSError:
     done.append("raised")
 print(json.dumps(done))

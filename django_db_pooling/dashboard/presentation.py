@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from django.utils import timezone
 
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.registry import registry
-from django_db_pooling.workers import humanize, reports, status_dir
+from django_db_pooling.workers import humanize, status_dir
+from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (
     CommandStatus,
@@ -69,8 +69,8 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "pools": [_pool(pool, overview) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
-        "tells": reports.is_on(),
-        "refusal": registry.refusal() or status_dir.refusal() if reports.is_on() else None,
+        "tells": status_dir.is_on(),
+        "refusal": agent.refusal() or status_dir.refusal() if status_dir.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else humanize.age(visitor.seen),
         "width": str(WIDTH),

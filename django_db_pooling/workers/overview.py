@@ -13,13 +13,13 @@ from typing import Any
 
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.registry import registry
 from django_db_pooling.workers import commands
+from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Command
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolReport, Report, read
 
-MOST_HOLDERS = 10
-MOST_TROUBLES = 20
+MAX_HOLDERS = 10
+MAX_TROUBLES = 20
 # A moment is told of when every process had the time to take its sample.
 SETTLED = 2.0
 # What makes the difference between two texts that say the same.
@@ -155,7 +155,7 @@ class Overview:
 def look(own: bool = True) -> Overview:
     """How things are (reads files). ``own``: with this process, by its live figures."""
     found = {report.id: report for report in read()}
-    mine = registry.report() if own else None
+    mine = agent.report() if own else None
     if mine is not None:
         found[mine.id] = mine
     seen = sorted(found.values(), key=lambda report: (report.pid, report.id))
@@ -256,7 +256,7 @@ def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
         for report in reports
         for seconds, who in report.pools[alias].held
     ]
-    return sorted(found, key=lambda holding: holding.seconds, reverse=True)[:MOST_HOLDERS]
+    return sorted(found, key=lambda holding: holding.seconds, reverse=True)[:MAX_HOLDERS]
 
 
 def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
@@ -271,7 +271,7 @@ def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
         key = trouble.kind, NUMBERS.sub("0", trouble.text.partition(HELD)[0])
         same = found.get(key)
         found[key] = trouble if same is None else replace(same, times=same.times + 1)
-    return list(found.values())[:MOST_TROUBLES]
+    return list(found.values())[:MAX_TROUBLES]
 
 
 class _Sums:

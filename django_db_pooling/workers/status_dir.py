@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
@@ -29,9 +30,9 @@ from django_db_pooling.log import extra, logger, redact
 T = TypeVar("T")
 
 # Bytes of a file; more than that isn't read.
-MOST_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 # Of the files that were passed over, so many are remembered, so that the log says it of each once.
-MOST_REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,6 +55,13 @@ class Kind(StrEnum):
 
 class Refused(OSError):
     """The directory, or a file in it, can't be trusted or used; says why and what to do."""
+
+
+def is_on() -> bool:
+    """Whether processes report: the app is installed, or settings.DB_POOL_STATUS_DIR is a path."""
+    if hasattr(settings, "DB_POOL_STATUS_DIR"):
+        return settings.DB_POOL_STATUS_DIR is not None
+    return apps.ready and apps.is_installed("django_db_pooling")
 
 
 def parent() -> Path:
@@ -269,11 +277,11 @@ class Directory:
             if found.st_nlink > 1:
                 raise Refused("it has more than one hard link")
             with open(descriptor, "rb", closefd=False) as file:
-                text = file.read(MOST_BYTES + 1)
+                text = file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-        if len(text) > MOST_BYTES:
-            raise Refused(f"it has more than {MOST_BYTES} bytes")
+        if len(text) > MAX_BYTES:
+            raise Refused(f"it has more than {MAX_BYTES} bytes")
         return text
 
     def _remove(self, name: str) -> None:
@@ -283,7 +291,7 @@ class Directory:
     def _pass_over(self, name: str, error: Exception) -> None:
         if name in _passed_over:
             return
-        if len(_passed_over) >= MOST_REMEMBERED:
+        if len(_passed_over) >= MAX_REMEMBERED:
             _passed_over.clear()
         _passed_over.add(name)
         said = redact(str(error))

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from django_db_pooling.dashboard import presentation
 from django_db_pooling.management.table import table
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
-from django_db_pooling.workers import commands, overview, reports, status_dir
+from django_db_pooling.workers import commands, overview, status_dir
 from django_db_pooling.workers.commands import Action, Command
-from django_db_pooling.workers.decoding import MOST, decode
+from django_db_pooling.workers.decoding import MAX_NUMBER, decode
 from django_db_pooling.workers.overview import Overview
-from django_db_pooling.workers.reports import PoolReport, Publisher, Report, Sample
+from django_db_pooling.workers.publish import Publisher
+from django_db_pooling.workers.reports import PoolReport, Report, Sample
 from django_db_pooling.workers.status_dir import Kind
 from tests.unit.test_overview import durations
 
@@ -35,7 +36,6 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presentation.timezone, "get_current_timezone", lambda: datetime.UTC)
         patch.setattr(status_dir, "settings", told)
-        patch.setattr(reports, "settings", told)
         with status_dir.opened(make=True):
             yield status_dir.path()
 
@@ -100,8 +100,8 @@ ODD: list[Any] = [
     True,
     -1,
     10**400,
-    MOST,
-    MOST + 1,
+    MAX_NUMBER,
+    MAX_NUMBER + 1,
     0,
     float("nan"),
     float("inf"),

@@ -15,14 +15,14 @@ import pytest
 import django_db_pooling
 from django_db_pooling import conf, handler, owner
 from django_db_pooling.capacity import Share
+from django_db_pooling.database_pool import Identity
 from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
 from django_db_pooling.metrics import exporters
 from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.process.housekeeper import Housekeeper
-from django_db_pooling.registry import Identity
-from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers import commands, publish, status_dir
 from django_db_pooling.workers.commands import Action
 from tests.concurrency import eventually, in_thread
 from tests.unit.fakes import PASSED, FakePool
@@ -193,8 +193,8 @@ def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
 
 def test_the_name_of_a_program_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{ODD.replace('/', '')}{'x' * 1_000}"])
-    assert reports._program().startswith(SHOWN)
-    assert len(reports._program()) == MAX_LABEL
+    assert publish._program().startswith(SHOWN)
+    assert len(publish._program()) == MAX_LABEL
 
 
 def test_a_terminal_gets_nothing_to_obey_whatever_a_file_says() -> None:

@@ -26,7 +26,7 @@ WRITERS = {
     "process/tasks.py",
     "process/housekeeper.py",
     "workers/commands.py",
-    "workers/reports.py",
+    "workers/publish.py",
     "workers/status_dir.py",
     "checks.py",
 }

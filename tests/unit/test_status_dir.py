@@ -20,9 +20,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers import publish as publish_module
 from django_db_pooling.workers.commands import Action, Listener
-from django_db_pooling.workers.reports import Publisher
-from django_db_pooling.workers.status_dir import MOST_BYTES, Kind, Refused
+from django_db_pooling.workers.publish import Publisher
+from django_db_pooling.workers.status_dir import MAX_BYTES, Kind, Refused
 from tests.concurrency import in_child
 from tests.conftest import give_up
 from tests.strangers import Strangers
@@ -46,10 +47,9 @@ def parent() -> Iterator[Path]:
 def settings(monkeypatch: pytest.MonkeyPatch, parent: Path) -> SimpleNamespace:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=parent, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)
-    monkeypatch.setattr(reports, "settings", settings)
     monkeypatch.setattr(status_dir, "_passed_over", set())
     # Each change is logged at once.
-    monkeypatch.setattr(reports, "QUIET", 0.0)
+    monkeypatch.setattr(publish_module, "QUIET", 0.0)
     return settings
 
 
@@ -297,7 +297,7 @@ def test_a_process_that_is_gone_is_not_heard_and_in_another_container_only_silen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def elsewhere() -> str:
-        reports._pid_space = lambda: "another kernel"
+        publish_module.pid_space = lambda: "another kernel"
         return publish().id
 
     here, far = in_child(lambda: publish().id), in_child(elsewhere)
@@ -336,7 +336,7 @@ def plant_folder(path: Path, target: Path) -> None:
 def plant_large(path: Path, target: Path) -> None:
     with path.open("wb") as file:
         file.write(b"[")
-        file.truncate(100 * MOST_BYTES)
+        file.truncate(100 * MAX_BYTES)
 
 
 PLANTS = [plant_link, plant_hard_link, plant_fifo, plant_folder, plant_large]
@@ -456,7 +456,7 @@ def test_a_link_and_a_file_in_place_of_the_directory(
 def test_words_say_once_that_it_comes_and_goes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reports, "QUIET", 3600.0)
+    monkeypatch.setattr(publish_module, "QUIET", 3600.0)
     publisher = publish()
     for _ in range(5):
         ours().chmod(0o777)
