@@ -20,7 +20,7 @@ from django_db_pooling.metrics import prometheus
 from django_db_pooling.metrics.prometheus import Figures, PoolCollector
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.workers import reports
+from django_db_pooling.workers import reports, status_dir
 from django_db_pooling.workers.reports import PoolReport, Report
 from tests import processes
 from tests.conftest import require, require_module
@@ -133,7 +133,7 @@ import json, os, time
 from django.db import connection
 from prometheus_client import CollectorRegistry
 from django_db_pooling.metrics import prometheus
-from django_db_pooling.workers import reports
+from django_db_pooling.workers import reports, status_dir
 pooling.patch()
 django.setup()
 def queries(number):
@@ -190,7 +190,7 @@ def test_processes_have_series_of_their_own_while_they_live(
 
 def test_processes_of_other_containers_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have pages of their own, and may have the same ids."""
-    monkeypatch.setattr(reports, "is_on", lambda: True)
+    monkeypatch.setattr(status_dir, "is_on", lambda: True)
     here = Report("1-a", 1, reports.pid_space(), "gunicorn", 0.0, 0.0, {"default": PoolReport(STATS, [], [])})
     elsewhere = [replace(here, pid_space="elsewhere", id=f"{pid}-b", pid=pid) for pid in (1, 2)]
     monkeypatch.setattr(reports, "read", lambda: [here, *elsewhere])
@@ -199,7 +199,7 @@ def test_processes_of_other_containers_are_left_out(monkeypatch: pytest.MonkeyPa
 
 def test_a_counter_is_the_same_whoever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that showed its live figures would be ahead of what others show of it."""
-    monkeypatch.setattr(reports, "is_on", lambda: True)
+    monkeypatch.setattr(status_dir, "is_on", lambda: True)
     pid = os.getpid()
     mine = PoolReport(STATS, [], [])
     report = Report(f"{pid}-a", pid, reports.pid_space(), "gunicorn", 0.0, 0.0, {"default": mine})
@@ -213,7 +213,7 @@ def test_a_counter_is_the_same_whoever_is_asked(monkeypatch: pytest.MonkeyPatch)
     assert prometheus.all_processes() == {pid: live}
     monkeypatch.setattr(prometheus.pools, "pools", lambda: [])
     assert prometheus.all_processes() == {}
-    monkeypatch.setattr(reports, "is_on", lambda: False)
+    monkeypatch.setattr(status_dir, "is_on", lambda: False)
     assert prometheus.all_processes() == {pid: live}
 
 

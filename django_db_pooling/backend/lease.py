@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import Error as DjangoError
 
 from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.slots import Rest, Slot
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from django_db_pooling.registry import DatabasePool
+    from django_db_pooling.database_pool import DatabasePool
 
     class Backend(BaseDatabaseWrapper):
         """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
@@ -192,5 +192,5 @@ class Leasing(Backend):
             journal.note("rollback_failed", error=redact(error))
             return False
         if is_news:
-            journal.note("rolled_back", request=asker(slot.holder))
+            journal.note("rolled_back", request=request_label(slot.holder))
         return True

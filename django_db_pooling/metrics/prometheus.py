@@ -27,7 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry as pools
-from django_db_pooling.workers import reports
+from django_db_pooling.workers import reports, status_dir
 
 __all__ = ["PoolCollector", "register"]
 
@@ -88,7 +88,7 @@ def all_processes() -> Figures:
     This one, too: its live figures would be ahead of what others show of it, and counters must not go back
     when another process is asked. A process reports from its first query on.
     """
-    if not reports.is_on():
+    if not status_dir.is_on():
         return this_process()
     # Containers that share the directory have pages of their own, and may have the same process ids.
     here = reports.pid_space()
