@@ -61,7 +61,7 @@ def patch() -> None:
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
         conf.reject(checks.settings_errors())
-        checks.say_once(checks.advice())
+        checks.log_once(checks.advice())
     _make_storage_local()
     exporters.start()
     if ConnectionHandler.__getitem__ is _getitem:

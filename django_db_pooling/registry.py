@@ -160,10 +160,10 @@ class Registry:
         self._housekeeper.ensure_running()
         self._retire(wrapper.alias)
         # Not in patch(): that may be called before the applications connect their receivers.
-        checks.say_once(checks.receiver_warnings())
+        checks.log_once(checks.receiver_warnings())
         if green.patched("socket"):
             # Nor was gevent there, if a process patched itself after a fork.
-            checks.say_once(checks.advice())
+            checks.log_once(checks.advice())
         return made
 
     def _serving(self, wrapper: Any) -> DatabasePool | None:
