@@ -212,12 +212,12 @@ def test_nothing_before_the_page_needs_a_connection(site: PoolsSite, root: str) 
 # -- acting ------------------------------------------------------------------------------------------
 
 
-def orders(site: PoolsSite) -> list[str]:
-    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-order-*"))
+def commands(site: PoolsSite) -> list[str]:
+    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-command-*"))
 
 
 def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: Visitor) -> None:
-    before, closed = orders(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
+    before, closed = commands(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
         for path in ACTIONS:
             assert boss.ask(root + path, method).status in (403, 405), method
@@ -227,16 +227,16 @@ def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: V
     for path in PAGES:
         assert boss.ask(root + path, "POST").status in (403, 405)
     time.sleep(2.5)
-    assert orders(site) == before
+    assert commands(site) == before
     assert default(boss.overview())["total"]["closed_by_reason"]["recycled"] == closed["recycled"]
 
 
 def test_without_a_token_nothing_is_done(site: PoolsSite, root: str, boss: Visitor) -> None:
-    before = orders(site)
+    before = commands(site)
     for path in ACTIONS:
         assert boss.ask(root + path, "POST").status == 403
         assert boss.ask(root + path, "POST", csrfmiddlewaretoken="x" * 64).status == 403
-    assert orders(site) == before
+    assert commands(site) == before
 
 
 def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, root: str, boss: Visitor) -> None:
@@ -245,11 +245,11 @@ def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, root: st
     page = clerk.ask(root)
     assert page.status == 200
     assert "<form" not in page.text and "<form" in boss.ask(root).text
-    before = orders(site)
+    before = commands(site)
     token = token_of(clerk.ask("/admin/").text)
     for path in ACTIONS:
         assert clerk.ask(root + path, "POST", csrfmiddlewaretoken=token).status == 403
-    assert orders(site) == before
+    assert commands(site) == before
 
 
 def test_what_there_is_not_is_not_found(site: PoolsSite, root: str, boss: Visitor) -> None:
@@ -270,8 +270,8 @@ def test_a_button_reaches_all_workers(
 
     def done() -> bool:
         # Not by the page: the connection that a worker asks with who that is would not be idle.
-        order = json.loads(site.manage("db_pools", "--json").stdout)["orders"][0]
-        return bool(order["obeyed"] == order["of"] == WORKERS)
+        command = json.loads(site.manage("db_pools", "--json").stdout)["commands"][0]
+        return bool(command["carried_out"] == command["of"] == WORKERS)
 
     eventually(done, PATIENCE)
     # Those of the visitors since.
@@ -394,10 +394,10 @@ def test_an_exhausted_pool_can_be_looked_at(
         # Who has no session is nobody, without a question.
         assert answered_soon(lambda: only.ask(root)).status == 302
         assert answered_soon(lambda: only.ask(f"{root}live/")).status == 403
-        had = orders(site)
+        had = commands(site)
         answer = answered_soon(lambda: boss.ask(root + ACTIONS[0], "POST", csrfmiddlewaretoken=token))
         assert answer.status == 503 and "Nothing was done" in answer.text
-        assert orders(site) == had
+        assert commands(site) == had
         # Nobody who only wanted to look counts as one who gave up.
         assert timeouts() == before
         waiting = site.manage("db_pools", "--fail-if-waiting", "3")
@@ -585,8 +585,8 @@ def test_under_load_it_refreshes_itself_without_complaints(
             page.window(390, 844, mobile=True)
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             page.evaluate("document.getElementById('recycle-default').click()")
-            page.until("location.hash === '#pool-default' && document.querySelector('.order') !== null")
-            page.until("document.querySelector('.order').textContent.includes('done in 4 of 4 processes')")
+            page.until("location.hash === '#pool-default' && document.querySelector('.command') !== null")
+            page.until("document.querySelector('.command').textContent.includes('done in 4 of 4 processes')")
             assert page.complaints == []
     finally:
         load.end()

@@ -23,10 +23,10 @@ PACKAGE = Path(django_db_pooling.__file__).parent
 WRITERS = {
     "log.py",
     "pool/journal.py",
-    "process/duties.py",
+    "process/tasks.py",
     "process/housekeeper.py",
     "workers/commands.py",
-    "workers/reports.py",
+    "workers/publish.py",
     "workers/status_dir.py",
     "checks.py",
 }
@@ -149,7 +149,7 @@ def test_notes_that_nobody_writes_are_bounded() -> None:
     journal = Journal("default")
     for _ in range(10_000):
         journal.note("lost", **FIELDS)
-    assert len(journal._notes) == journal_module.MOST_NOTES
+    assert len(journal._notes) == journal_module.MAX_NOTES
 
 
 def test_nothing_else_in_the_package_logs() -> None:

@@ -188,10 +188,10 @@ def test_whatever_comes_in_a_short_printable_line_comes_out_which_comes_out_as_i
 ) -> None:
     text *= times + 1
     tells: list[tuple[Callable[[str], str], int]] = [(redact, MAX_LENGTH), (safe_label, MAX_LABEL)]
-    for tell, most in tells:
+    for tell, limit in tells:
         told = tell(text)
         assert told.isprintable()
-        assert len(told) <= most
+        assert len(told) <= limit
         # Where it was cut, what was at the end may look otherwise.
         again = tell(told)
         kept = len(told) - 40 * told.endswith("...")

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django_db_pooling.log import redact
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
-from django_db_pooling.workers import overview, reports, status_dir
+from django_db_pooling.workers import overview, status_dir
 from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1
@@ -137,7 +137,7 @@ def _columns() -> int:
 
 
 def _no_process() -> str:
-    if not reports.is_on():
+    if not status_dir.is_on():
         return OFF
     refusal = status_dir.refusal()
     return (
