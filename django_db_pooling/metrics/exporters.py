@@ -28,7 +28,7 @@ def start() -> None:
     ``patch()`` raises what is wrong with them; for those that come later the log has it.
     """
     found = problems()
-    checks.say_once(found)
+    checks.log_once(found)
     if not found:
         for name in _names():
             getattr(_module(name), EXPORTERS[name])()
