@@ -11,12 +11,12 @@ from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.resting import Rest
 from django_db_pooling.pool.slot import Slot
-from django_db_pooling.process.deadline import LEAST, Deadline
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from django_db_pooling.registry import DatabasePool
+    from django_db_pooling.database_pool import DatabasePool
 
     class Backend(BaseDatabaseWrapper):
         """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""
@@ -149,7 +149,7 @@ class Leasing(Backend):
             return self._deadline.left()
         # Giving back: nobody waits for this, but its slot is in our hands.
         timeout = self._pool.limits.timeout
-        return None if timeout is None else max(timeout, LEAST)
+        return None if timeout is None else max(timeout, MIN_SECONDS)
 
     def _seconds_to_ask(self) -> float | None:
         """For a connection that may be dead: in a checkout half of the time is for what comes after it."""

@@ -266,8 +266,8 @@ class Transactions(Leasing):
             return
         if traits(self.vendor, sql).asks:
             raise TransactionManagementError(
-                "This asks for what the session's last statement has left, and in transaction scope each "
-                "statement may have another session. Wrap both in atomic(), or use one cursor."
+                "This statement depends on the previous one's session, and in transaction scope each "
+                "statement may run in another session. Wrap both in atomic(), or use one cursor."
             )
 
     def release_if_free(self, is_over: bool = False) -> None:

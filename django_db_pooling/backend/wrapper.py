@@ -109,7 +109,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
         while True:
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
-                why = f"{seconds:.1f} s went by with connections that were of no use"
+                why = f"all connections tried in {seconds:.1f} s were unusable"
                 raise self._pool.queue.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
             if self._check_out(deadline, holder, counted):

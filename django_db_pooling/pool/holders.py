@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import FrameType
 
-from django_db_pooling.log import label, redact
+from django_db_pooling.log import redact, safe_label
 
 
 class Holding:
@@ -30,7 +30,7 @@ class Holding:
         return getattr(self._holder, "request", None)
 
     def __str__(self) -> str:
-        return f"{self._holder}, taken at {label(self._file)}:{self._line}"
+        return f"{self._holder}, taken at {safe_label(self._file)}:{self._line}"
 
 
 def request_label(holder: object) -> str:

@@ -143,7 +143,7 @@ class Queue:
                     pass
                 elif not admitted:
                     if most is not None and len(self.waiters) > most:
-                        raise self.refusal(0.0, f"MAX_WAITING ({most}) callers wait already", counted)
+                        raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
                     admitted = True
                 elif deadline is not None and now >= deadline:
                     waited = now - began if began < deadline else 0.0
@@ -265,7 +265,9 @@ class Queue:
                 # Another native thread serves it, or turns it away.
                 continue
             ago = time.monotonic() - at
-            waiter.turn_away(ServerAway(f"pool {self._name!r}: {ago:.1f} s ago, not tried again", error))
+            waiter.turn_away(
+                ServerAway(f"pool {self._name!r}: connecting failed {ago:.1f} s ago, not tried again", error)
+            )
 
     def others_may_come_back(self, affinity: object) -> bool:
         """Whether somebody has a good connection of this affinity."""

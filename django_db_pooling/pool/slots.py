@@ -180,8 +180,6 @@ class Slots:
             helds = self.counts.helds
             helds.buckets[bisect_left(BOUNDS, held)] += 1
             helds.seconds += held
-            if helds.samples is not None:
-                helds.samples.append(held)
             if slot.overdue is not None:
                 self.journal.note("came_back", seconds=held, holder=slot.overdue)
                 slot.overdue = None
@@ -247,7 +245,7 @@ class Slots:
         if fork.is_own(self._process):
             return False
         if slot.connection is not None:
-            fork.keep(slot.connection)
+            fork.never_free(slot.connection)
         return True
 
     def _reason(self, slot: Slot) -> Closed:
