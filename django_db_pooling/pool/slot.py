@@ -71,7 +71,7 @@ class Slot:
         self.dirty = False
         # It was changed in a way that no reset undoes: then the connection is closed.
         self.beyond_reset = False
-        # How many locks its session holds, as far as the texts of its statements tell.
+        # How many locks its session holds, as far as the texts of its statements show.
         self.locks = 0
         # A transaction may be open in it: its next holder rolls back.
         self.maybe_in_transaction = False
