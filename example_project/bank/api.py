@@ -27,7 +27,7 @@ def balance(request: HttpRequest, pk: int) -> JsonResponse:
 
 @require_safe
 def mixed(request: HttpRequest, pk: int) -> JsonResponse:
-    """A query, a simulated slow call to somebody else, a query."""
+    """A query, a simulated slow call to another service, a query."""
     row = _number_and_balance(pk)
     if row is None:
         return _no_such_account()

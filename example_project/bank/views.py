@@ -127,7 +127,7 @@ def new_transfer(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def quote(request: HttpRequest) -> HttpResponse:
-    """A customer's money in another currency: a query, a slow call to somebody else, a query."""
+    """A customer's money in another currency: a query, a slow call to another service, a query."""
     form = QuoteForm(request.GET or None)
     context = {"form": form, "slow_call_ms": round(SLOW_CALL_SECONDS * 1000)}
     steps = Steps()
