@@ -39,7 +39,7 @@ def _suggested_accounts():
 
 
 def _clerk_of(account: Account):
-    """Who looks after it, where the site has a directory that says so."""
+    """The clerk who looks after it, if the site has a directory."""
     if not apps.is_installed("people"):
         return None
     from people.clerks import clerk_of
