@@ -1,17 +1,17 @@
 """What the pools do, for OpenTelemetry; needs its API, which the extra ``[opentelemetry]`` installs.
 
-With ``DB_POOL_METRICS = ["opentelemetry"]``, or after ``start()``, the pools use the meter provider that is
-set, whenever that happens: the API hands on to it.
+With ``DB_POOL_METRICS = ["opentelemetry"]``, or after ``start()``, the pools are measured as soon as there is
+a meter provider: before that OpenTelemetry's API gives out proxies.
 
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
 ``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit.
 
-Pools count durations in buckets, and every second what has been added there is recorded. So each duration
-is recorded once and in its bucket, of which the instruments advise the same bounds, and the sums are right;
-within its bucket it isn't exact. That is all that is lost: minima, maxima and other buckets, where a view
-wants such, are as exact as the bounds.
+A pool counts durations in buckets, and once a second what was added to them is recorded: each duration
+once, as a value within its bucket, chosen so that the sum stays right. So counts, sums and the buckets that
+the instruments advise are exact; a single duration, as in minima, maxima and exponential histograms, is
+known no better than its bucket.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ HISTOGRAMS = {
     "waits": ("wait_time", "The time it took to obtain an open connection from the pool."),
     "helds": ("use_time", "The time between borrowing a connection and returning it to the pool."),
 }
+
+Read = Callable[[PoolStats], int | None]
 
 
 def start(meter_provider: MeterProvider | None = None) -> None:
@@ -97,24 +99,18 @@ class Instruments:
             description="The number of connections that are currently in state described by the `state` "
             "attribute.",
         )
-        meter.create_observable_up_down_counter(
-            PREFIX + "idle.max",
-            [self._observed(lambda stats: stats.size)],
-            unit="{connection}",
-            description="The maximum number of idle open connections allowed.",
-        )
-        meter.create_observable_up_down_counter(
-            PREFIX + "idle.min",
-            [self._observed(lambda stats: self._least_idle(stats.alias))],
-            unit="{connection}",
-            description="The minimum number of idle open connections allowed.",
-        )
-        meter.create_observable_up_down_counter(
-            PREFIX + "max",
-            [self._observed(lambda stats: stats.max_outstanding)],
-            unit="{connection}",
-            description="The maximum number of open connections allowed.",
-        )
+        limits: dict[str, tuple[Read, str]] = {
+            "idle.max": (lambda stats: stats.size, "The maximum number of idle open connections allowed."),
+            "idle.min": (
+                lambda stats: self._least_idle(stats.alias),
+                "The minimum number of idle open connections allowed.",
+            ),
+            "max": (lambda stats: stats.max_outstanding, "The maximum number of open connections allowed."),
+        }
+        for name, (read, text) in limits.items():
+            meter.create_observable_up_down_counter(
+                PREFIX + name, [self._observed(read)], unit="{connection}", description=text
+            )
         meter.create_observable_up_down_counter(
             PREFIX + "pending_requests",
             [self._observed(lambda stats: stats.waiting)],
@@ -134,9 +130,7 @@ class Instruments:
             yield Observation(stats.in_use, {POOL_NAME: alias, STATE: "used"})
             yield Observation(stats.idle, {POOL_NAME: alias, STATE: "idle"})
 
-    def _observed(
-        self, read: Callable[[PoolStats], int | None]
-    ) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    def _observed(self, read: Read) -> Callable[[CallbackOptions], Iterator[Observation]]:
         def observe(options: CallbackOptions) -> Iterator[Observation]:
             for alias, stats in self._stats().items():
                 value = read(stats)
