@@ -36,9 +36,9 @@ class Driver:
     # Attributes that Django's wrapper finds out when it opens a connection.
     learned: tuple[str, ...] = ()
     # Whether in_transaction() still says, when a connection has died, how things were before.
-    remembers = False
+    remembers_transaction = False
     # Whether session_changed() knows more than the text of a statement says.
-    tells_changes = False
+    reports_session_changes = False
     # Whether there is something that an atomic block could hold together.
     has_transactions = True
     # The scope of requests where the settings don't say.
@@ -117,7 +117,7 @@ class Driver:
         """Whether connecting has failed since no server is there, or takes nobody in: in a moment it may."""
         return False
 
-    def unfit(self, error: Any) -> bool:
+    def evicts(self, error: Any) -> bool:
         """Whether an error of the database's says that this connection is of no use to the next request."""
         return False
 
@@ -148,7 +148,7 @@ class Driver:
         """Whether part of a result is still to come."""
         return False
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         """Whether it is certain that it is open, read to the end, and in no transaction."""
         return (
             self.in_transaction(connection) is False
@@ -156,7 +156,7 @@ class Driver:
             and not self.unread(connection)
         )
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         """Cut a cursor that outlived its checkout off; False if the connection can't be kept."""
         cursor.close()
         return True

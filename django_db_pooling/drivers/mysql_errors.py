@@ -9,7 +9,7 @@ from __future__ import annotations
 # by two settings), shutting down, killed.
 _AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927})
 # Shutting down, a transaction that may only read, a server that may only be read.
-_UNFIT = frozenset({1053, 1792, 1836})
+_EVICTING = frozenset({1053, 1792, 1836})
 _OPTION_PREVENTS_STATEMENT = 1290
 
 
@@ -17,10 +17,10 @@ def server_away(error: BaseException) -> bool:
     return _code(error) in _AWAY
 
 
-def unfit(error: BaseException) -> bool:
+def evicts(error: BaseException) -> bool:
     code = _code(error)
     # Of all the options that prevent statements: --read-only, --super-read-only.
-    return code in _UNFIT or (code == _OPTION_PREVENTS_STATEMENT and "read" in str(error))
+    return code in _EVICTING or (code == _OPTION_PREVENTS_STATEMENT and "read" in str(error))
 
 
 def _code(error: BaseException) -> object:

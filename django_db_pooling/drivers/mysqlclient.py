@@ -58,8 +58,8 @@ class MySQLClient(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and mysql_errors.server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return mysql_errors.unfit(error)
+    def evicts(self, error: Any) -> bool:
+        return mysql_errors.evicts(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.
@@ -68,7 +68,7 @@ class MySQLClient(Driver):
             for code in passed_through(error)
         )
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor = getattr(cursor, "cursor", cursor)
         cursor.connection = None
         return not isinstance(cursor, cursors.CursorUseResultMixIn)

@@ -15,12 +15,12 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 # A transaction or a server that may only be read, after a failover for example; the server ends.
-_UNFIT = frozenset({"25006", "57P01", "57P02", "57P03"})
+_EVICTING = frozenset({"25006", "57P01", "57P02", "57P03"})
 
 
 def server_away(error: BaseException) -> bool:
     return bool(_AWAY.search(str(error)))
 
 
-def unfit(sqlstate: str | None) -> bool:
-    return sqlstate in _UNFIT
+def evicts(sqlstate: str | None) -> bool:
+    return sqlstate in _EVICTING

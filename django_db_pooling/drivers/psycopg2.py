@@ -29,8 +29,8 @@ class Psycopg2(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and postgresql_errors.server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return postgresql_errors.unfit(error.pgcode)
+    def evicts(self, error: Any) -> bool:
+        return postgresql_errors.evicts(error.pgcode)
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         # In autocommit mode psycopg2's own does nothing, even after a BEGIN of the user's.
@@ -40,7 +40,7 @@ class Psycopg2(Driver):
         else:
             connection.rollback()
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         if cursor.name is not None:
             return bool(cursor.closed)
         cursor.close()

@@ -16,7 +16,7 @@ from django_db_pooling.drivers.base import Driver
 from django_db_pooling.process import green
 
 # What poll() can be told (seconds).
-LONGEST_WAIT = 3600.0
+MAX_WAIT = 3600.0
 
 
 class Psycopg3(Driver):
@@ -43,7 +43,7 @@ class Psycopg3(Driver):
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         pgconn = connection.pgconn
         return bool(pgconn.transaction_status == TransactionStatus.IDLE and pgconn.status == ConnStatus.OK)
 
@@ -53,8 +53,8 @@ class Psycopg3(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and postgresql_errors.server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return postgresql_errors.unfit(error.sqlstate)
+    def evicts(self, error: Any) -> bool:
+        return postgresql_errors.evicts(error.sqlstate)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """A statement of our own, since psycopg's would wait for as long as the server is silent."""
@@ -79,7 +79,7 @@ class Psycopg3(Driver):
             return False
         return _answers(connection, b"DISCARD ALL", seconds)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):
             # Its portal lives on in the session, and closing it is a round trip.
             return bool(cursor.closed)
@@ -97,7 +97,7 @@ class Psycopg3(Driver):
 
 def _answers(connection: Any, statement: bytes, seconds: float | None) -> bool:
     """Whether the server does this, in time. In another thread somebody may be closing a cursor."""
-    if not connection.lock.acquire(timeout=LONGEST_WAIT if seconds is None else seconds):
+    if not connection.lock.acquire(timeout=MAX_WAIT if seconds is None else seconds):
         return False
     try:
         return _does(connection.pgconn, statement, math.inf if seconds is None else seconds)
@@ -115,7 +115,7 @@ def _does(pgconn: Any, statement: bytes, seconds: float) -> bool:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            green.cooperative_wait(pgconn.socket, min(left, LONGEST_WAIT))
+            green.cooperative_wait(pgconn.socket, min(left, MAX_WAIT))
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is None:

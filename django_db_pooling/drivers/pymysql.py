@@ -34,8 +34,8 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 class PyMySQL(Driver):
     learned = ("isolation_level", "mysql_server_data")
-    remembers = True
-    tells_changes = True
+    remembers_transaction = True
+    reports_session_changes = True
 
     def fileno(self, connection: Any) -> int | None:
         sock = connection._sock
@@ -65,7 +65,7 @@ class PyMySQL(Driver):
         # The status comes with OK packets, so with autocommit off it lags behind a SELECT.
         return bool(connection.server_status & _TRANSACTION_FLAGS != _NO_TRANSACTION)
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         return (
             connection._sock is not None
             and connection.server_status & _TRANSACTION_FLAGS == _NO_TRANSACTION
@@ -79,8 +79,8 @@ class PyMySQL(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, pymysql.MySQLError) and mysql_errors.server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return mysql_errors.unfit(error)
+    def evicts(self, error: Any) -> bool:
+        return mysql_errors.evicts(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # A read that is cut short closes the socket, a write doesn't. What fails before anything
@@ -130,7 +130,7 @@ class PyMySQL(Driver):
             found = _look_at(connection)
             return found is not None and found.role == at_first.role
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         # Django's own wrapper is around it. Closing would read what is left of the result.
         getattr(cursor, "cursor", cursor).connection = None
         return True

@@ -17,7 +17,7 @@ from django_db_pooling.pool.slots import Slot
 
 class LDAP(Driver):
     learned = ("page_size",)
-    remembers = True
+    remembers_transaction = True
     has_transactions = False
     scope = "transaction"
 
@@ -60,8 +60,8 @@ class LDAP(Driver):
     def in_transaction(self, connection: Any) -> bool:
         return False
 
-    def at_rest(self, connection: Any) -> bool:
-        return super().at_rest(connection) and connection.is_as_opened
+    def is_clean(self, connection: Any) -> bool:
+        return super().is_clean(connection) and connection.is_as_opened
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         """A directory has no transactions. What else may be as its user left it are options."""
@@ -74,7 +74,7 @@ class LDAP(Driver):
         # One that was late may still be at it.
         return isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor.connection = None
         return True
 
