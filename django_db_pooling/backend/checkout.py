@@ -12,7 +12,7 @@ from django.db import Error as DjangoError
 from django.db import OperationalError, connections
 
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.drivers.keepalive import keep_alive
+from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process.deadline import LEAST, Deadline
 from django_db_pooling.registry import DatabasePool, registry
