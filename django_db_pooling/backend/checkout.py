@@ -76,7 +76,7 @@ class Checkout(Leasing):
         pool.dialect.connected(slot.connection, self._params)
         pool.learn(self)
         # The settings may have changed while this connected.
-        slot.unusable = not pool.serves(self)
+        slot.broken = not pool.serves(self)
         pool.opened(slot)
         registry.ensure_looked_after()
 

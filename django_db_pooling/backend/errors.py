@@ -9,7 +9,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
 
@@ -73,10 +73,10 @@ class BrokenConnections(Leasing):
             self.lose()
             raise
         if usable:
-            self._pool.proved(slot)
+            self._pool.validated(slot)
         else:
             # Django's health check closes next, and doesn't say why.
-            slot.unusable = True
+            slot.broken = True
         return usable
 
     def lose_if_broken(self, error: BaseException) -> None:
@@ -89,14 +89,14 @@ class BrokenConnections(Leasing):
         broken = dialect.broken(slot.connection)
         if isinstance(error, self.Database.Error):
             if broken:
-                self._pool.death_seen()
-                self._pool.note("lost", error, request=asker(slot.holder))
+                self._pool.suspect_all()
+                self._pool.note("lost", error, request=request_label(slot.holder))
                 self.lose()
             elif dialect.evicts(error):
                 # This request may go on with it.
-                slot.unusable = True
+                slot.broken = True
         elif broken or dialect.interrupted(slot.connection, error):
-            self._pool.note("lost", error, request=asker(slot.holder))
+            self._pool.note("lost", error, request=request_label(slot.holder))
             self.lose()
 
     def lose(self) -> None:

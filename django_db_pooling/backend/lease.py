@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import Error as DjangoError
 
 from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.slots import Rest, Slot
 from django_db_pooling.process.deadline import LEAST, Deadline
 
@@ -196,5 +196,5 @@ class Leasing(Backend):
             journal.note("rollback_failed", error=redact(error))
             return False
         if is_news:
-            journal.note("rolled_back", request=asker(slot.holder))
+            journal.note("rolled_back", request=request_label(slot.holder))
         return True

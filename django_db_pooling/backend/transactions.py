@@ -262,7 +262,7 @@ class Transactions(Leasing):
             slot.dirty = True
         pool = self._pool
         is_safe = self._thread_ident == _thread.get_ident() and pool.reset_mode != "always"
-        if is_safe and pool.keeps(slot):
+        if is_safe and pool.wants(slot):
             self.release_if_free()
 
     def refuse_to_ask(self, sql: Any) -> None:

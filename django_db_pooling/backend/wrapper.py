@@ -27,7 +27,7 @@ from django_db_pooling.backend.transactions import Transactions
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import Holding, asker
+from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
@@ -104,18 +104,18 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
             self._pool = registry.pool_for(self, driver)
         return True
 
-    def _check_out_another(self, deadline: Deadline, holder: object, noted: bool) -> None:
+    def _check_out_another(self, deadline: Deadline, holder: object, counted: bool) -> None:
         """One try after the other, until the time is up."""
         while True:
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
                 why = f"{seconds:.1f} s went by with connections that were of no use"
-                raise self._pool.refusal(seconds, why, noted)
+                raise self._pool.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
-            if self._check_out(deadline, holder, noted):
+            if self._check_out(deadline, holder, counted):
                 return
 
-    def _check_out(self, deadline: Deadline, holder: object, noted: bool) -> bool:
+    def _check_out(self, deadline: Deadline, holder: object, counted: bool) -> bool:
         """One try. False: what came was of no use and is gone."""
         pool = self._pool
         if pool.backend_remembers:
@@ -123,7 +123,7 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
             self.connection = None
             super().close()
         queued = pool.counts.queued
-        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, noted)
+        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, counted)
         if pool.counts.queued != queued and not pool.serves(self):
             # The settings have changed while this waited.
             pool.checkin(self._detach_slot())
@@ -177,13 +177,13 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
         """Whether what was idle can be used (I/O where only the server can tell)."""
         slot = self._slot
         assert slot is not None
-        if slot.unsettled:
-            slot.unsettled = False
+        if slot.maybe_in_transaction:
+            slot.maybe_in_transaction = False
             if not self._roll_back(slot):
                 return False
         must_ask = (
             self.health_check_enabled
-            or self._pool.doubts(slot)
+            or self._pool.is_suspect(slot)
             or slot.taken_at - slot.returned_at > LONG_IDLE
         )
         return not must_ask or self.is_usable()
@@ -237,7 +237,7 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
         if self.in_atomic_block:
-            self._pool.journal.note("atomic_left_open", request=asker(owner.current().holder))
+            self._pool.journal.note("atomic_left_open", request=request_label(owner.current().holder))
         try:
             if self._resting is not None:
                 self._resume()
@@ -285,7 +285,7 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
         if self._may_be_reused(slot) and (
             self._is_clean(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
         ):
-            slot.unsettled = self._in_transaction(slot) is None
+            slot.maybe_in_transaction = self._in_transaction(slot) is None
             slot.dirty = self._must_reset(slot)
             self._pool.checkin(slot)
         else:
@@ -330,7 +330,7 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
             pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
             return False
         if alive is None:
-            pool.doubt(slot)
+            pool.suspect(slot)
         self._slot = slot
         self._cursors = set()
         self._adopt(slot)
@@ -338,7 +338,7 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
 
     def _discard_broken(self) -> bool:
         """What was idle is of no use. Returns False."""
-        self._pool.found_dead()
+        self._pool.found_broken()
         self._pool.discard(self._detach_slot(), Closed.BROKEN)
         self.connection = None
         return False
@@ -353,13 +353,13 @@ class Pooling(Parts, Checkout, Checkin, BrokenConnections):
 
     def _may_be_reused(self, slot: Slot) -> bool:
         pool = self._pool
-        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
+        if slot.broken or not pool.wants(slot) or not pool.serves(self):
             return False
         if self._cursors and (self._damaged(slot) or not self._detach_cursors()):
             return False
         if self.errors_occurred:
             # Django would ask the server here. The next taker does.
-            pool.doubt(slot)
+            pool.suspect(slot)
         return True
 
     def _detach_cursors(self) -> bool:

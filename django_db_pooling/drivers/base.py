@@ -10,9 +10,9 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling.drivers import sockets
-from django_db_pooling.pool.queue import Bell, ThreadBell
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process import green
+from django_db_pooling.process.wakeup import GreenletWakeup, ThreadWakeup, Wakeup
 
 # POLLRDHUP is not on every system. Where it is missing, a closed connection looks unread and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -48,13 +48,13 @@ class Driver:
 
     # -- for the pool ------------------------------------------------------------------------
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
         return green.hub_of_this_thread() if green.patched("socket") else None
 
-    def bell(self) -> Bell:
+    def wakeup(self) -> Wakeup:
         """What a caller sleeps on while it waits for a connection."""
-        return green.HubBell() if green.patched("threading") else ThreadBell()
+        return GreenletWakeup() if green.patched("threading") else ThreadWakeup()
 
     def alive(self, connection: Any) -> bool | None:
         """False: closed by the server. None: something unread is there, only a ping can tell."""
@@ -77,14 +77,14 @@ class Driver:
         sockets.shut_down(self.fileno(connection))
         self.forget(connection)
 
-    def close(self, connection: Any, linger: float) -> None:
-        """Close as the protocol wants it (I/O) and wait up to ``linger`` seconds for the server to do so."""
+    def close(self, connection: Any, close_wait: float) -> None:
+        """Close as the protocol wants it (I/O), then wait up to ``close_wait`` seconds for the server."""
         fd = self.fileno(connection)
-        duplicate = os.dup(fd) if linger and fd is not None else None
+        duplicate = os.dup(fd) if close_wait and fd is not None else None
         try:
             self.forget(connection)
             if duplicate is not None:
-                green.cooperative_wait(duplicate, linger)
+                green.cooperative_wait(duplicate, close_wait)
         finally:
             if duplicate is not None:
                 os.close(duplicate)

@@ -27,7 +27,7 @@ class LDAP(Driver):
 
         return mixed(Directory, cls)
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         # libldap's locks are native ones, and what is waited for is only a descriptor.
         return None
 
@@ -36,7 +36,7 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_put, slot, make), self.bell())
+        attempt = slot.attempt = Attempt(partial(_put, slot, make), self.wakeup())
         try:
             attempt.wait(seconds)
         except Late as late:

@@ -196,7 +196,7 @@ class ConnectionManager:
         Idle ones now, those in use as they come back.
         """
         kept = None if passwd is None else self._identities.of(bind, passwd)
-        self._pool.purge(lambda home: home.bind == bind and home is not kept)
+        self._pool.purge(lambda affinity: affinity.bind == bind and affinity is not kept)
 
     def close(self) -> None:
         """Close idle connections now, those in use as they come back; the next use opens anew."""
@@ -240,7 +240,7 @@ class ConnectionManager:
             if slot.connection is None:
                 self._open(slot, bind, passwd, deadline)
             elif not self._is_good(slot, identity, bind, passwd, deadline):
-                slot.pool.found_dead()
+                slot.pool.found_broken()
                 slot.pool.discard(slot, Closed.BROKEN)
                 return None
             slot.connection.patience = None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
@@ -263,12 +263,12 @@ class ConnectionManager:
                 connection.confirm(bind, passwd, seconds)
             except DEAD + (ldap.TIMEOUT,):
                 return False
-        elif slot.pool.doubts(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
+        elif slot.pool.is_suspect(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
             if not connection.is_usable(seconds):
                 return False
         else:
             return True
-        slot.pool.proved(slot)
+        slot.pool.validated(slot)
         return True
 
     def _open(self, slot: Slot, bind: str | None, passwd: str | None, deadline: Deadline) -> None:
@@ -296,7 +296,9 @@ class ConnectionManager:
         upkeep.look_after(self)
 
     def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
-        if slot.home is not self._own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
+        if slot.affinity is not self._own and isinstance(
+            error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT
+        ):
             # Somebody's password is wrong: that says nothing of the server.
             slot.pool.discard(slot)
             return
@@ -349,7 +351,7 @@ class ConnectionManager:
         return open_again
 
     def _give_back(self, slot: Slot) -> None:
-        if self.use_pool and not slot.unusable and slot.pool.keeps(slot) and _is_clean(slot.connection):
+        if self.use_pool and not slot.broken and slot.pool.wants(slot) and _is_clean(slot.connection):
             slot.pool.checkin(slot)
         else:
             slot.pool.close(slot)

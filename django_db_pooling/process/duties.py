@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from django_db_pooling.log import extra, logger, redact, way
+from django_db_pooling.log import extra, logger, redact, stack_of
 from django_db_pooling.process import fork
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Duties:
                 self._failing.add(name)
                 told = redact(error)
                 fields = extra("housekeeping", duty=name, error=told)
-                logger.error("%s failed, trying again: %s\n%s", name, told, way(error), extra=fields)
+                logger.error("%s failed, trying again: %s\n%s", name, told, stack_of(error), extra=fields)
             return None
         if name in self._failing:
             self._failing.discard(name)
