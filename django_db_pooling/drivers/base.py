@@ -33,6 +33,8 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
 class Driver:
     """A driver whose connections are TCP or UNIX sockets. Subclasses say where theirs is."""
 
+    # Classes that come between the pooled wrapper and the backend's own, first one first.
+    mixins: tuple[type, ...] = ()
     # Attributes that Django's wrapper finds out when it opens a connection.
     learned: tuple[str, ...] = ()
     # Whether in_transaction() still says, when a connection has died, how things were before.
@@ -43,10 +45,6 @@ class Driver:
     has_transactions = True
     # The scope of requests where the settings don't say.
     scope = "request"
-
-    def basis(self, cls: type[Any]) -> type[Any]:
-        """What the pooled wrapper of a backend is built on, from that backend's own wrapper."""
-        return cls
 
     # -- for the pool ------------------------------------------------------------------------
 

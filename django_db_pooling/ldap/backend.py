@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_db_pooling.ldap.connecting import AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
+from django_db_pooling.ldap.driver import LDAP
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -150,3 +151,12 @@ class Directory(Backend):
     def _be_patient(self) -> None:
         if self.slot is not None:
             self.connection.patience = self._seconds_left()
+
+
+class BackendDriver(LDAP):
+    """The driver of django-ldapdb's aliases."""
+
+    mixins = (Directory,)
+
+
+DRIVER = BackendDriver()
