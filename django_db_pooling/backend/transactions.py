@@ -19,6 +19,7 @@ from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.backend.statements import traits
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process import fork
+from django_db_pooling.process.deadline import Deadline
 
 # What Django's connect() resets and an atomic block has had since before its connection.
 _OF_A_BLOCK = (
@@ -96,6 +97,24 @@ class Transactions(Leasing):
             raise
         finally:
             self.__dict__.update(block)
+
+    @contextmanager
+    def operation(self, deadline: Deadline | None = None) -> Iterator[None]:
+        """Around what a backend asks its server without a cursor: the connection stays to the end of it.
+
+        ``deadline``: of the checkout, where there is one; None: what the pool's timeout makes of it.
+        """
+        outer = self._deadline
+        if deadline is not None:
+            self._deadline = deadline
+        self._inside += 1
+        try:
+            self.ensure_connection()
+            yield
+        finally:
+            self._inside -= 1
+            self._deadline = outer
+            self.release_if_free()
 
     def checked_out(self, scope: str) -> None:
         """A connection is there. ``scope``: the one that applies at this moment."""

@@ -393,4 +393,6 @@ def pooled(cls: type[Any]) -> type[Any]:
     driver = drivers.find(getattr(cls, "Database", None))
     if driver is None or issubclass(cls, PooledWrapper):
         return cls
-    return mixed(PooledWrapper, driver.basis(cls))
+    for mixin in reversed(driver.mixins):
+        cls = mixed(mixin, cls)
+    return mixed(PooledWrapper, cls)

@@ -31,6 +31,8 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
 class Driver:
     """For connections over a TCP or UNIX socket. Subclasses say which one."""
 
+    # Classes that come between the pooled wrapper and the backend's own, first one first.
+    mixins: tuple[type, ...] = ()
     # Attributes in which Django's wrapper caches what it learned of the server while connecting.
     learned: tuple[str, ...] = ()
     # Whether in_transaction() of a broken connection says how it was before that.
@@ -41,10 +43,6 @@ class Driver:
     has_transactions = True
     # The default of SCOPE.
     scope = "request"
-
-    def basis(self, cls: type[Any]) -> type[Any]:
-        """What the pooled wrapper of a backend is built on, from that backend's own wrapper."""
-        return cls
 
     # -- for the pool ------------------------------------------------------------------------
 

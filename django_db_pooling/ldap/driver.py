@@ -8,7 +8,6 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling.backend.mixing import mixed
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.ldap.attempt import Attempt, Late
 from django_db_pooling.ldap.connecting import close
@@ -20,12 +19,6 @@ class LDAP(Driver):
     remembers_transaction = True
     has_transactions = False
     scope = "transaction"
-
-    def basis(self, cls: type[Any]) -> type[Any]:
-        # Needs Django, which the rest of this can do without.
-        from django_db_pooling.ldap.backend import Directory
-
-        return mixed(Directory, cls)
 
     def affinity(self) -> object:
         # libldap's locks are native ones, and what is waited for is only a descriptor.
