@@ -85,7 +85,7 @@ class Owner:
         held = []
         for ref in list(self._wrappers):
             wrapper = ref()
-            if wrapper is not None and wrapper.holds and not wrapper.is_shared:
+            if wrapper is not None and wrapper.holds:
                 held.append(wrapper)
         return held
 
