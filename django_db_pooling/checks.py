@@ -215,4 +215,4 @@ def check_capacity(
     """``manage.py check --deploy --database default``: asks the server (I/O)."""
     if settings_errors():
         return []
-    return _messages([problem for alias in databases or () for problem in capacity.problems(alias)])
+    return _messages([found for alias in databases or () if (found := capacity.problem(alias))])

@@ -54,7 +54,7 @@ def extra(event: str, **fields: Any) -> dict[str, Any]:
     return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
 
 
-def redact(text: object, limit: int = MAX_LENGTH) -> str:
+def redact(text: object, max_length: int = MAX_LENGTH) -> str:
     """A text, or an error, in one printable line of at most so many characters.
 
     Without what looks like a password, and without the text of a statement. Of a long text only the
@@ -64,21 +64,21 @@ def redact(text: object, limit: int = MAX_LENGTH) -> str:
         told = str(text)
     except Exception:
         told = "" if isinstance(text, BaseException) else type(text).__name__
-    if is_long := len(told) > _READ * limit:
+    if is_long := len(told) > _READ * max_length:
         # A password in a URL ends with its last @, which may be beyond.
-        told = told[: _READ * limit] + "@"
+        told = told[: _READ * max_length] + "@"
     told = " ".join(_STATEMENT.sub("", told).split())
     told = _URL.sub(_without_password, _NEAR.sub("...", told))
     # Without what is quoted, the two ends of a URL may have come together.
     told = _URL.sub(_without_user, _WORD.sub(r"\1***", told))
-    told = printable(told.removesuffix("@").rstrip() if is_long else told)
+    told = escape_unprintable(told.removesuffix("@").rstrip() if is_long else told)
     if isinstance(text, BaseException):
-        name = printable(type(text).__name__)
+        name = escape_unprintable(type(text).__name__)
         told = f"{name}: {told}" if told else name
-    return told if len(told) <= limit else told[: limit - 3] + "..."
+    return told if len(told) <= max_length else told[: max_length - 3] + "..."
 
 
-def label(text: str) -> str:
+def safe_label(text: str) -> str:
     """A name or a path in a printable line of at most ``MAX_LABEL`` characters; white space in it is shown.
 
     It is not redacted where it is short: that costs too much for each request, and is done when it is told.
@@ -86,22 +86,21 @@ def label(text: str) -> str:
     if len(text) <= MAX_LABEL and text.isprintable():
         return text
     # One more than is read, so that it is seen to go on.
-    return redact(printable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
+    return redact(escape_unprintable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """The same with escapes such as ``\\x1b`` in the place of what a terminal would obey or hide."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def stack_of(error: BaseException) -> str:
+def traceback_text(error: BaseException) -> str:
     """Where an error has come through: a line for each frame, the innermost last, without its source."""
     tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MAX_FRAMES)
-    return "\n".join(
-        f"  {label(frame.f_code.co_filename)}:{line} in {label(frame.f_code.co_name)}" for frame, line in tail
-    )
+    places = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in tail]
+    return "\n".join(f"  {safe_label(file)}:{line} in {safe_label(name)}" for file, line, name in places)
 
 
 def _without_password(url: re.Match[str]) -> str:

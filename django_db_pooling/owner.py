@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django_db_pooling import conf
-from django_db_pooling.log import label
+from django_db_pooling.log import safe_label
 from django_db_pooling.process import fork
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
@@ -39,7 +39,7 @@ class Holder:
 
     def __str__(self) -> str:
         name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
-        return f"{self.request or 'code outside of a request'} in thread {label(name)}"
+        return f"{self.request or 'code outside of a request'} in thread {safe_label(name)}"
 
 
 class Request:

@@ -13,7 +13,7 @@ SCRIPT = """
 import asyncio, logging, os, signal, threading, time
 from django.db import connection, connections, transaction
 from django_db_pooling.metrics import exporters
-from django_db_pooling.process import housekeeper
+from django_db_pooling.process import housekeeper, upkeep
 from django_db_pooling.workers import commands, reports
 from tests.concurrency import eventually, silent_fork
 housekeeper.TICK = 0.02
@@ -32,12 +32,11 @@ def use():
 def stats():
     return pooling.stats("default")
 {before}
-from django_db_pooling.registry import registry
-at_work, look_after = threading.Lock(), registry._housekeeper._work
+at_work, look_after = threading.Lock(), upkeep._housekeeper._work
 def alone():
     with at_work:
         return look_after()
-registry._housekeeper._work = alone
+upkeep._housekeeper._work = alone
 django.setup()
 pooling.patch()
 use()

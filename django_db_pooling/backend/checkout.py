@@ -15,6 +15,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
 from django_db_pooling.backend.checkin import Checkin
+from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.exceptions import PoolTimeout
@@ -24,7 +25,7 @@ from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
-from django_db_pooling.registry import DatabasePool, registry
+from django_db_pooling.registry import registry
 from django_db_pooling.signals import connection_checked_out
 
 # A connection that has been idle for longer (seconds) gets a ping before it is used.
@@ -118,7 +119,7 @@ class Checkout(Checkin):
         while True:
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
-                why = f"{seconds:.1f} s went by with connections that were of no use"
+                why = f"all connections tried in {seconds:.1f} s were unusable"
                 raise self._pool.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
             if self._check_out(deadline, holder, counted):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from django_db_pooling.backend.cursor import OpenCursor
-    from django_db_pooling.registry import DatabasePool
+    from django_db_pooling.database_pool import DatabasePool
 
     class Backend(BaseDatabaseWrapper):
         """What every backend's wrapper has, as far as it is used here and the stubs don't know it."""

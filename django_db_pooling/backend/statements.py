@@ -233,8 +233,8 @@ class SessionState(Leasing):
             and traits(self.vendor, sql).asks
         ):
             raise TransactionManagementError(
-                "This asks for what the session's last statement has left, and in transaction scope each "
-                "statement may have another session. Wrap both in atomic(), or use one cursor."
+                "This statement depends on the previous one's session, and in transaction scope each "
+                "statement may run in another session. Wrap both in atomic(), or use one cursor."
             )
 
     def after_statement(self, sql: Any) -> None:

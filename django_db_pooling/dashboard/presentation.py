@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from django.utils import timezone
 
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.registry import registry
-from django_db_pooling.workers import humanize, reports, status_dir
+from django_db_pooling.workers import humanize, status_dir
+from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (
+    CommandStatus,
     Holding,
     Member,
-    OrderPicture,
     Overview,
     PoolPicture,
     Spread,
@@ -69,8 +69,8 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "pools": [_pool(pool, overview) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
-        "tells": reports.is_on(),
-        "refusal": registry.refusal() or status_dir.refusal() if reports.is_on() else None,
+        "tells": status_dir.is_on(),
+        "refusal": agent.refusal() or status_dir.refusal() if status_dir.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else humanize.age(visitor.seen),
         "width": str(WIDTH),
@@ -113,7 +113,9 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         "holders": [_holding(holding) for holding in pool.holders],
         "troubles": [_trouble(trouble) for trouble in pool.troubles],
         "totals": _totals(pool),
-        "orders": [_order(order) for order in overview.orders if order.order.alias == pool.alias],
+        "commands": [
+            _command(command) for command in overview.commands if command.command.alias == pool.alias
+        ],
         "buttons": BUTTONS,
     }
 
@@ -163,8 +165,8 @@ def _row(member: Member) -> Row:
         limit="none" if most is None else str(most),
         checkouts=humanize.rate(member.checkouts),
         age=humanize.age(member.age),
-        heard="now" if member.heard < 2.5 else f"{member.heard:.0f} s ago",
-        is_late=member.heard >= 4,
+        heard="now" if member.reported_ago < 2.5 else f"{member.reported_ago:.0f} s ago",
+        is_late=member.reported_ago >= 4,
     )
 
 
@@ -212,12 +214,12 @@ def _busy(busy: float, held: float) -> str:
     return f"{100 * min(1.0, busy / held):.0f} %" if held else "–"
 
 
-def _order(order: OrderPicture) -> dict[str, Any]:
+def _command(command: CommandStatus) -> dict[str, Any]:
     return {
-        "what": DONE[order.order.action],
-        "by": order.order.by,
-        "ago": humanize.age(order.ago),
-        "obeyed": order.obeyed,
-        "of": _several(order.of, "process", "processes"),
-        "is_done": order.obeyed >= order.of,
+        "what": DONE[command.command.action],
+        "by": command.command.by,
+        "ago": humanize.age(command.ago),
+        "carried_out": command.carried_out,
+        "of": _several(command.of, "process", "processes"),
+        "is_done": command.carried_out >= command.of,
     }

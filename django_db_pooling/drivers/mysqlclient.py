@@ -82,7 +82,7 @@ class MySQLClient(Driver):
         if not green.patched("socket"):
             return None
         return (
-            "mysqlclient waits for the server in C and stops every greenlet meanwhile. "
+            "mysqlclient waits for the server in C code and blocks all greenlets meanwhile. "
             "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
         )
 

@@ -90,8 +90,8 @@ class Psycopg3(Driver):
         if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):
             return None
         return (
-            "psycopg was imported before gevent's patch, waits in C and stops every greenlet meanwhile. "
-            "Call gevent.monkey.patch_all() before anything imports psycopg."
+            "psycopg was imported before gevent's patch: it waits in C code and blocks all greenlets "
+            "meanwhile. Call gevent.monkey.patch_all() before anything imports psycopg."
         )
 
 

@@ -28,7 +28,7 @@ from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Identities, Identity, Secret
 from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
-from django_db_pooling.log import label, redact
+from django_db_pooling.log import redact, safe_label
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.pool import CheckoutTimeout
 from django_db_pooling.pool.slots import Slot
@@ -412,4 +412,4 @@ def _is_clean(connection: StateConnector) -> bool:
 
 
 def _holder() -> str:
-    return label(f"thread {current_thread().name}")
+    return safe_label(f"thread {current_thread().name}")

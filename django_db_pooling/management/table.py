@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django_db_pooling.log import printable
+from django_db_pooling.log import escape_unprintable
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import humanize
 from django_db_pooling.workers.overview import Overview, PoolPicture
@@ -71,5 +71,5 @@ def _times(p50: float | None, p95: float | None) -> str:
 
 def _cut(text: str, most: int) -> str:
     # What came from files was escaped by whoever wrote them. A terminal does what it is told, so once more.
-    text = printable(text)
+    text = escape_unprintable(text)
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -13,7 +13,9 @@ from typing import Protocol
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
-from django_db_pooling.process.tasks import tasks
+from django_db_pooling.process import upkeep
+from django_db_pooling.process.tasks import Tasks, tasks
+from django_db_pooling.registry import registry
 
 # Who has a meter provider has imported this, or named one in the variable.
 OPENTELEMETRY = "opentelemetry.metrics"
@@ -49,6 +51,7 @@ def start() -> None:
         if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
             return
         _is_started = True
+        upkeep.add(_upkeep)
         if not getattr(settings, "DB_POOL_METRICS", True):
             return
         _awaits_provider = True
@@ -83,3 +86,22 @@ def _start_opentelemetry() -> None:
     from django_db_pooling.metrics import opentelemetry
 
     _awaits_provider = not opentelemetry.start()
+
+
+class _Upkeep:
+    name = "metrics"
+    tasks = Tasks()
+
+    def every_second(self) -> bool:
+        tick()
+        return False
+
+    def abandon(self) -> None:
+        """They notice by themselves."""
+
+    def end(self) -> None:
+        if registry.pools():
+            end()
+
+
+_upkeep = _Upkeep()

@@ -38,10 +38,10 @@ __all__ = ["PoolCollector", "register"]
 PREFIX = "django_db_pool_"
 # Fields of PoolStats.
 GAUGES = {
-    "size": "Connections that are kept idle at rest.",
+    "size": "Idle connections that are kept open.",
     "max_outstanding": "Most connections that may be open at any moment; +Inf: no limit.",
     "in_use": "Connections that are checked out.",
-    "idle": "Open connections that nobody uses.",
+    "idle": "Open connections that are not in use.",
     "free": "Connections that could be checked out at this moment without waiting; +Inf: no limit.",
     "opening": "Connections that are being opened.",
     "waiting": "Callers that wait for a connection.",
@@ -50,10 +50,10 @@ COUNTERS = {
     "checkouts": "Connections that were checked out.",
     "opened": "Connections that were opened.",
     "timeouts": "Callers that got no connection in time.",
-    "broken": "Connections found dead or given up after an interrupted statement.",
-    "reclaimed": "Checkouts that their holder dropped without giving back.",
-    "resets": "Sessions that were made as new.",
-    "pins": "Connections kept to the end of a request or scope on purpose.",
+    "broken": "Connections that were broken: closed by the server, or interrupted in a statement.",
+    "reclaimed": "Connections whose holder ended without returning them.",
+    "resets": "Sessions that were reset.",
+    "pins": "Connections that were pinned to the end of a request or scope.",
 }
 CLOSED = "Connections that were closed, by reason."
 # What of PoolStats they show.

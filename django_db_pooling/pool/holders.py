@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import FrameType
 
-from django_db_pooling.log import label, redact
+from django_db_pooling.log import redact, safe_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.slots import Slot
 
@@ -33,7 +33,7 @@ class Holding:
         return getattr(self._holder, "request", None)
 
     def __str__(self) -> str:
-        return f"{self._holder}, taken at {label(self._file)}:{self._line}"
+        return f"{self._holder}, taken at {safe_label(self._file)}:{self._line}"
 
 
 def request_label(holder: object) -> str:

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django_db_pooling.log import redact
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
-from django_db_pooling.workers import overview, reports, status_dir
+from django_db_pooling.workers import overview, status_dir
 from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1
@@ -115,13 +115,13 @@ class Command(BaseCommand):
             if not seen.workers:
                 raise CommandError(f"{_nobody()} Or say how many: --workers N.", returncode=EXIT_NOBODY)
             processes = len(seen.workers)
-        plans = plan.plans(seen, hosts, processes)
-        for one in plans:
-            self._write("\n".join(one.lines()))
-        if not plans:
-            self.stdout.write("No pool of this site connects to a server that bounds its connections.")
-        if not all(plan.fits for plan in plans):
-            raise CommandError("That is too much for a server.", returncode=1)
+        demands = plan.demands(seen, hosts * processes)
+        for server, demand in demands.items():
+            self._write("\n".join(plan.lines(server, demand, hosts)))
+        if not demands:
+            self.stdout.write("No pool of this site connects to a server with a connection limit.")
+        if not all(demand.fits for demand in demands.values()):
+            raise CommandError("The processes may open more connections than a server accepts.", returncode=1)
 
 
 def _positive(text: str) -> int:
@@ -135,7 +135,7 @@ def _columns() -> int:
 
 
 def _nobody() -> str:
-    if not reports.is_on():
+    if not status_dir.is_on():
         return SILENT
     refusal = status_dir.refusal()
     return NOBODY.format(redact(status_dir.path())) if refusal is None else REFUSED.format(redact(refusal))
