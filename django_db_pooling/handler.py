@@ -140,7 +140,7 @@ def _make_storage_local() -> None:
                 connections[alias] = wrapper
             storage = _innermost(handler._connections)
         _storage_is_local = True
-    owner.live_in(storage)
+    owner.use_storage(storage)
 
 
 def _innermost(storage: Any) -> Any:
