@@ -88,9 +88,6 @@ class Registry:
 
     # -- upkeep -----------------------------------------------------------------------------
 
-    def ensure_looked_after(self) -> None:
-        upkeep.ensure_running()
-
     def every_second(self) -> bool:
         self._retire()
         for pool in self.pools():
