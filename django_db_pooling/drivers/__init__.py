@@ -16,7 +16,7 @@ _MODULES = {
     "psycopg2": "drivers.psycopg2",
     "sqlite3": "drivers.sqlite",
     # A class: what python-ldap has of a DB-API module is made up by django-ldapdb.
-    "ldapdb": "ldap.driver",
+    "ldapdb": "ldap.backend",
 }
 
 

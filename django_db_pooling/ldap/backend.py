@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ldap
 from django.db import Error as DjangoError
@@ -15,13 +15,22 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_db_pooling.ldap.connecting import AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
+from django_db_pooling.ldap.driver import LDAP
+from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
-    from django_db_pooling.backend.wrapper import PooledWrapper
 
-    class Backend(PooledWrapper):
-        """What django-ldapdb's wrapper has besides."""
+    class Pooled(Protocol):
+        """What the pooled wrapper has besides Django's."""
+
+        @property
+        def slot(self) -> Slot | None: ...
+        def operation(self, deadline: Deadline | None = None) -> AbstractContextManager[None]: ...
+        def lose(self) -> None: ...
+
+    class Backend(BaseDatabaseWrapper, Pooled):
+        """What django-ldapdb's has besides."""
 
         page_size: int
 
@@ -62,7 +71,7 @@ class Directory(Backend):
         if self.slot is not None and self.connection.is_changed:
             # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
             params = self.get_connection_params()
-            self._be_patient()
+            self._limit_answers()
             with self.wrap_database_errors:
                 self.connection.simple_bind_s(params["bind_dn"], params["bind_pw"])
 
@@ -100,24 +109,20 @@ class Directory(Backend):
 
         Between two entries their user may need this connection for something else, or not at all.
         """
-        yield from self._found(super().search_s, arguments, keywords)
+        yield from self._search(super().search_s, arguments, keywords)
 
-    def _found(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
+    def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
-        try:
-            with self._operation():
-                try:
-                    with self.wrap_database_errors:
-                        return list(search(*arguments, **keywords))
-                except ldap.SERVER_DOWN:
-                    if self.connection is not None:
-                        raise
-            timeout = self._pool.limits.timeout
-            self._deadline = Deadline(timeout, began)
-            with self._operation(), self.wrap_database_errors:
-                return list(search(*arguments, **keywords))
-        finally:
-            self._deadline = None
+        with self._operation():
+            timeout = None if self.slot is None else self.slot.pool.limits.timeout
+            try:
+                with self.wrap_database_errors:
+                    return list(search(*arguments, **keywords))
+            except ldap.SERVER_DOWN:
+                if self.connection is not None:
+                    raise
+        with self._operation(Deadline(timeout, began)), self.wrap_database_errors:
+            return list(search(*arguments, **keywords))
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
         with self._operation(), self.wrap_database_errors:
@@ -136,17 +141,22 @@ class Directory(Backend):
             return super().rename_s(*arguments, **keywords)
 
     @contextmanager
-    def _operation(self) -> Iterator[None]:
-        """Around one: the connection that it takes stays to its end."""
-        self._inside += 1
-        try:
-            self.ensure_connection()
-            self._be_patient()
+    def _operation(self, deadline: Deadline | None = None) -> Iterator[None]:
+        with self.operation(deadline):
+            self._limit_answers(deadline)
             yield
-        finally:
-            self._inside -= 1
-            self.release_if_free()
 
-    def _be_patient(self) -> None:
+    def _limit_answers(self, deadline: Deadline | None = None) -> None:
+        """By when the server must have answered; None: within the pool's timeout."""
         if self.slot is not None:
-            self.connection.patience = self._seconds_left()
+            deadline = deadline or Deadline(self.slot.pool.limits.timeout)
+            self.connection.patience = deadline.left()
+
+
+class BackendDriver(LDAP):
+    """The driver of django-ldapdb's aliases."""
+
+    mixins = (Directory,)
+
+
+DRIVER = BackendDriver()

@@ -8,7 +8,6 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling.backend.mixing import mixed
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.ldap.attempt import Attempt, Late
 from django_db_pooling.ldap.connecting import close
@@ -17,15 +16,9 @@ from django_db_pooling.pool.slots import Slot
 
 class LDAP(Driver):
     learned = ("page_size",)
-    remembers = True
+    remembers_transaction = True
     has_transactions = False
     scope = "transaction"
-
-    def basis(self, cls: type[Any]) -> type[Any]:
-        # Needs Django, which the rest of this can do without.
-        from django_db_pooling.ldap.backend import Directory
-
-        return mixed(Directory, cls)
 
     def affinity(self) -> object:
         # libldap's locks are native ones, and what is waited for is only a descriptor.
@@ -60,8 +53,8 @@ class LDAP(Driver):
     def in_transaction(self, connection: Any) -> bool:
         return False
 
-    def at_rest(self, connection: Any) -> bool:
-        return super().at_rest(connection) and connection.is_as_opened
+    def is_clean(self, connection: Any) -> bool:
+        return super().is_clean(connection) and connection.is_as_opened
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         """A directory has no transactions. What else may be as its user left it are options."""
@@ -74,7 +67,7 @@ class LDAP(Driver):
         # One that was late may still be at it.
         return isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor.connection = None
         return True
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling.drivers.keepalive import keep_alive
+from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.ldap.connecting import connect
 from django_db_pooling.ldap.connector import DEAD, renew_module_lock
 from django_db_pooling.ldap.driver import DRIVER
