@@ -20,7 +20,7 @@ from django_db_pooling.backend.wrapper import PooledWrapper, pooled
 from django_db_pooling.log import MOST_LABEL, label
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green
-from django_db_pooling.process.duties import duties
+from django_db_pooling.process.tasks import tasks
 from django_db_pooling.registry import registry
 
 _inherited_getitem = ConnectionHandler.__getitem__
@@ -222,5 +222,5 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     if fork.is_own(_process):
         for wrapper in owner.current().holding():
-            duties.do(f"giving the connection to {wrapper.alias!r} back", wrapper.give_back)
+            tasks.run(f"giving the connection to {wrapper.alias!r} back", wrapper.give_back)
         registry.end()

@@ -161,7 +161,7 @@ class Owner:
             return
         if not fork.is_own(self.process):
             # In a forked child. The connections are the parent's.
-            fork.keep(self.holding())
+            fork.never_free(self.holding())
             return
         for wrapper in self.holding():
             wrapper.abandon()

@@ -23,8 +23,8 @@ from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, green
-from django_db_pooling.process.duties import Duties, duties
 from django_db_pooling.process.housekeeper import Housekeeper
+from django_db_pooling.process.tasks import Tasks, tasks
 from django_db_pooling.workers import reports
 from django_db_pooling.workers.commands import Action, Listener
 from django_db_pooling.workers.reports import Publisher, Report
@@ -62,7 +62,7 @@ class DatabasePool(Pool):
         super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
         self.dialect = driver
         # Its own: an alias may have several pools, of which one fails.
-        self.duties = Duties()
+        self.tasks = Tasks()
         self.wrapper_class = type(wrapper)
         self._passing = kept_in_settings(self.wrapper_class)
         self.backend_remembers = remembers(self.wrapper_class)
@@ -189,7 +189,7 @@ class Registry:
                 pool.drain()
 
     def _retire(self, alias: str | None = None) -> None:
-        duties.do("ending pools of other settings", partial(self.retire_outdated, alias))
+        tasks.run("ending pools of other settings", partial(self.retire_outdated, alias))
 
     def ensure_looked_after(self) -> None:
         self._housekeeper.ensure_running()
@@ -198,15 +198,15 @@ class Registry:
         is_heard = reports.is_on()
         self._retire()
         if is_heard:
-            duties.do("carrying out commands", self._obey)
+            tasks.run("carrying out commands", self._obey)
         for pool in self.pools():
-            pool.duties.do(f"looking after the pool {pool.name!r}", pool.maintain)
-            pool.duties.do(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
+            pool.tasks.run(f"looking after the pool {pool.name!r}", pool.maintain)
+            pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         exporters.tick()
-        duties.do("forgetting pools that have ended", self._forget_empty)
+        tasks.run("forgetting pools that have ended", self._forget_empty)
         pools = self.pools()
         if pools and is_heard:
-            duties.do("telling other processes", self._publish)
+            tasks.run("telling other processes", self._publish)
             return True
         return any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in pools)
 
@@ -287,11 +287,11 @@ class Registry:
     def end(self) -> None:
         """The process ends: say goodbye to the servers, who would log aborted connections else."""
         for pool in self.pools():
-            duties.do(f"closing the pool {pool.name!r}", pool.drain_here)
-            duties.do(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
+            tasks.run(f"closing the pool {pool.name!r}", pool.drain_here)
+            tasks.run(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
         if self._pools:
             exporters.end()
-        duties.do("telling other processes of the end", self._publisher.forget)
+        tasks.run("telling other processes of the end", self._publisher.forget)
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""
@@ -318,7 +318,7 @@ class Registry:
 
     def abandon(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
-        fork.keep(self._pools)
+        fork.never_free(self._pools)
         self.__init__()  # type: ignore[misc]
 
 

@@ -14,7 +14,7 @@ from django.db import OperationalError, connections
 from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.drivers.keepalive import keep_alive
 from django_db_pooling.pool.slots import Slot
-from django_db_pooling.process.deadline import LEAST, Deadline
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 from django_db_pooling.registry import DatabasePool, registry
 
 # The housekeeper has other things to do meanwhile (seconds).
@@ -96,7 +96,7 @@ class Opening(Leasing):
         if not self._pool.growth.outage:
             return seconds
         # The others are turned away until this attempt ends.
-        most = max(self._pool.limits.connect_retry, LEAST)
+        most = max(self._pool.limits.connect_retry, MIN_SECONDS)
         return most if seconds is None else min(seconds, most)
 
     def fill(self, pool: DatabasePool, slot: Slot) -> None:

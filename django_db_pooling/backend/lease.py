@@ -10,7 +10,7 @@ from django.db import Error as DjangoError
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import asker
 from django_db_pooling.pool.slots import Rest, Slot
-from django_db_pooling.process.deadline import LEAST, Deadline
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -148,7 +148,7 @@ class Leasing(Backend):
             return self._deadline.left()
         # Giving back: nobody waits for this, but its slot is in our hands.
         timeout = self._pool.limits.timeout
-        return None if timeout is None else max(timeout, LEAST)
+        return None if timeout is None else max(timeout, MIN_SECONDS)
 
     def _seconds_to_ask(self) -> float | None:
         """For a connection that may be dead: in a checkout half of the time is for what comes after it."""

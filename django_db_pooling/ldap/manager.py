@@ -23,7 +23,7 @@ import ldap
 
 from django_db_pooling.drivers.keepalive import keep_alive
 from django_db_pooling.ldap.connecting import connect
-from django_db_pooling.ldap.connector import DEAD
+from django_db_pooling.ldap.connector import DEAD, renew_module_lock
 from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Identities, Identity, Secret
 from django_db_pooling.ldap.pool import DirectoryPool
@@ -34,8 +34,8 @@ from django_db_pooling.pool.pool import CheckoutTimeout
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed, PoolStats
 from django_db_pooling.process import fork, upkeep
-from django_db_pooling.process.deadline import LEAST, Deadline
-from django_db_pooling.process.duties import Duties
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
+from django_db_pooling.process.tasks import Tasks
 
 __all__ = ["BackendError", "ConnectionManager", "MaxConnectionReachedError", "StateConnector"]
 
@@ -130,8 +130,10 @@ class ConnectionManager:
             max_age=max_lifetime,
         )
         self._made = DirectoryPool(uri, limits, self._own)
-        self.duties = Duties()
-        upkeep.know(self)
+        self.tasks = Tasks()
+        # Whether there was a use already: before that no connection is opened for min_size.
+        self._is_used = False
+        upkeep.add(self)
 
     @property
     def _pool(self) -> DirectoryPool:
@@ -243,7 +245,9 @@ class ConnectionManager:
                 slot.pool.found_dead()
                 slot.pool.discard(slot, Closed.BROKEN)
                 return None
-            slot.connection.patience = None if self.wait_timeout is None else max(self.wait_timeout, LEAST)
+            slot.connection.patience = (
+                None if self.wait_timeout is None else max(self.wait_timeout, MIN_SECONDS)
+            )
             slot.connection._again = self._again(slot, bind, passwd)
         except BaseException:
             slot.pool.discard(slot)
@@ -293,7 +297,7 @@ class ConnectionManager:
             time.sleep(self.retry_delay)
         keep_alive(slot.connection.descriptor, KEEPALIVE, ())
         slot.pool.opened(slot)
-        upkeep.look_after(self)
+        self._need_upkeep()
 
     def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
         if slot.home is not self._own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
@@ -303,7 +307,7 @@ class ConnectionManager:
         # Without the frames that it has come through, in which there are passwords.
         slot.pool.open_failed(slot, type(error)(*error.args))
         # Somebody must tell of it, also where there is no connection yet.
-        upkeep.look_after(self)
+        self._need_upkeep()
 
     def _connecting(self, bind: str | None, passwd: str | None, deadline: Deadline) -> Any:
         return partial(
@@ -356,8 +360,14 @@ class ConnectionManager:
 
     # -- upkeep -----------------------------------------------------------------------------
 
-    def look_after(self) -> bool:
+    def _need_upkeep(self) -> None:
+        self._is_used = True
+        upkeep.ensure_running()
+
+    def every_second(self) -> bool:
         """Called by the housekeeper."""
+        if not self._is_used:
+            return False
         pool = self._pool
         pool.maintain()
         slot = pool.reserve_minimum()
@@ -377,13 +387,18 @@ class ConnectionManager:
 
     def abandon(self) -> None:
         """Called in a forked child."""
+        renew_module_lock()
         self._identities.renew_lock()
         pool = self._made
         # For whoever has one of its connections at this moment.
         pool.closing = True
         fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
-        fork.keep(pool)
+        fork.never_free(pool)
         self._made = DirectoryPool(self.uri, pool.limits, self._own)
+
+    def end(self) -> None:
+        """Called at the end of the process."""
+        self.close()
 
 
 def _is_clean(connection: StateConnector) -> bool:

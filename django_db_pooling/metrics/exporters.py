@@ -13,7 +13,7 @@ from typing import Protocol
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
-from django_db_pooling.process.duties import duties
+from django_db_pooling.process.tasks import tasks
 
 # Who has a meter provider has imported this, or named one in the variable.
 OPENTELEMETRY = "opentelemetry.metrics"
@@ -53,22 +53,22 @@ def start() -> None:
             return
         _awaits_provider = True
         if find_spec("prometheus_client") is not None:
-            duties.do("metrics for Prometheus", _start_prometheus)
+            tasks.run("metrics for Prometheus", _start_prometheus)
     if _awaits_provider and (OPENTELEMETRY in sys.modules or PROVIDER_VARIABLE in os.environ):
-        duties.do("metrics for OpenTelemetry", _start_opentelemetry)
+        tasks.run("metrics for OpenTelemetry", _start_opentelemetry)
 
 
 def tick() -> None:
     """A second has passed. Never raises."""
     start()
     for exporter in exporters:
-        duties.do(f"metrics of {type(exporter).__name__}", exporter.tick)
+        tasks.run(f"metrics of {type(exporter).__name__}", exporter.tick)
 
 
 def end() -> None:
     """The process ends. Never raises."""
     for exporter in exporters:
-        duties.do(f"metrics of {type(exporter).__name__}", exporter.end)
+        tasks.run(f"metrics of {type(exporter).__name__}", exporter.end)
 
 
 def _start_prometheus() -> None:

@@ -542,7 +542,7 @@ class Pool:
         if fork.is_own(self._process):
             return False
         if slot.connection is not None:
-            fork.keep(slot.connection)
+            fork.never_free(slot.connection)
         return True
 
     def _why(self, slot: Slot) -> Closed:

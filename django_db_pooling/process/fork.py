@@ -8,7 +8,7 @@ whoever is about to use something of this process's asks first::
 
 A child must neither use nor destroy its parent's connections. A destructor could say goodbye on a socket that
 is the parent's (mysqlclient's does), or roll the parent's transaction back in its file (sqlite3's does). So
-these objects are kept for good: not even the end of the child's interpreter, which clears its modules,
+these objects are never freed: not even the end of the child's interpreter, which clears its modules,
 destroys them.
 """
 
@@ -135,8 +135,8 @@ def cut_off(descriptors: Iterable[int | None]) -> None:
     os.close(null)
 
 
-def keep(thing: Any) -> None:
-    """Never let this object's destructor run."""
+def never_free(thing: Any) -> None:
+    """Never let the destructor of this object run, not even at the end of the interpreter."""
     _immortal.append(thing)
     if pythonapi is not None:
         # One reference more than anybody will give up.

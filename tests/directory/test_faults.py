@@ -44,7 +44,7 @@ YES = bytes.fromhex("300c02010178070a010004000400")
 def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Talking to the server gets a second at least otherwise, however short TIMEOUT is."""
     for module in (deadline, lease, checkout):
-        monkeypatch.setattr(module, "LEAST", 0.2)
+        monkeypatch.setattr(module, "MIN_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_where_housekeeping_has_failed_is_told_without_source(caplog: pytest.Log
     eventually(lambda: "trying again" in caplog.text)
     told = caplog.messages[0]
     first, *frames = told.split("\n")
-    assert first == rf"looking after the pools failed, trying again: OSError: password=*** {LINE}"
+    assert first == rf"housekeeping failed, trying again: OSError: password=*** {LINE}"
     assert re.fullmatch(r"  .+test_foreign_text\.py:\d+ in work", frames[-1])
     assert all(line.isprintable() for line in frames)
 

@@ -23,7 +23,7 @@ PACKAGE = Path(django_db_pooling.__file__).parent
 WRITERS = {
     "log.py",
     "pool/journal.py",
-    "process/duties.py",
+    "process/tasks.py",
     "process/housekeeper.py",
     "workers/commands.py",
     "workers/reports.py",

@@ -1,4 +1,4 @@
-"""A duty that fails is told of once, and so is that it works again; the others are done meanwhile."""
+"""A task that fails is logged once, and so is that it works again; the others are done meanwhile."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.process import fork
-from django_db_pooling.process.duties import Duties
+from django_db_pooling.process.tasks import Tasks
 from tests.concurrency import in_child, silent_fork
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    return [(record.levelname, record.pool_duty) for record in caplog.records]  # type: ignore[attr-defined]
+    return [(record.levelname, record.pool_task) for record in caplog.records]  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -23,16 +23,16 @@ def verbose(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_fails_is_told_once_and_again_when_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
-    duties = Duties()
+    tasks = Tasks()
     url = "postgres://me:{}@db/x".format("s3cret")
 
     def fail() -> int:
         raise OSError(url)
 
-    assert [duties.do("writing", fail) for _ in range(3)] == [None] * 3
-    assert [duties.do("reading", fail)] == [None]
-    assert [duties.do("writing", lambda: 7) for _ in range(3)] == [7] * 3
-    assert duties.do("writing", fail) is None
+    assert [tasks.run("writing", fail) for _ in range(3)] == [None] * 3
+    assert [tasks.run("reading", fail)] == [None]
+    assert [tasks.run("writing", lambda: 7) for _ in range(3)] == [7] * 3
+    assert tasks.run("writing", fail) is None
     assert told(caplog) == [
         ("ERROR", "writing"),
         ("ERROR", "reading"),
@@ -44,7 +44,7 @@ def test_what_fails_is_told_once_and_again_when_it_works_again(caplog: pytest.Lo
 
 
 def test_what_works_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert Duties().do("writing", lambda: None) is None
+    assert Tasks().run("writing", lambda: None) is None
     assert caplog.records == []
 
 
@@ -53,12 +53,12 @@ def test_who_is_killed_is_not_kept_alive() -> None:
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        Duties().do("writing", end)
+        Tasks().run("writing", end)
 
 
 @pytest.mark.parametrize("how", [os.fork, silent_fork], ids=["by Python", "by C"])
 def test_a_child_tells_itself_what_fails(how: Callable[[], int], caplog: pytest.LogCaptureFixture) -> None:
-    duties = Duties()
+    tasks = Tasks()
 
     def fail() -> None:
         raise OSError
@@ -67,11 +67,11 @@ def test_a_child_tells_itself_what_fails(how: Callable[[], int], caplog: pytest.
         if not fork.noticed[0]:
             fork.notice()
         caplog.clear()
-        duties.do("writing", fail)
-        duties.do("writing", fail)
+        tasks.run("writing", fail)
+        tasks.run("writing", fail)
         return len(caplog.records)
 
-    duties.do("writing", fail)
+    tasks.run("writing", fail)
     assert in_child(child, how) == 1
-    duties.do("writing", fail)
+    tasks.run("writing", fail)
     assert len(caplog.records) == 1
