@@ -292,3 +292,6 @@ def use_native_locks() -> None:
 def renew_module_lock() -> None:
     """A new lock for python-ldap's module: in a forked child nobody may be left to release the old one."""
     ldap._ldap_module_lock._lock = ldap.LDAPLockBaseClass()
+
+
+fork.in_child(renew_module_lock)

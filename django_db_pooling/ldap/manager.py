@@ -23,7 +23,7 @@ import ldap
 
 from django_db_pooling.drivers.keepalive import keep_alive
 from django_db_pooling.ldap.connecting import connect
-from django_db_pooling.ldap.connector import DEAD, renew_module_lock
+from django_db_pooling.ldap.connector import DEAD
 from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Identities, Identity, Secret
 from django_db_pooling.ldap.pool import DirectoryPool
@@ -387,7 +387,6 @@ class ConnectionManager:
 
     def abandon(self) -> None:
         """Called in a forked child."""
-        renew_module_lock()
         self._identities.renew_lock()
         pool = self._made
         # For whoever has one of its connections at this moment.
