@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from django_db_pooling import pooling
 from tests.concurrency import in_child, in_thread, silent_fork
-from tests.directory.conftest import Configure, a_request, ask, assert_whole, held, in_use
+from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, held, in_use
 from tests.slapd import Slapd
 
 both_forks = pytest.mark.parametrize("fork", [os.fork, silent_fork], ids=["by Python", "by C"])

@@ -13,8 +13,8 @@ from django.db import models
 from django.db.models import Q
 from django.test import Client
 
-from tests.directory.conftest import USERS, Configure, Setting, new, remove_new
-from tests.directory.models import Account, Group, User
+from tests.ldap_backend.conftest import USERS, Configure, Setting, new, remove_new
+from tests.ldap_backend.models import Account, Group, User
 from tests.slapd import FIRST_ID, TEAMS, Slapd
 
 NOBODY = f"uid=nobody,{Slapd.people_dn}"
@@ -286,12 +286,12 @@ def test_the_admin(scope: str, most: int, configure: Configure) -> None:
     model.objects.filter(username="boss").delete()
     client = Client()
     client.force_login(model.objects.create_superuser("boss", "boss@example.org", "secret"))
-    page = client.get("/admin/directory/user/", {"q": "user00"})
+    page = client.get("/admin/ldap_backend/user/", {"q": "user00"})
     assert page.status_code == 200
     assert all(uid.encode() in page.content for uid in ALL[:10])
     assert ALL[10].encode() not in page.content
     new(uid="new1", mail="old@example.org").save()
-    path = f"/admin/directory/user/uid_3Dnew1_2C{Slapd.people_dn.replace('=', '_3D').replace(',', '_2C')}/"
+    path = f"/admin/ldap_backend/user/uid_3Dnew1_2C{Slapd.people_dn.replace('=', '_3D').replace(',', '_2C')}/"
     page = client.get(path + "change/")
     assert page.status_code == 200 and b"old@example.org" in page.content
     fields = {"uid": "new1", "cn": "1", "sn": "1", "mail": "new@example.org", "number": 1, "team": 1}

@@ -6,8 +6,8 @@ import pytest
 from django.db import transaction
 
 from django_db_pooling import pooling
-from tests.directory.conftest import Configure, Setting, a_request, ask, in_use, mail, new, spent
-from tests.directory.models import Group, User
+from tests.ldap_backend.conftest import Configure, Setting, a_request, ask, in_use, mail, new, spent
+from tests.ldap_backend.models import Group, User
 from tests.slapd import Slapd
 
 

@@ -11,7 +11,7 @@ from django.db.transaction import TransactionManagementError
 from django_db_pooling import pooling
 from django_db_pooling.pool import pool
 from tests.concurrency import PATIENCE, eventually
-from tests.directory.conftest import Configure, a_request, ask, held, in_use, spent
+from tests.ldap_backend.conftest import Configure, a_request, ask, held, in_use, spent
 from tests.slapd import Slapd
 
 

@@ -18,7 +18,7 @@ from django_db_pooling.backend import checkout, lease
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.process import deadline
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     Configure,
     a_request,
     ask,

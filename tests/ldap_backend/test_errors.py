@@ -13,7 +13,7 @@ from django.db import Error, OperationalError, connections
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from tests.concurrency import PATIENCE, eventually, in_thread
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     Configure,
     Setting,
     a_request,
@@ -25,7 +25,7 @@ from tests.directory.conftest import (
     new,
     spent,
 )
-from tests.directory.models import User
+from tests.ldap_backend.models import User
 from tests.servers import free_port
 from tests.slapd import Slapd
 

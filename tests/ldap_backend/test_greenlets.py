@@ -10,7 +10,7 @@ import pytest
 
 from django_db_pooling import pooling
 from tests.concurrency import PATIENCE, eventually
-from tests.directory.conftest import Configure, a_request, ask, assert_whole, in_use, new
+from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, in_use, new
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 

@@ -7,8 +7,8 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.directory.conftest import Configure, Setting, ask, new
-from tests.directory.models import User
+from tests.ldap_backend.conftest import Configure, Setting, ask, new
+from tests.ldap_backend.models import User
 from tests.slapd import Slapd
 
 

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from django_db_pooling import pooling
 from tests.concurrency import PATIENCE, eventually, in_threads
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     USERS,
     Configure,
     Setting,
@@ -22,7 +22,7 @@ from tests.directory.conftest import (
     mail,
     new,
 )
-from tests.directory.models import Group, User
+from tests.ldap_backend.models import Group, User
 from tests.slapd import TEAMS, Slapd
 
 THREADS = 24

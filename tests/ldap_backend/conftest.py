@@ -15,7 +15,7 @@ from uuid import uuid4
 import django
 import pytest
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.directory.settings"
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.ldap_backend.settings"
 
 django.setup()
 
@@ -25,7 +25,7 @@ from django.db import connections  # noqa: E402
 
 from django_db_pooling import conf, pooling  # noqa: E402
 from tests.concurrency import PATIENCE, eventually, in_threads  # noqa: E402
-from tests.directory.models import Router, User  # noqa: E402
+from tests.ldap_backend.models import Router, User  # noqa: E402
 from tests.proxy import TcpProxy  # noqa: E402
 from tests.requests import request_finished, request_started  # noqa: E402
 from tests.slapd import OBSERVER_DN, OBSERVER_PASSWORD, Activity, Slapd  # noqa: E402
