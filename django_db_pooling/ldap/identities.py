@@ -52,6 +52,20 @@ class Identity:
         return f"<Identity of {redact(repr(self.bind))}>"
 
 
+class Credentials:
+    """Whom to bind as, and with which password: for as long as a checkout lasts."""
+
+    __slots__ = ("identity", "password")
+
+    def __init__(self, identity: Identity, password: str | None) -> None:
+        self.identity = identity
+        self.password = password
+
+    @property
+    def bind(self) -> str | None:
+        return self.identity.bind
+
+
 class Identities:
     """Finds the identity of a name and a password, as long as somebody has it."""
 
@@ -69,3 +83,6 @@ class Identities:
         key = (bind, None if password is None else _digest(password))
         with self._lock:
             return self._known.setdefault(key, Identity(bind))
+
+    def credentials(self, bind: str | None, password: str | None) -> Credentials:
+        return Credentials(self.of(bind, password), password)

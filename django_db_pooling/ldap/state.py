@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ldap
@@ -22,7 +23,7 @@ class StateConnector(Connector):
     who: str | None = None
     cred: Secret | None = None
     _connected_at: float | None = None
-    _again: Any = None
+    _reopen: Callable[[Deadline], bool] | None = None
 
     def open(self, bind: str | None, password: str | None, **arguments: Any) -> None:
         super().open(bind, password, **arguments)
@@ -43,7 +44,7 @@ class StateConnector(Connector):
         try:
             return super().search_ext_s(*arguments, **keywords)
         except ldap.SERVER_DOWN:
-            if self._again is None or not self._again(deadline):
+            if self._reopen is None or not self._reopen(deadline):
                 raise
         try:
             self.patience = deadline.left()

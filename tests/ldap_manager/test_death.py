@@ -218,11 +218,11 @@ def test_where_no_server_is_there_it_is_tried_as_often_as_it_should(
 ) -> None:
     import ldap
 
-    from django_db_pooling.ldap import manager as module
+    from django_db_pooling.ldap import checkout
 
     tries: list[float] = []
-    connect = module.connect
-    monkeypatch.setattr(module, "connect", lambda *args, **more: tries.append(0) or connect(*args, **more))
+    connect = checkout.connect
+    monkeypatch.setattr(checkout, "connect", lambda *args, **more: tries.append(0) or connect(*args, **more))
     away = manager("ldap://127.0.0.1:1", retry_max=4, retry_delay=0.01)
     with pytest.raises(ldap.SERVER_DOWN), away.connection():
         pass

@@ -188,7 +188,7 @@ def test_no_password_can_be_read(manager: Make, server: Slapd, caplog: pytest.Lo
         errors.append(str(away.value))
         del away
     texts = [repr(two), str(two), repr(vars(two)), repr(two.stats()), repr(two.passwd), str(two.passwd)]
-    texts += [repr(mine), str(mine), repr(mine.cred), str(other), repr(other.cred), repr(two._own)]
+    texts += [repr(mine), str(mine), repr(mine.cred), str(other), repr(other.cred), repr(two._own_identity)]
     texts += [caplog.text, *errors]
     assert not any(secret in text for secret in secrets for text in texts)
     assert_told_nowhere(secrets, two, two.stats(), mine, other, *two._pool.connections())
