@@ -17,7 +17,7 @@ from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, owner
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
-from django_db_pooling.log import MOST_LABEL, label
+from django_db_pooling.log import MAX_LABEL, label
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green
 from django_db_pooling.process.tasks import tasks
@@ -142,7 +142,7 @@ def _make_storage_local() -> None:
                 connections[alias] = wrapper
             storage = _innermost(handler._connections)
         _storage_is_local = True
-    owner.live_in(storage)
+    owner.use_storage(storage)
 
 
 def _innermost(storage: Any) -> Any:
@@ -165,7 +165,7 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
             path = _decoded(environ)
         told = f"{environ.get('REQUEST_METHOD')} {path}"
         # What label() asks, without a call for each request.
-        if len(told) > MOST_LABEL or not told.isprintable():
+        if len(told) > MAX_LABEL or not told.isprintable():
             told = label(told)
         request = mine.begin_request(told)
         environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)

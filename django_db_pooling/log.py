@@ -15,12 +15,12 @@ from typing import Any
 logger = logging.getLogger("django_db_pooling")
 
 # Characters of a text that is told, and of a name or a label in it.
-MOST = 500
-MOST_LABEL = 200
+MAX_LENGTH = 500
+MAX_LABEL = 200
 # So many times as much is read: what is left out makes room.
 _READ = 4
 # Of the lines that an exception has come through, the innermost ones.
-_MOST_FRAMES = 20
+_MAX_FRAMES = 20
 
 # Others choose the text, and gevent's hub waits. So no pattern takes more than time in proportion to the
 # length: what repeats in it gives nothing back, or nothing that could fail follows.
@@ -54,7 +54,7 @@ def extra(event: str, **fields: Any) -> dict[str, Any]:
     return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
 
 
-def redact(text: object, most: int = MOST) -> str:
+def redact(text: object, limit: int = MAX_LENGTH) -> str:
     """A text, or an error, in one printable line of at most so many characters.
 
     Without what looks like a password, and without the text of a statement. Of a long text only the
@@ -64,9 +64,9 @@ def redact(text: object, most: int = MOST) -> str:
         told = str(text)
     except Exception:
         told = "" if isinstance(text, BaseException) else type(text).__name__
-    if is_long := len(told) > _READ * most:
+    if is_long := len(told) > _READ * limit:
         # A password in a URL ends with its last @, which may be beyond.
-        told = told[: _READ * most] + "@"
+        told = told[: _READ * limit] + "@"
     told = " ".join(_STATEMENT.sub("", told).split())
     told = _URL.sub(_without_password, _NEAR.sub("...", told))
     # Without what is quoted, the two ends of a URL may have come together.
@@ -75,18 +75,18 @@ def redact(text: object, most: int = MOST) -> str:
     if isinstance(text, BaseException):
         name = printable(type(text).__name__)
         told = f"{name}: {told}" if told else name
-    return told if len(told) <= most else told[: most - 3] + "..."
+    return told if len(told) <= limit else told[: limit - 3] + "..."
 
 
 def label(text: str) -> str:
-    """A name or a path in a printable line of at most ``MOST_LABEL`` characters; white space in it is shown.
+    """A name or a path in a printable line of at most ``MAX_LABEL`` characters; white space in it is shown.
 
     It is not redacted where it is short: that costs too much for each request, and is done when it is told.
     """
-    if len(text) <= MOST_LABEL and text.isprintable():
+    if len(text) <= MAX_LABEL and text.isprintable():
         return text
     # One more than is read, so that it is seen to go on.
-    return redact(printable(text[: _READ * MOST_LABEL + 1]), MOST_LABEL)
+    return redact(printable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
 
 
 def printable(text: str) -> str:
@@ -96,9 +96,9 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def way(error: BaseException) -> str:
+def stack_of(error: BaseException) -> str:
     """Where an error has come through: a line for each frame, the innermost last, without its source."""
-    tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MOST_FRAMES)
+    tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MAX_FRAMES)
     return "\n".join(
         f"  {label(frame.f_code.co_filename)}:{line} in {label(frame.f_code.co_name)}" for frame, line in tail
     )

@@ -15,7 +15,7 @@ from django_db_pooling.log import label
 from django_db_pooling.process import fork
 
 # Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
-MOST_NESTED = 16
+MAX_NESTED = 16
 
 # The scope outside of requests: in threads that never end nobody would say when to give back.
 ELSEWHERE = conf.TRANSACTION
@@ -62,7 +62,7 @@ class Owner:
     garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "patience", "process", "scopes")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "max_wait", "process", "scopes")
 
     def __init__(self) -> None:
         self.process = fork.process
@@ -72,9 +72,9 @@ class Owner:
         # Names that pooling.scope() was given. Innermost last.
         self.scopes: list[str] = []
         # Most seconds that this one waits for a connection, where the pool's timeout allows for more.
-        self.patience: float | None = None
+        self.max_wait: float | None = None
         # Innermost last. One whose end nobody told stays until its environ or this owner goes.
-        self._requests: deque[Request] = deque(maxlen=MOST_NESTED)
+        self._requests: deque[Request] = deque(maxlen=MAX_NESTED)
 
     def add(self, wrapper: Any) -> None:
         """This wrapper has checked a connection out."""
@@ -168,7 +168,7 @@ class Owner:
         for ref in list(self._wrappers):
             left = ref()
             if left is not None and not left.is_shared:
-                left.dissolve()
+                left.break_cycles()
 
 
 class RequestEnd:
@@ -226,20 +226,20 @@ def holding(holders: Iterable[object]) -> list[Any]:
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def max_wait(seconds: float) -> Iterator[None]:
     """Wait no longer than this for each connection in the block, whatever the settings say.
 
     For who can do without. When it gets none, that is no timeout that anybody should hear of.
     """
     mine = current()
-    before, mine.patience = mine.patience, seconds
+    before, mine.max_wait = mine.max_wait, seconds
     try:
         yield
     finally:
-        mine.patience = before
+        mine.max_wait = before
 
 
-def live_in(storage: Any) -> None:
+def use_storage(storage: Any) -> None:
     """Keep owners in a threading.local in which others keep something for each thread or greenlet, too.
 
     The first use of a storage costs a greenlet of gevent more than all else that happens here. What is

@@ -93,7 +93,7 @@ def pin(alias: str | None = None) -> None:
     _check(alias)
     wrapper: Any = connections[alias or DEFAULT_DB_ALIAS]
     if isinstance(wrapper, PooledWrapper):
-        wrapper.pin()
+        wrapper.pin_session()
 
 
 def recycle(alias: str | None = None) -> None:

@@ -16,18 +16,18 @@ from django_db_pooling.pool.slots import Slot
 from django_db_pooling.signals import connection_checked_out
 
 
-class Sessions(Leasing):
+class Checkin(Leasing):
     """Hands sessions on as they were when their connection was opened."""
 
     def executed(self, sql: Any) -> None:
         """Called by cursors after each statement: notes whether it has changed the session."""
-        self._used = True
+        self._executed = True
         slot = self._slot
         if slot is None or not slot.opened_at:
             return
         seen, dialect = traits(self.vendor, sql), self._pool.dialect
         if seen.begins:
-            self._may_have_begun = True
+            self._began_by_text = True
         if seen.locks:
             slot.locks = max(0, slot.locks + seen.locks)
         if self._pool.reset_mode != "never" and not slot.beyond_reset:
@@ -36,17 +36,17 @@ class Sessions(Leasing):
             slot.dirty = (
                 slot.dirty
                 or seen.changes
-                or (dialect.tells_changes and dialect.session_changed(slot.connection))
+                or (dialect.reports_session_changes and dialect.session_changed(slot.connection))
             )
 
-    def pin(self) -> None:
+    def pin_session(self) -> None:
         """Keep this connection, and make its session as new before somebody else has it."""
         self.ensure_connection()
         if self._slot is not None:
             self._slot.dirty = True
-            self.keep()
+            self.pin()
 
-    def _tell_receivers(self) -> None:
+    def _send_checked_out(self) -> None:
         slot = self._slot
         assert slot is not None
         before = slot.dirty, slot.beyond_reset, slot.locks
@@ -55,12 +55,12 @@ class Sessions(Leasing):
             raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_checked_out")
         # The next checkout overwrites what they have set.
         slot.dirty, slot.beyond_reset, slot.locks = before
-        self._used = False
+        self._executed = False
 
-    def _must_renew(self, slot: Slot) -> bool:
+    def _must_reset(self, slot: Slot) -> bool:
         return slot.dirty or self._pool.reset_mode == "always"
 
-    def _renew(self, slot: Slot) -> bool:
+    def _reset_session(self, slot: Slot) -> bool:
         """Make the session as new (I/O), outside of a transaction. False if that can't be done."""
         self.in_atomic_block = self.needs_rollback = False
         # Nobody's query count and nobody's wrappers of execute() are concerned.

@@ -12,16 +12,16 @@ from django.db import Error as DjangoError
 from django.db import OperationalError, connections
 
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.drivers.keepalive import keep_alive
+from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 from django_db_pooling.registry import DatabasePool, registry
 
 # The housekeeper has other things to do meanwhile (seconds).
-MOST_FILL = 5.0
+MAX_FILL = 5.0
 
 
-class Opening(Leasing):
+class Checkout(Leasing):
     """Puts connections into bare slots."""
 
     def _open_patiently(self, slot: Slot) -> bool:
@@ -36,7 +36,7 @@ class Opening(Leasing):
                 pause = None
                 if pool.dialect.server_away(error.__cause__ or error):
                     until = None if self._deadline is None else self._deadline.until
-                    pause = pool.retry_in(twin(error), began, until)
+                    pause = pool.retry_in(copy_of_error(error), began, until)
                 if pause is None:
                     self._give_up(slot, error)
                     raise
@@ -44,7 +44,7 @@ class Opening(Leasing):
                 traceback.clear_frames(error.__traceback__)
             self._undo(slot)
             if not pause:
-                pool.discard(self._let_go())
+                pool.discard(self._detach_slot())
                 return False
             time.sleep(pause)
 
@@ -53,7 +53,7 @@ class Opening(Leasing):
         self._slot = None
         cause = error.__cause__ if isinstance(error, DjangoError) else error
         if isinstance(error, Exception) and isinstance(cause, (self.Database.Error, OSError)):
-            self._pool.open_failed(slot, twin(error))
+            self._pool.open_failed(slot, copy_of_error(error))
         else:
             self._pool.discard(slot)
 
@@ -76,7 +76,7 @@ class Opening(Leasing):
         pool.dialect.connected(slot.connection, self._params)
         pool.learn(self)
         # The settings may have changed while this connected.
-        slot.unusable = not pool.serves(self)
+        slot.broken = not pool.serves(self)
         pool.opened(slot)
         registry.ensure_looked_after()
 
@@ -104,7 +104,7 @@ class Opening(Leasing):
         self._pool = pool
         self._cursors = set()
         self._slot = slot
-        self._deadline = Deadline(min(pool.limits.timeout or MOST_FILL, MOST_FILL))
+        self._deadline = Deadline(min(pool.limits.timeout or MAX_FILL, MAX_FILL))
         # Receivers of connection_created ask for connections[alias] and mean this one.
         connections[self.alias] = self
         try:
@@ -117,7 +117,7 @@ class Opening(Leasing):
         self.give_back()
 
 
-def twin(error: Exception, note: str | None = None) -> Exception:
+def copy_of_error(error: Exception, note: str | None = None) -> Exception:
     """The same error once more, without the traceback of the call in which it was raised first."""
     try:
         made = copy.copy(error)

@@ -35,7 +35,7 @@ class PooledCursor(Base):
         if not fork.noticed[0]:
             fork.notice()
         db = self.db
-        if db._brief and not db._used:
+        if db._transaction_scoped and not db._executed:
             db.refuse_to_ask(sql)
         try:
             return super()._execute(sql, *arguments)
@@ -46,7 +46,7 @@ class PooledCursor(Base):
         if not fork.noticed[0]:
             fork.notice()
         db = self.db
-        if db._brief and not db._used:
+        if db._transaction_scoped and not db._executed:
             db.refuse_to_ask(sql)
         try:
             return super()._executemany(sql, *arguments)

@@ -9,7 +9,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
 
@@ -21,7 +21,7 @@ class ConnectionErrors(DatabaseErrorWrapper):
     kill) that struck in the middle of a statement, the next answer could be another statement's.
     """
 
-    wrapper: Losing
+    wrapper: BrokenConnections
     # Since when (time.monotonic()) its user has been inside of the driver; 0 while there is no connection.
     _began = 0.0
 
@@ -33,11 +33,11 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self._began = 0.0
             return
         self._began = time.monotonic()
-        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers):
+        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers_transaction):
             # Before every statement: afterwards this driver can't tell whether a transaction was open.
             connection = wrapper._slot.connection
             if connection is not None:
-                wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
+                wrapper._was_in_transaction = wrapper._pool.dialect.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         began = self._began
@@ -54,7 +54,7 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self.wrapper.lose_if_broken(exc_value)
 
 
-class Losing(Leasing):
+class BrokenConnections(Leasing):
     """Loses what is broken."""
 
     @cached_property
@@ -73,10 +73,10 @@ class Losing(Leasing):
             self.lose()
             raise
         if usable:
-            self._pool.proved(slot)
+            self._pool.validated(slot)
         else:
             # Django's health check closes next, and doesn't say why.
-            slot.unusable = True
+            slot.broken = True
         return usable
 
     def lose_if_broken(self, error: BaseException) -> None:
@@ -89,14 +89,14 @@ class Losing(Leasing):
         broken = dialect.broken(slot.connection)
         if isinstance(error, self.Database.Error):
             if broken:
-                self._pool.death_seen()
-                self._pool.note("lost", error, request=asker(slot.holder))
+                self._pool.suspect_all()
+                self._pool.note("lost", error, request=request_label(slot.holder))
                 self.lose()
-            elif dialect.unfit(error):
+            elif dialect.evicts(error):
                 # This request may go on with it.
-                slot.unusable = True
+                slot.broken = True
         elif broken or dialect.interrupted(slot.connection, error):
-            self._pool.note("lost", error, request=asker(slot.holder))
+            self._pool.note("lost", error, request=request_label(slot.holder))
             self.lose()
 
     def lose(self) -> None:
@@ -104,17 +104,17 @@ class Losing(Leasing):
         slot, dialect = self._slot, self._pool.dialect
         if slot is None:
             return
-        if dialect.remembers and slot.connection is not None:
-            self._begun = dialect.in_transaction(slot.connection) is not False
-        self._pool.discard(self._let_go(), Closed.BROKEN)
+        if dialect.remembers_transaction and slot.connection is not None:
+            self._was_in_transaction = dialect.in_transaction(slot.connection) is not False
+        self._pool.discard(self._detach_slot(), Closed.BROKEN)
         if not dialect.has_transactions:
-            self._part()
+            self._unset_connection()
             return
         if self.in_atomic_block:
             self._lose_block()
             return
-        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
-        if (self._begun or self._by_hand) and not ends_atomic:
+        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._manual)
+        if (self._was_in_transaction or self._manual) and not ends_atomic:
             self._lost = True
         else:
             # Nothing would be torn apart by going on with another connection.

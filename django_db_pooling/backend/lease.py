@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from django.db import Error as DjangoError
 
 from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.slots import Rest, Slot
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
@@ -33,7 +33,7 @@ else:
     Backend = object
 
 # An idle connection that gives no answer for so long (seconds) is dead.
-SILENT = 5.0
+ANSWER_TIMEOUT = 5.0
 
 
 class Leasing(Backend):
@@ -49,9 +49,9 @@ class Leasing(Backend):
     # What was let go with a changed session, and is still this one's unless somebody needed it.
     _resting: Rest | None = None
     # A transaction was open before the last statement, where the driver doesn't remember that.
-    _begun = False
+    _was_in_transaction = False
     # It is one of set_autocommit(False), which has no end of its own.
-    _by_hand = False
+    _manual = False
     # Cursors that may outlive the checkout.
     _cursors: set[weakref.ref[Any]]
     # An atomic block was entered without a connection.
@@ -59,8 +59,8 @@ class Leasing(Backend):
     # It is kept to the end of the request or scope.
     _pinned = False
     # A statement has been executed since the checkout, and one that begins a transaction by its text.
-    _used = False
-    _may_have_begun = False
+    _executed = False
+    _began_by_text = False
     # During a checkout: its end, and the parameters of connecting.
     _deadline: Deadline | None = None
     _params: dict[str, Any]
@@ -114,13 +114,13 @@ class Leasing(Backend):
         """Whether several threads use this wrapper, as LiveServerTestCase does: its end isn't theirs."""
         return bool(self._thread_sharing_count > 0)
 
-    def keep(self) -> None:
+    def pin(self) -> None:
         """To the end of the request or scope."""
         if not self._pinned:
             self._pinned = True
             self._pool.counts.pins += 1
 
-    def _part(self) -> None:
+    def _unset_connection(self) -> None:
         """Nothing is checked out any more. A block that needs no connection of its own goes on."""
         self.connection = None
         self._deferred = self.in_atomic_block
@@ -133,7 +133,7 @@ class Leasing(Backend):
         self.run_on_commit = []
         self._lost = True
 
-    def _let_go(self) -> Slot:
+    def _detach_slot(self) -> Slot:
         slot = self._slot
         assert slot is not None
         self._slot = None
@@ -153,11 +153,15 @@ class Leasing(Backend):
     def _seconds_to_ask(self) -> float | None:
         """For a connection that may be dead: in a checkout half of the time is for what comes after it."""
         left = self._seconds_left()
-        return left if self._deadline is None else min(SILENT if left is None else left / 2, SILENT)
+        return (
+            left
+            if self._deadline is None
+            else min(ANSWER_TIMEOUT if left is None else left / 2, ANSWER_TIMEOUT)
+        )
 
-    def _at_rest(self, slot: Slot) -> bool:
+    def _is_clean(self, slot: Slot) -> bool:
         """Whether it is certain that there is nothing to clean."""
-        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.at_rest(
+        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.is_clean(
             slot.connection
         )
 
@@ -192,5 +196,5 @@ class Leasing(Backend):
             journal.note("rollback_failed", error=redact(error))
             return False
         if is_news:
-            journal.note("rolled_back", request=asker(slot.holder))
+            journal.note("rolled_back", request=request_label(slot.holder))
         return True

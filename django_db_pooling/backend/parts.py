@@ -28,7 +28,7 @@ class Parts(Leasing):
 
     client, creation, features, introspection, ops, validation = (Part() for _ in range(6))
 
-    def dissolve(self) -> None:
+    def break_cycles(self) -> None:
         """Its thread or greenlet has ended: nothing of it is left for the garbage collector.
 
         With hundreds of requests waiting, collecting a wrapper costs more than making it. Whoever

@@ -12,8 +12,8 @@ import re
 from typing import Any, NamedTuple
 
 # Answers are kept for so many statements, none of them longer than this (characters).
-MOST_KEPT = 4096
-LONGEST_KEPT = 2000
+MAX_KEPT = 4096
+MAX_KEPT_LENGTH = 2000
 
 
 class _Rules(NamedTuple):
@@ -188,8 +188,8 @@ def traits(vendor: str, sql: Any) -> Traits:
         pass
     rules = _BY_VENDOR.get(vendor)
     seen = _NOTHING if rules is None else _look(rules, _text(sql))
-    if isinstance(sql, str) and len(sql) <= LONGEST_KEPT:
-        if len(_known) >= MOST_KEPT:
+    if isinstance(sql, str) and len(sql) <= MAX_KEPT_LENGTH:
+        if len(_known) >= MAX_KEPT:
             _known.clear()
         _known[vendor, sql] = seen
     return seen

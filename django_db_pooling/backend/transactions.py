@@ -53,7 +53,7 @@ class Transactions(Leasing):
     """Begins with the first statement, and gives back after the last."""
 
     # What is checked out goes back as soon as nothing needs it: decided at each checkout.
-    _brief = False
+    _transaction_scoped = False
     # How many of this wrapper's own methods are on the stack: they need the connection to the end.
     _inside = 0
     _open_cursors: set[OpenCursor]
@@ -72,8 +72,13 @@ class Transactions(Leasing):
             else:
                 self._deferred = False
                 super().connect()
-            if is_for_user and self._brief and self._slot is not None and not self.in_atomic_block:
-                self.keep()
+            if (
+                is_for_user
+                and self._transaction_scoped
+                and self._slot is not None
+                and not self.in_atomic_block
+            ):
+                self.pin()
         finally:
             self._inside -= 1
 
@@ -87,7 +92,7 @@ class Transactions(Leasing):
             self._deferred = False
         except BaseException:
             if self._slot is not None:
-                self._pool.discard(self._let_go())
+                self._pool.discard(self._detach_slot())
             self.connection = None
             raise
         finally:
@@ -114,8 +119,8 @@ class Transactions(Leasing):
     def checked_out(self, scope: str) -> None:
         """A connection is there. ``scope``: the one that applies at this moment."""
         # A block's scope is the one in which it was entered.
-        self._brief = self._deferred or scope == conf.TRANSACTION
-        self._pinned = self._used = self._may_have_begun = False
+        self._transaction_scoped = self._deferred or scope == conf.TRANSACTION
+        self._pinned = self._executed = self._began_by_text = False
         self._open_cursors = set()
 
     def get_autocommit(self) -> bool:
@@ -158,7 +163,7 @@ class Transactions(Leasing):
         finally:
             self._inside -= 1
             self.run_commit_hooks_on_set_autocommit_on = has_hooks
-        self._by_hand = not autocommit and not begins_atomic
+        self._manual = not autocommit and not begins_atomic
         if autocommit:
             self.release_if_free()
             self._run_hooks()
@@ -250,7 +255,7 @@ class Transactions(Leasing):
         self._inside += 1
         try:
             cursor = super()._cursor(name)
-            if self._brief and self._slot is not None:
+            if self._transaction_scoped and self._slot is not None:
                 opened = cursor.opened = OpenCursor(cursor, _collected)
                 opened.wrapper, opened.named = weakref.ref(self), name is not None
                 self._open_cursors.add(opened)
@@ -276,7 +281,7 @@ class Transactions(Leasing):
             slot.dirty = True
         pool = self._pool
         is_safe = self._thread_ident == _thread.get_ident() and pool.reset_mode != "always"
-        if is_safe and pool.keeps(slot):
+        if is_safe and pool.wants(slot):
             self.release_if_free()
 
     def refuse_to_ask(self, sql: Any) -> None:
@@ -297,7 +302,7 @@ class Transactions(Leasing):
         slot = self._slot
         if (
             slot is None
-            or not self._brief
+            or not self._transaction_scoped
             or self._inside
             or self._open_cursors
             or self._pinned
@@ -312,12 +317,12 @@ class Transactions(Leasing):
         try:
             self._give_back(may_rest=True)
         finally:
-            self._part()
+            self._unset_connection()
 
     def _is_over(self, slot: Slot) -> bool:
         """Whether no transaction is open; where the driver can't tell, whether no statement begins one."""
         if not self.autocommit:
             return False
-        if self._at_rest(slot):
+        if self._is_clean(slot):
             return True
-        return not self._may_have_begun and not self._damaged(slot) and self._in_transaction(slot) is None
+        return not self._began_by_text and not self._damaged(slot) and self._in_transaction(slot) is None

@@ -17,17 +17,17 @@ from typing import Any
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
-from django_db_pooling.backend.checkin import Sessions
-from django_db_pooling.backend.checkout import Opening, twin
+from django_db_pooling.backend.checkin import Checkin
+from django_db_pooling.backend.checkout import Checkout, copy_of_error
 from django_db_pooling.backend.cursor import PooledCursor
-from django_db_pooling.backend.errors import Losing
+from django_db_pooling.backend.errors import BrokenConnections
 from django_db_pooling.backend.mixing import mixed
 from django_db_pooling.backend.parts import Parts
 from django_db_pooling.backend.transactions import Transactions
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import Holding, asker
+from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
@@ -40,42 +40,42 @@ from django_db_pooling.signals import connection_checked_out
 LONG_IDLE = 60.0
 
 
-class Pooling(Parts, Opening, Sessions, Losing):
+class Pooling(Parts, Checkout, Checkin, BrokenConnections):
     """Takes connections out of a pool and gives them back."""
 
     # -- taking -----------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Check a connection out. Raises PoolTimeout, or what Django raises when connecting fails."""
-        self._lost = self._by_hand = False
+        self._lost = self._manual = False
         if self._slot is not None:
             # Somebody has set `connection` to None.
-            self._pool.discard(self._let_go())
+            self._pool.discard(self._detach_slot())
         if not self._find_pool():
             super().connect()
             return
         mine = owner.current()
-        timeout, patience = self._pool.limits.timeout, mine.patience
-        if patience is not None and (timeout is None or timeout > patience):
-            timeout = patience
+        timeout, max_wait = self._pool.limits.timeout, mine.max_wait
+        if max_wait is not None and (timeout is None or timeout > max_wait):
+            timeout = max_wait
         outer = self._deadline
         deadline = self._deadline = outer or Deadline(timeout)
         holder: object = mine.holder
         if self._pool.limits.leak_threshold is not None:
             holder = Holding(holder, sys._getframe())
         try:
-            if self._resting is not None and self._goes_on(mine):
+            if self._resting is not None and self._resume_session(mine):
                 return
             self._cursors = set()
-            if not self._check_out(deadline, holder, patience is None):
-                self._check_out_another(deadline, holder, patience is None)
+            if not self._check_out(deadline, holder, max_wait is None):
+                self._check_out_another(deadline, holder, max_wait is None)
             mine.add(self)
             self.checked_out(mine.scope(self._pool.scope))
             if connection_checked_out.receivers:
-                self._tell_receivers()
+                self._send_checked_out()
         except BaseException as error:
             if self._slot is not None:
-                self._pool.discard(self._let_go())
+                self._pool.discard(self._detach_slot())
             self.connection = None
             if isinstance(error, Exception):
                 # Somebody must tell of it, also where there is no connection yet.
@@ -83,7 +83,7 @@ class Pooling(Parts, Opening, Sessions, Losing):
             if isinstance(error, CheckoutTimeout):
                 raise PoolTimeout(str(error), error.waited) from None
             if isinstance(error, ServerAway):
-                raise twin(error.error, str(error)) from None
+                raise copy_of_error(error.error, str(error)) from None
             raise
         finally:
             self._deadline = outer
@@ -104,18 +104,18 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self._pool = registry.pool_for(self, driver)
         return True
 
-    def _check_out_another(self, deadline: Deadline, holder: object, noted: bool) -> None:
+    def _check_out_another(self, deadline: Deadline, holder: object, counted: bool) -> None:
         """One try after the other, until the time is up."""
         while True:
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
                 why = f"{seconds:.1f} s went by with connections that were of no use"
-                raise self._pool.refusal(seconds, why, noted)
+                raise self._pool.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
-            if self._check_out(deadline, holder, noted):
+            if self._check_out(deadline, holder, counted):
                 return
 
-    def _check_out(self, deadline: Deadline, holder: object, noted: bool) -> bool:
+    def _check_out(self, deadline: Deadline, holder: object, counted: bool) -> bool:
         """One try. False: what came was of no use and is gone."""
         pool = self._pool
         if pool.backend_remembers:
@@ -123,31 +123,31 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self.connection = None
             super().close()
         queued = pool.counts.queued
-        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, noted)
+        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, counted)
         if pool.counts.queued != queued and not pool.serves(self):
             # The settings have changed while this waited.
-            pool.checkin(self._let_go())
+            pool.checkin(self._detach_slot())
             return False
         if slot.connection is None:
             return self._open_patiently(slot)
         self._adopt(slot)
-        if slot.dirty and not self._renew(slot):
+        if slot.dirty and not self._reset_session(slot):
             if self._slot is not None:
-                pool.close(self._let_go())
+                pool.close(self._detach_slot())
             self.connection = None
             return False
-        return self._make_usable() or self._drop_dead()
+        return self._make_usable() or self._discard_broken()
 
     def __copy__(self) -> Pooling:
         """A shallow copy, as Django's own tests make, has no part in the lease."""
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.__dict__.pop("wrap_database_errors", None)
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        copied.__dict__.pop("wrap_database_errors", None)
         if self._slot is not None:
-            twin._slot = twin.connection = None
-            twin._cursors = set()
-        twin._resting = None
-        return twin
+            copied._slot = copied.connection = None
+            copied._cursors = set()
+        copied._resting = None
+        return copied
 
     def _pooling_driver(self) -> Driver | None:
         """None where this wrapper isn't pooled."""
@@ -177,13 +177,13 @@ class Pooling(Parts, Opening, Sessions, Losing):
         """Whether what was idle can be used (I/O where only the server can tell)."""
         slot = self._slot
         assert slot is not None
-        if slot.unsettled:
-            slot.unsettled = False
+        if slot.maybe_in_transaction:
+            slot.maybe_in_transaction = False
             if not self._roll_back(slot):
                 return False
         must_ask = (
             self.health_check_enabled
-            or self._pool.doubts(slot)
+            or self._pool.is_suspect(slot)
             or slot.taken_at - slot.returned_at > LONG_IDLE
         )
         return not must_ask or self.is_usable()
@@ -212,14 +212,14 @@ class Pooling(Parts, Opening, Sessions, Losing):
             if not self._lost:
                 super()._close()
         elif self.in_atomic_block and self._pool.dialect.has_transactions:
-            self._pool.close(self._let_go())
+            self._pool.close(self._detach_slot())
             self._lost = True
         else:
             try:
                 self._give_back()
             finally:
                 # As close() will: what was given back is somebody else's.
-                self._part()
+                self._unset_connection()
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: a connection's scope is over."""
@@ -237,16 +237,16 @@ class Pooling(Parts, Opening, Sessions, Losing):
     def give_back(self) -> None:
         """End of the scope: nothing is left of it, whatever state the wrapper is in."""
         if self.in_atomic_block:
-            self._pool.journal.note("atomic_left_open", request=asker(owner.current().holder))
+            self._pool.journal.note("atomic_left_open", request=request_label(owner.current().holder))
         try:
             if self._resting is not None:
                 self._resume()
             if self._slot is not None:
                 self._give_back()
         finally:
-            self._reset()
+            self._clear_state()
 
-    def _reset(self) -> None:
+    def _clear_state(self) -> None:
         self.connection = None
         self._lost = False
         self.in_atomic_block = False
@@ -257,13 +257,13 @@ class Pooling(Parts, Opening, Sessions, Losing):
         self.run_on_commit = []
 
     def _give_back(self, may_rest: bool = False) -> None:
-        slot = self._let_go()
+        slot = self._detach_slot()
         try:
-            rests = may_rest and slot.dirty and self._worth_keeping(slot)
+            rests = may_rest and slot.dirty and self._may_be_reused(slot)
             clean = not rests and (
-                self._worth_keeping(slot)
-                and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
-                and (not self._must_renew(slot) or self._renew(slot))
+                self._may_be_reused(slot)
+                and (self._is_clean(slot) or (not self._damaged(slot) and self._roll_back(slot)))
+                and (not self._must_reset(slot) or self._reset_session(slot))
             )
         except BaseException:
             self._pool.discard(slot)
@@ -281,16 +281,16 @@ class Pooling(Parts, Opening, Sessions, Losing):
             self._resume()
         if self._slot is None or self.is_shared:
             return
-        slot = self._let_go()
-        if self._worth_keeping(slot) and (
-            self._at_rest(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
+        slot = self._detach_slot()
+        if self._may_be_reused(slot) and (
+            self._is_clean(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
         ):
-            slot.unsettled = self._in_transaction(slot) is None
-            slot.dirty = self._must_renew(slot)
+            slot.maybe_in_transaction = self._in_transaction(slot) is None
+            slot.dirty = self._must_reset(slot)
             self._pool.checkin(slot)
         else:
             self._pool.discard(slot)
-        self._reset()
+        self._clear_state()
 
     def inherit(self) -> None:
         """In a forked child: the connection is the parent's."""
@@ -300,21 +300,21 @@ class Pooling(Parts, Opening, Sessions, Losing):
             if self.in_atomic_block and self._pool.dialect.has_transactions:
                 self._lose_block()
             else:
-                self._part()
+                self._unset_connection()
 
     # -- between the statements of a changed session ------------------------------------------------
 
-    def _goes_on(self, mine: owner.Owner) -> bool:
+    def _resume_session(self, mine: owner.Owner) -> bool:
         """Whether the session that was left at rest does: a unit of work begins with one of its own."""
         if not mine.may_rest:
             self.end_rest()
             return False
-        if not (self._resume() and (self._make_usable() or self._drop_dead())):
+        if not (self._resume() and (self._make_usable() or self._discard_broken())):
             self._pool.journal.note("session_ended", holder=redact(mine.holder))
             return False
         self.checked_out(mine.scope(self._pool.scope))
         # What its last statement has left is there, too.
-        self._used = True
+        self._executed = True
         return True
 
     def _resume(self) -> bool:
@@ -330,16 +330,16 @@ class Pooling(Parts, Opening, Sessions, Losing):
             pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
             return False
         if alive is None:
-            pool.doubt(slot)
+            pool.suspect(slot)
         self._slot = slot
         self._cursors = set()
         self._adopt(slot)
         return True
 
-    def _drop_dead(self) -> bool:
+    def _discard_broken(self) -> bool:
         """What was idle is of no use. Returns False."""
-        self._pool.found_dead()
-        self._pool.discard(self._let_go(), Closed.BROKEN)
+        self._pool.found_broken()
+        self._pool.discard(self._detach_slot(), Closed.BROKEN)
         self.connection = None
         return False
 
@@ -349,23 +349,23 @@ class Pooling(Parts, Opening, Sessions, Losing):
             try:
                 self._give_back()
             finally:
-                self._part()
+                self._unset_connection()
 
-    def _worth_keeping(self, slot: Slot) -> bool:
+    def _may_be_reused(self, slot: Slot) -> bool:
         pool = self._pool
-        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
+        if slot.broken or not pool.wants(slot) or not pool.serves(self):
             return False
-        if self._cursors and (self._damaged(slot) or not self._cut_cursors_off()):
+        if self._cursors and (self._damaged(slot) or not self._detach_cursors()):
             return False
         if self.errors_occurred:
             # Django would ask the server here. The next taker does.
-            pool.doubt(slot)
+            pool.suspect(slot)
         return True
 
-    def _cut_cursors_off(self) -> bool:
+    def _detach_cursors(self) -> bool:
         for ref in list(self._cursors):
             cursor = ref()
-            if cursor is not None and not self._pool.dialect.detach(cursor):
+            if cursor is not None and not self._pool.dialect.detach_cursor(cursor):
                 return False
         return True
 

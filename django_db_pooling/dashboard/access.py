@@ -55,7 +55,7 @@ def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Vi
     ``site``: that the page is a part of; None: of none. ``redirects``: to the login, where that helps.
     """
     try:
-        with owner.patience(PATIENCE):
+        with owner.max_wait(PATIENCE):
             found = _authenticated(request, site, redirects)
     except (OperationalError, InterfaceError):
         _keep_from_asking_again(request)

@@ -6,11 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from django_db_pooling.pool.queue import Bell
 from django_db_pooling.process import green
+from django_db_pooling.process.wakeup import Wakeup
 
 # A ring is only a hint: seconds between looks.
-LOOK_AROUND = 0.5
+RECHECK_INTERVAL = 0.5
 
 
 class Late(Exception):
@@ -24,13 +24,13 @@ class Late(Exception):
 class Attempt:
     """Runs ``call`` at once. Under gevent, too, in a native thread: it may block that.
 
-    ``bell``: of whoever waits. For connecting in C, which blocks gevent's hub, and which no deadline and no
+    ``wakeup``: of whoever waits. For connecting in C, which blocks gevent's hub, and which no deadline and no
     exception of Python's ends.
     """
 
-    def __init__(self, call: Callable[[], None], bell: Bell) -> None:
+    def __init__(self, call: Callable[[], None], wakeup: Wakeup) -> None:
         self.is_over = False
-        self._bell = bell
+        self._wakeup = wakeup
         self._error: BaseException | None = None
         self._afterwards: deque[Callable[[], None]] = deque()
         green.original("_thread", "start_new_thread")(self._run, (call,))
@@ -39,10 +39,10 @@ class Attempt:
         """Until the call is over. Raises its error, and Late after so many seconds; None: no limit."""
         began = time.monotonic()
         while not self.is_over:
-            left = LOOK_AROUND if seconds is None else began + seconds - time.monotonic()
+            left = RECHECK_INTERVAL if seconds is None else began + seconds - time.monotonic()
             if left <= 0:
                 raise Late(time.monotonic() - began)
-            self._bell.wait(min(left, LOOK_AROUND))
+            self._wakeup.wait(min(left, RECHECK_INTERVAL))
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -63,7 +63,7 @@ class Attempt:
             self._error = error
         finally:
             self.is_over = True
-            self._bell.ring()
+            self._wakeup.wake()
             self._finish()
 
     def _finish(self) -> None:

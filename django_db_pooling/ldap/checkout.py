@@ -11,7 +11,7 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling.drivers.keepalive import keep_alive
+from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.ldap.connecting import connect
 from django_db_pooling.ldap.connector import DEAD
 from django_db_pooling.ldap.driver import DRIVER
@@ -131,7 +131,7 @@ class Checkouts:
             if slot.connection is None:
                 self._open(slot, who, deadline)
             elif not self._is_good(slot, who, deadline):
-                slot.pool.found_dead()
+                slot.pool.found_broken()
                 slot.pool.discard(slot, Closed.BROKEN)
                 return None
             slot.connection.patience = (
@@ -154,12 +154,12 @@ class Checkouts:
                 connection.confirm(who.bind, who.password, seconds)
             except DEAD + (ldap.TIMEOUT,):
                 return False
-        elif slot.pool.doubts(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
+        elif slot.pool.is_suspect(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
             if not connection.is_usable(seconds):
                 return False
         else:
             return True
-        slot.pool.proved(slot)
+        slot.pool.validated(slot)
         return True
 
     # -- opening ----------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Checkouts:
         self._need_upkeep()
 
     def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
-        is_own = slot.home is self._own_identity
+        is_own = slot.affinity is self._own_identity
         if not is_own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
             # Somebody's password is wrong: that says nothing of the server.
             slot.pool.discard(slot)
@@ -249,7 +249,7 @@ class Checkouts:
     # -- giving back ------------------------------------------------------------------------
 
     def _check_in(self, slot: Slot) -> None:
-        if self.use_pool and not slot.unusable and slot.pool.keeps(slot) and _is_clean(slot.connection):
+        if self.use_pool and not slot.broken and slot.pool.wants(slot) and _is_clean(slot.connection):
             slot.pool.checkin(slot)
         else:
             slot.pool.close(slot)

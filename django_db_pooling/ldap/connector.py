@@ -33,7 +33,7 @@ _PARTS = (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIAT
 # The connection can't be used any more.
 DEAD = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.UNAVAILABLE)
 # What TLS holds back can't be seen on the socket: seconds between looks, as a net.
-LOOK_AROUND = 0.25
+RECHECK_INTERVAL = 0.25
 
 
 class Connector(SimpleLDAPObject):  # type: ignore[misc]
@@ -242,11 +242,11 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         return part
 
     def _wait(self, until: float | None) -> None:
-        left = LOOK_AROUND if until is None else until - time.monotonic()
+        left = RECHECK_INTERVAL if until is None else until - time.monotonic()
         if left <= 0:
             raise ldap.TIMEOUT({"desc": "Timed out"})
         descriptor = self.fileno() if self.descriptor is None else self.descriptor
-        green.cooperative_wait(descriptor, min(left, LOOK_AROUND))
+        green.cooperative_wait(descriptor, min(left, RECHECK_INTERVAL))
 
     def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
         if not fork.noticed[0]:

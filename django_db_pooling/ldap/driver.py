@@ -16,11 +16,11 @@ from django_db_pooling.pool.slots import Slot
 
 class LDAP(Driver):
     learned = ("page_size",)
-    remembers = True
+    remembers_transaction = True
     has_transactions = False
     scope = "transaction"
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         # libldap's locks are native ones, and what is waited for is only a descriptor.
         return None
 
@@ -29,7 +29,7 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_put, slot, make), self.bell())
+        attempt = slot.attempt = Attempt(partial(_put, slot, make), self.wakeup())
         try:
             attempt.wait(seconds)
         except Late as late:
@@ -53,8 +53,8 @@ class LDAP(Driver):
     def in_transaction(self, connection: Any) -> bool:
         return False
 
-    def at_rest(self, connection: Any) -> bool:
-        return super().at_rest(connection) and connection.is_as_opened
+    def is_clean(self, connection: Any) -> bool:
+        return super().is_clean(connection) and connection.is_as_opened
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         """A directory has no transactions. What else may be as its user left it are options."""
@@ -67,7 +67,7 @@ class LDAP(Driver):
         # One that was late may still be at it.
         return isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor.connection = None
         return True
 

@@ -153,7 +153,7 @@ class ConnectionManager(Checkouts):
         Idle ones now, those in use as they come back.
         """
         kept = None if passwd is None else self._identities.of(bind, passwd)
-        self._pool.purge(lambda home: home.bind == bind and home is not kept)
+        self._pool.purge(lambda affinity: affinity.bind == bind and affinity is not kept)
 
     def close(self) -> None:
         """Close idle connections now, those in use as they come back; the next use opens anew."""

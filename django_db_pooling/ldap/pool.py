@@ -19,12 +19,12 @@ class ForOne(LDAP):
     def __init__(self, own: Identity) -> None:
         self._own = own
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         return self._own
 
 
 class DirectoryPool(Pool):
-    """Connections to one directory. Where they are at home is their identity: nobody else gets one.
+    """Connections to one directory. The affinity of each is its identity: no other identity gets it.
 
     Nor are they bound anew. When there are as many as may be, an idle one of somebody else makes room.
     """
@@ -34,7 +34,7 @@ class DirectoryPool(Pool):
 
     def reopened(self, slot: Slot) -> None:
         """Its connection was dead and is replaced."""
-        self.found_dead()
+        self.found_broken()
         self.counts.broken += 1
         self.counts.closed[Closed.BROKEN] += 1
         self.opened(slot)
@@ -42,8 +42,8 @@ class DirectoryPool(Pool):
     def purge(self, concerns: Callable[[Identity], bool]) -> None:
         """Close what is idle and bound as one of these; those in use are closed as they come back."""
         for slot in self._living():
-            if isinstance(slot.home, Identity) and concerns(slot.home):
-                slot.unusable = True
+            if isinstance(slot.affinity, Identity) and concerns(slot.affinity):
+                slot.broken = True
                 if self._claim_idle(slot):
                     self.close(slot, Closed.RECYCLED)
 

@@ -104,7 +104,7 @@ def plans(seen: Overview, hosts: int, processes: int) -> list[Plan]:
 def _ask(alias: str, vendor: str) -> tuple[int, int]:
     """How many connections the server takes, and how many of these it keeps for superusers."""
     try:
-        with owner.patience(PATIENCE), connections[alias].cursor() as cursor:
+        with owner.max_wait(PATIENCE), connections[alias].cursor() as cursor:
             most, reserved, own = capacity.asked(cursor, vendor)
     except Error as error:
         raise CommandError(

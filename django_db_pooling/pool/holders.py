@@ -36,7 +36,7 @@ class Holding:
         return f"{self._holder}, taken at {label(self._file)}:{self._line}"
 
 
-def asker(holder: object) -> str:
+def request_label(holder: object) -> str:
     """The request of a holder, if it has one: str() of a holder may take a lock."""
     return redact(getattr(holder, "request", None) or "code outside of a request")
 

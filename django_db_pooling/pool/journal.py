@@ -16,7 +16,7 @@ from django_db_pooling.log import extra, logger, redact
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
-MOST_NOTES = 1000
+MAX_NOTES = 1000
 
 
 class Event(NamedTuple):
@@ -90,7 +90,7 @@ class Journal:
 
     def __init__(self, alias: str) -> None:
         self._alias = redact(alias)
-        self._notes: deque[_Note] = deque(maxlen=MOST_NOTES)
+        self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
         self._storms: dict[str, _Storm] = {}
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)

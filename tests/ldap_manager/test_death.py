@@ -58,7 +58,7 @@ def test_a_connection_that_dies_unnoticed_is_replaced_when_it_is_asked(
     two = manager(uri_of(proxy), wait_timeout=2.0)
     with two.connection() as silent:
         pass
-    two._pool.death_seen()
+    two._pool.suspect_all()
     proxy.deaf()
     resuming = beside(lambda: eventually(lambda: two.stats().opening) or proxy.resume())
     with resuming, two.connection() as connection:
@@ -75,7 +75,7 @@ def test_silent_idle_connections_and_a_silent_server_take_no_longer_than_they_ma
     many = manager(uri_of(proxy), size=8, wait_timeout=0.5)
     with held(many, 8):
         pass
-    many._pool.death_seen()
+    many._pool.suspect_all()
     proxy.deaf()
     began = time.monotonic()
     with pytest.raises(ldap.TIMEOUT), many.connection():

@@ -149,7 +149,7 @@ def test_whoever_may_not_look_at_the_root_may_connect_as_nobody(manager: Make) -
             assert whoami(connection) == ""
             connection.simple_bind_s(strict.user_dn(1), strict.user_password(1))
             assert find(connection, strict, "(uid=user001)") == [strict.user_dn(1)]
-        one._pool.death_seen()
+        one._pool.suspect_all()
         with one.connection() as connection:
             assert whoami(connection) == ""
 

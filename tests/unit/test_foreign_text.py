@@ -14,11 +14,11 @@ import pytest
 
 import django_db_pooling
 from django_db_pooling import conf, handler, owner
-from django_db_pooling.log import MOST, MOST_LABEL
+from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
 from django_db_pooling.management.plan import Share
 from django_db_pooling.metrics import exporters
-from django_db_pooling.pool.holders import Holding, asker
+from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.process.housekeeper import Housekeeper
 from django_db_pooling.registry import Identity
@@ -84,7 +84,7 @@ def test_a_label_is_short_whatever_the_path_is() -> None:
     for path in (":" * 4_000, "\x1b" * 4_000, wsgi("é" * 4_000)):
         told = label_of(environ={"REQUEST_METHOD": "G" * 300, "PATH_INFO": f"/{path}"})
         assert told is not None
-        assert len(told) <= MOST_LABEL
+        assert len(told) <= MAX_LABEL
         assert told.isprintable()
 
 
@@ -138,7 +138,7 @@ def test_holders_are_told_in_one_line_to_everybody(caplog: pytest.LogCaptureFixt
     for text in (str(caught.value), pool.troubles[-1].error, *caplog.messages):
         assert text.isprintable()
         assert SECRET not in text
-    assert asker(slot.holder) == "GET /password=***"
+    assert request_label(slot.holder) == "GET /password=***"
     pool.give(slot)
 
 
@@ -183,7 +183,7 @@ def test_settings_are_shown_without_passwords() -> None:
         told += "".join(problem.message for problem in conf.problems("default", {"POOL": {"SIZE": value}}))
         assert told
         assert SECRET not in told
-        assert len(told) < 3 * MOST
+        assert len(told) < 3 * MAX_LENGTH
 
 
 def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
@@ -194,7 +194,7 @@ def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
 def test_the_name_of_a_program_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{ODD.replace('/', '')}{'x' * 1_000}"])
     assert reports._program().startswith(SHOWN)
-    assert len(reports._program()) == MOST_LABEL
+    assert len(reports._program()) == MAX_LABEL
 
 
 def test_a_terminal_gets_nothing_to_obey_whatever_a_file_says() -> None:

@@ -149,7 +149,7 @@ def test_notes_that_nobody_writes_are_bounded() -> None:
     journal = Journal("default")
     for _ in range(10_000):
         journal.note("lost", **FIELDS)
-    assert len(journal._notes) == journal_module.MOST_NOTES
+    assert len(journal._notes) == journal_module.MAX_NOTES
 
 
 def test_nothing_else_in_the_package_logs() -> None:
