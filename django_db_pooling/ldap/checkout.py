@@ -13,7 +13,7 @@ import ldap
 
 from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.ldap.connecting import connect
-from django_db_pooling.ldap.connector import DEAD
+from django_db_pooling.ldap.connector import CONNECTION_BROKEN
 from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Credentials, Identities
 from django_db_pooling.ldap.pool import DirectoryPool
@@ -134,7 +134,7 @@ class Checkouts:
                 slot.pool.found_broken()
                 slot.pool.discard(slot, Closed.BROKEN)
                 return None
-            slot.connection.patience = (
+            slot.connection.answer_timeout = (
                 None if self.wait_timeout is None else max(self.wait_timeout, MIN_SECONDS)
             )
             slot.connection._reopen = self._reopener(slot, who)
@@ -151,8 +151,8 @@ class Checkouts:
         seconds = PING_TIMEOUT if left is None else min(left / 2, PING_TIMEOUT)
         if who.identity is not self._own_identity and who.bind is not None:
             try:
-                connection.confirm(who.bind, who.password, seconds)
-            except DEAD + (ldap.TIMEOUT,):
+                connection.rebind(who.bind, who.password, seconds)
+            except CONNECTION_BROKEN + (ldap.TIMEOUT,):
                 return False
         elif slot.pool.is_suspect(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
             if not connection.is_usable(seconds):
@@ -231,7 +231,7 @@ class Checkouts:
             slot = lease()
             if slot is None:
                 return False
-            if connection.is_changed or connection.pending or slot.connection is not connection:
+            if connection.is_dirty or connection.pending or slot.connection is not connection:
                 return False
             if slot.attempt is not None or deadline.is_over:
                 return False
@@ -239,7 +239,7 @@ class Checkouts:
                 DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
             except ldap.LDAPError:
                 return False
-            connection.become(slot.connection)
+            connection.replace_with(slot.connection)
             slot.connection = connection
             pool.reopened(slot)
             return True
@@ -259,7 +259,7 @@ def _is_clean(connection: StateConnector) -> bool:
     """Whether it can be made as it was when it was opened; it is, then."""
     if DRIVER.broken(connection):
         return False
-    connection.restore()
+    connection.restore_options()
     return not DRIVER.unread(connection)
 
 

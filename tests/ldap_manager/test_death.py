@@ -120,7 +120,7 @@ def test_a_search_is_made_once_more_on_a_fresh_connection(
         assert found == [[server.user_dn(7)]]
         # What its user has set stays set.
         assert (connection.get_option(ldap.OPT_SIZELIMIT), connection.timeout) == (17, 9)
-        assert connection.patience == 5.0
+        assert connection.answer_timeout == 5.0
         proxy.drop()
         assert find(connection, server) == [server.user_dn(7)]
         assert connection.connected
@@ -366,7 +366,7 @@ def test_one_silent_server_does_not_get_all_who_connect(
 
     from django_db_pooling.ldap import servers
 
-    monkeypatch.setattr(servers, "STALLED", 0.1)
+    monkeypatch.setattr(servers, "STALLED_AFTER", 0.1)
     monkeypatch.setattr(servers.random, "randrange", lambda _: 0)
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         both = manager(
