@@ -74,7 +74,7 @@ def test_a_block_costs_what_is_in_it(everywhere: Setting, server: Slapd) -> None
 
 
 @pytest.mark.parametrize("scope", ["request", "transaction"])
-def test_nothing_binds_but_what_opens(scope: str, configure: Configure, server: Slapd) -> None:
+def test_only_opening_a_connection_binds(scope: str, configure: Configure, server: Slapd) -> None:
     alias = configure(POOL={"SCOPE": scope})
     before = server.monitor()
     for number in range(10):

@@ -43,7 +43,7 @@ def test_a_child_opens_its_own_and_the_parents_go_on(
 
 
 @both_forks
-def test_a_child_that_says_goodbye_disturbs_nobody(
+def test_a_child_that_unbinds_disturbs_nobody(
     configure: Configure, server: Slapd, fork: Callable[[], int]
 ) -> None:
     alias = configure(POOL={"SCOPE": "request"})

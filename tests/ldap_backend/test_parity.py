@@ -108,16 +108,16 @@ def managers(alias: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("read", READS)
 def test_reading(read: str, everywhere: Setting, stock: str) -> None:
     function, expected = READS[read]
-    told = outcome(function, *managers(everywhere.alias))
-    assert told == outcome(function, *managers(stock))
-    assert told == expected or expected is SAME
+    result = outcome(function, *managers(everywhere.alias))
+    assert result == outcome(function, *managers(stock))
+    assert result == expected or expected is SAME
     # Once more, on what the first one has left.
-    assert outcome(function, *managers(everywhere.alias)) == told
+    assert outcome(function, *managers(everywhere.alias)) == result
 
 
 # -- writing --------------------------------------------------------------------------------------------
 
-# Each is told an alias and leaves entries whose names begin with "new".
+# Each gets an alias and leaves entries whose names begin with "new".
 
 
 def create(alias: str) -> Any:
@@ -153,11 +153,11 @@ def modify(alias: str) -> Any:
     user.mail, user.number, user.phones = "new@example.org", 12, ["1", "2"]
     user.save()
     user = User.objects.using(alias).get(uid="new1")
-    told = [user.mail, user.number, sorted(user.phones)]
+    result = [user.mail, user.number, sorted(user.phones)]
     user.mail, user.phones = "", []
     user.save()
     user = User.objects.using(alias).get(uid="new1")
-    return [*told, user.mail, user.phones]
+    return [*result, user.mail, user.phones]
 
 
 def modify_nothing(alias: str) -> Any:
@@ -222,21 +222,21 @@ def a_list(alias: str) -> Any:
     group = groups.get(name="new1")
     group.members.append("c")
     group.save()
-    told = sorted(groups.get(members__contains="c", name="new1").members)
+    result = sorted(groups.get(members__contains="c", name="new1").members)
     group.members.remove("a")
     group.save()
-    return told, sorted(groups.get(name="new1").members)
+    return result, sorted(groups.get(name="new1").members)
 
 
 def true_or_false(alias: str) -> Any:
     accounts = Account.objects.using(alias)
     new(Account, "new1", is_active=True).save(using=alias)
     new(Account, "new2", is_active=False).save(using=alias)
-    told = uids(accounts.filter(is_active=True)), uids(accounts.filter(is_active=False))
+    result = uids(accounts.filter(is_active=True)), uids(accounts.filter(is_active=False))
     account = accounts.get(uid="new1")
     account.is_active = False
     account.save()
-    return told, [account.is_active for account in accounts.all()]
+    return result, [account.is_active for account in accounts.all()]
 
 
 WRITES = {
@@ -261,12 +261,12 @@ WRITES = {
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda function: function.__name__)
 def test_writing(write: Callable[[str], Any], everywhere: Setting, stock: str, server: Slapd) -> None:
-    told = outcome(write, everywhere.alias), remove_new(server)
-    assert told == (outcome(write, stock), remove_new(server))
-    assert told[0] == WRITES[write] or WRITES[write] is SAME
+    result = outcome(write, everywhere.alias), remove_new(server)
+    assert result == (outcome(write, stock), remove_new(server))
+    assert result[0] == WRITES[write] or WRITES[write] is SAME
 
 
-def test_what_stays_ldaps_is_no_error_of_djangos(everywhere: Setting) -> None:
+def test_errors_about_data_are_no_errors_of_djangos(everywhere: Setting) -> None:
     new(uid="new1").save()
     with pytest.raises(ldap.ALREADY_EXISTS) as raised:
         new(uid="new1").save()
