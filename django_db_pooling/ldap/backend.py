@@ -1,4 +1,4 @@
-"""What django-ldapdb's wrapper lacks to be one as Django wants it, for the pooled wrapper to build on."""
+"""What django-ldapdb's DatabaseWrapper lacks: Django's way to connect and close, errors, whole operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import Error as DjangoError
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_db_pooling.ldap.connecting import AWAY, close, connect
+from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
 from django_db_pooling.pool.slots import Slot
@@ -22,7 +22,7 @@ from django_db_pooling.process.deadline import Deadline
 if TYPE_CHECKING:
 
     class Pooled(Protocol):
-        """What the pooled wrapper has besides Django's."""
+        """What is used here of the pooled wrapper, which comes before this class."""
 
         @property
         def slot(self) -> Slot | None: ...
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def lose(self) -> None: ...
 
     class Backend(BaseDatabaseWrapper, Pooled):
-        """What django-ldapdb's has besides."""
+        """What is used here of django-ldapdb's wrapper, which comes after it."""
 
         page_size: int
 
@@ -45,31 +45,31 @@ else:
 
 
 @functools.cache
-def _both(error: type[Exception]) -> type[Exception]:
-    """Django's OperationalError and python-ldap's own: whoever catches one of them catches it."""
+def _also_operational_error(error: type[Exception]) -> type[Exception]:
+    """A subclass of Django's OperationalError and of python-ldap's class: code may catch either."""
     return type(error.__name__, (OperationalError, error), {"__module__": error.__module__})
 
 
-class Directory(Backend):
+class DirectoryWrapper(Backend):
     """Mixed in between the pooled wrapper and django-ldapdb's."""
 
     def translate(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        """Errors of the server and the way to it become Django's, too; what it says of data stays LDAP's."""
+        """Errors of the connection become Django's, too; what the server says of data stays python-ldap's."""
         if not issubclass(exc_type, ldap.LDAPError) or issubclass(exc_type, DjangoError):
             return
-        if issubclass(exc_type, AWAY) or self.connection is None:
+        if issubclass(exc_type, SERVER_AWAY) or self.connection is None:
             self.errors_occurred = True
             if issubclass(exc_type, ldap.TIMEOUT) and self.connection is not None:
-                # What comes next would wait behind the answer that is late.
+                # The late answer would come before that of the next request.
                 self.lose()
-            raise _both(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
+            raise _also_operational_error(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
 
-    # Django's own: django-ldapdb's bind at each use, and close behind the back of _close().
+    # Django's own methods again: django-ldapdb's bind at each use and close without _close().
 
     def ensure_connection(self) -> None:
         BaseDatabaseWrapper.ensure_connection(self)
-        if self.slot is not None and self.connection.is_changed:
-            # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
+        if self.slot is not None and self.connection.is_dirty:
+            # In request scope: code of the user's has bound it as somebody else. Bind as the settings say.
             params = self.get_connection_params()
             self._limit_answers()
             with self.wrap_database_errors:
@@ -104,10 +104,10 @@ class Directory(Backend):
     # -- operations -----------------------------------------------------------------------------
 
     def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]:
-        """django-ldapdb's, but complete before the first entry is told, and once more on a fresh connection
-        where the first one turns out to be dead.
+        """django-ldapdb's, but complete before the first entry is handed out: between two entries the
+        connection may be used for something else, or be given back.
 
-        Between two entries their user may need this connection for something else, or not at all.
+        Where it turns out to be broken, the search is made once more on a fresh one.
         """
         yield from self._search(super().search_s, arguments, keywords)
 
@@ -147,16 +147,16 @@ class Directory(Backend):
             yield
 
     def _limit_answers(self, deadline: Deadline | None = None) -> None:
-        """By when the server must have answered; None: within the pool's timeout."""
+        """The server must answer by this deadline; None: within the pool's timeout."""
         if self.slot is not None:
             deadline = deadline or Deadline(self.slot.pool.limits.timeout)
-            self.connection.patience = deadline.left()
+            self.connection.answer_timeout = deadline.left()
 
 
 class BackendDriver(LDAP):
     """The driver of django-ldapdb's aliases."""
 
-    mixins = (Directory,)
+    mixins = (DirectoryWrapper,)
 
 
 DRIVER = BackendDriver()
