@@ -59,8 +59,8 @@ def patch() -> None:
     settings of a pool are wrong. Logs once what the system checks would advise.
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
-        conf.reject(checks.settings_errors())
-        checks.say_once(checks.advice())
+        conf.reject(checks.settings_errors() + exporters.problems())
+        checks.log_once(checks.advice())
     _make_storage_local()
     _plug_in()
     if ConnectionHandler.__getitem__ is _getitem:
@@ -237,7 +237,7 @@ def _plug_in() -> None:
 
 def _advise() -> None:
     # Not only in patch(): that may be called before the applications connect their receivers.
-    checks.say_once(checks.receiver_warnings())
+    checks.log_once(checks.receiver_warnings())
     if green.patched("socket"):
         # Nor was gevent there, if a process patched itself after a fork.
-        checks.say_once(checks.advice())
+        checks.log_once(checks.advice())

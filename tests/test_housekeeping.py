@@ -13,7 +13,7 @@ from tests import scripts
 SCRIPT = """
 import collections, json, logging, time
 from django.db import connection, connections
-from django_db_pooling.process import housekeeper; from django_db_pooling.metrics import exporters
+from django_db_pooling.process import housekeeper
 from django_db_pooling.registry import registry
 from django_db_pooling.workers.agent import agent
 housekeeper.TICK = 0.02
@@ -56,10 +56,19 @@ print(json.dumps(collections.Counter(record.levelname for record in failed)))
 """
 WORKS_AGAIN = 'any("works again" in record.getMessage() for record in records)'
 TROUBLES = {
-    "an exporter": """
-class Exporter:
-    tick = end = fail
-exporters.exporters.append(Exporter())
+    "something else": """
+from django_db_pooling.process import upkeep
+from django_db_pooling.process.tasks import Tasks
+class Thing:
+    name, tasks = "something else", Tasks()
+    def every_second(self):
+        fail()
+        return False
+    def abandon(self):
+        pass
+    end = abandon
+thing = Thing()
+upkeep.add(thing)
 """,
     "reading commands": "agent._listener.due = fail",
     "telling other processes": "agent._publisher.publish = fail",

@@ -462,8 +462,6 @@ class Pool:
             helds = self.counts.helds
             helds.buckets[bisect_left(BOUNDS, held)] += 1
             helds.seconds += held
-            if helds.samples is not None:
-                helds.samples.append(held)
             if slot.overdue is not None:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0

@@ -186,7 +186,7 @@ def test_counts_of_processes_are_whole_numbers(name: str, value: Any) -> None:
 
 def test_patch_logs_the_same_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "django_db_pooling")
-    monkeypatch.setattr(checks, "_said", set())
+    monkeypatch.setattr(checks, "_logged", set())
     settings = {"ATOMIC_REQUESTS": True, "CONN_HEALTH_CHECKS": True}
     with alias(POOL={"SCOPE": "transaction"}, **settings):
         pooling.patch()

@@ -31,7 +31,7 @@ PATIENCE = 30.0
 ROOTS = {"included": "/pools/", "admin": "/admin/django_db_pooling/connectionpool/"}
 PAGES = ["", "live/", "overview.json"]
 ACTIONS = ["default/recycle/", "default/close-idle/"]
-NOTICE = "The database could not be asked who you are"
+NOTICE = "Your login could not be checked, because the database is not available."
 COOKIE = "django_db_pooling_staff"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -44,7 +44,7 @@ from unittest import mock
 from django.core import signing
 from django_db_pooling.dashboard import access
 old = signing.loads({cookie!r}, salt=access._SALT)
-with mock.patch("time.time", return_value=time.time() - access.REMEMBERED - 1):
+with mock.patch("time.time", return_value=time.time() - access.COOKIE_AGE - 1):
     print("cookie " + signing.dumps(old, salt=access._SALT))
 """
 
@@ -281,7 +281,7 @@ def test_a_button_reaches_all_workers(
         assert was["pid"] == member["pid"]
         closed = [each["stats"]["closed_by_reason"]["recycled"] for each in (was, member)]
         assert closed[1] - closed[0] >= was["stats"]["idle"]
-    assert f"done by {WORKERS} of {WORKERS} processes" in boss.ask(root).text
+    assert f"done in {WORKERS} of {WORKERS} processes" in boss.ask(root).text
 
 
 # -- what it shows ---------------------------------------------------------------------------------
@@ -390,13 +390,13 @@ def test_an_exhausted_pool_can_be_looked_at(
         for visitor in (without, forged, outdated):
             for path in PAGES:
                 answer = answered_soon(lambda visitor=visitor, path=path: visitor.ask(root + path))
-                assert (answer.status, answer.text) == (503, "The database could not be asked who you are.\n")
+                assert (answer.status, answer.text) == (503, f"{NOTICE}\n")
         # Who has no session is nobody, without a question.
         assert answered_soon(lambda: only.ask(root)).status == 302
         assert answered_soon(lambda: only.ask(f"{root}live/")).status == 403
         had = commands(site)
         answer = answered_soon(lambda: boss.ask(root + ACTIONS[0], "POST", csrfmiddlewaretoken=token))
-        assert answer.status == 503 and "nothing was done" in answer.text
+        assert answer.status == 503 and "Nothing was done" in answer.text
         assert commands(site) == had
         # Nobody who only wanted to look counts as one who gave up.
         assert timeouts() == before
@@ -466,7 +466,7 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
     try:
         # Whichever worker answers knows of itself.
         page = boss.ask("/pools/")
-        assert page.status == 200 and "can’t tell each other anything" in page.text
+        assert page.status == 200 and "can’t share their status" in page.text
         assert f"{directory} is open to other users (mode 0770)" in page.text
         assert len(boss.overview()["workers"]) == 1
         done = site.manage("db_pools")
@@ -482,7 +482,7 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
     eventually(
         lambda: site.site.log.count("sharing pool status with other processes works again") == WORKERS, 20.0
     )
-    assert "can’t tell each other anything" not in boss.ask("/pools/").text
+    assert "can’t share their status" not in boss.ask("/pools/").text
 
 
 # -- the command ---------------------------------------------------------------------------------------
@@ -493,7 +493,7 @@ def test_where_nothing_runs_the_command_says_so(site: PoolsSite, tmp_path: Path)
     for arguments in ([], ["--json"], ["--fail-if-waiting", "0"], ["--plan"]):
         done = nobody.manage("db_pools", *arguments)
         assert done.returncode == 2
-        assert "No process of this site has told anything" in done.stderr
+        assert "No process of this site reports its pools" in done.stderr
         assert "INSTALLED_APPS" in done.stderr and str(tmp_path) in done.stderr
         assert "Traceback" not in done.stderr
     assert json.loads(nobody.manage("db_pools", "--json").stdout)["workers"] == []
@@ -507,7 +507,7 @@ def test_the_table(site: PoolsSite, boss: Visitor) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(f"{WORKERS} processes at ")
     assert sum(" gunicorn " in line for line in lines) == WORKERS
-    assert sum("  together " in line for line in lines) == 1
+    assert sum("  total " in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(("hosts", "status"), [(1, 0), (2, 0), (3, 1)])
@@ -586,7 +586,7 @@ def test_under_load_it_refreshes_itself_without_complaints(
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             page.evaluate("document.getElementById('recycle-default').click()")
             page.until("location.hash === '#pool-default' && document.querySelector('.command') !== null")
-            page.until("document.querySelector('.command').textContent.includes('done by 4 of 4 processes')")
+            page.until("document.querySelector('.command').textContent.includes('done in 4 of 4 processes')")
             assert page.complaints == []
     finally:
         load.end()
@@ -611,7 +611,7 @@ def test_it_says_when_there_is_no_answer_and_when_one_is_logged_out(
     with page_of(chromium, boss) as page:
         page.open(f"{site.site.url}/pools/")
         page.offline(True)
-        page.until("document.getElementById('stale').textContent.startsWith('No figures since ')")
+        page.until("document.getElementById('stale').textContent.startsWith('Not updated since ')")
         page.offline(False)
         page.until("document.getElementById('stale').hidden")
         page.send("Network.clearBrowserCookies")

@@ -70,8 +70,8 @@ def test_a_table_fits_into_a_terminal() -> None:
     )
     assert max(map(len, text.splitlines())) <= COLUMNS
     assert "2 processes at " in text
-    assert re.search(r"^  together +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
-    assert "held longest:  4.0 s" in text
+    assert re.search(r"^  total +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
+    assert "longest held:  4.0 s" in text
 
 
 def test_charts_stay_inside_of_their_boxes() -> None:

@@ -18,7 +18,6 @@ from django_db_pooling.capacity import Share
 from django_db_pooling.database_pool import Identity
 from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
-from django_db_pooling.metrics import exporters
 from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.process.housekeeper import Housekeeper
@@ -221,24 +220,6 @@ def test_where_housekeeping_has_failed_is_told_without_source(caplog: pytest.Log
     assert first == rf"housekeeping failed, trying again: OSError: password=*** {LINE}"
     assert re.fullmatch(r"  .+test_foreign_text\.py:\d+ in work", frames[-1])
     assert all(line.isprintable() for line in frames)
-
-
-def test_an_exporter_that_fails_is_told_without_its_password(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Exporter:
-        def tick(self) -> None:
-            raise OSError(f"can't send to https://app:{SECRET}@collector {ODD}")
-
-        end = tick
-
-    monkeypatch.setattr(exporters, "exporters", [Exporter()])
-    exporters.tick()
-    [record] = caplog.records
-    told = logging.Formatter().format(record)
-    assert SECRET not in told
-    assert rf"OSError: can't send to https://***@collector {LINE}" in told
-    assert all(line.isprintable() for line in told.split("\n"))
 
 
 def test_no_error_is_told_as_it_is() -> None:
