@@ -80,11 +80,11 @@ class Checkout(Checkin):
             raise
         finally:
             self._deadline = outer
-            # The traceback of a driver's error may keep this frame, and then the owner, beyond its thread.
+            # The traceback of a driver's error refers to this frame, and must not keep the owner alive.
             del mine
 
     def _find_pool(self) -> bool:
-        """Find the pool for what the settings say at this moment. False: they say that there is none."""
+        """Find the pool for the settings of this moment. False: by these the wrapper isn't pooled."""
         pool = self._pool
         if pool is None or pool.closing or not pool.serves(self):
             driver = self._pooling_driver()
@@ -127,7 +127,7 @@ class Checkout(Checkin):
                 return
 
     def _check_out(self, deadline: Deadline, holder: object, counted: bool) -> bool:
-        """Try once. False: the slot was of no use and is gone."""
+        """Try once. False: what came couldn't be used, and its slot is given up."""
         pool = self._pool
         if pool.backend_remembers:
             # The backend's close() forgets what it knew of the last session. There is nothing to close.
@@ -286,7 +286,7 @@ class Checkout(Checkin):
 
 
 def copy_of_error(error: Exception, note: str | None = None) -> Exception:
-    """To raise it, or to keep it, without the traceback and the frames of its first raise."""
+    """To raise or store it without the traceback, and so the frames, of its first raise."""
     try:
         made = copy.copy(error)
     except Exception:

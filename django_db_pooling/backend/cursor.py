@@ -1,4 +1,4 @@
-"""Django's cursors, which also tell their wrapper what they execute and when they are closed."""
+"""Django's cursors, which also report to their wrapper each statement and their close."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ else:
 
 
 class OpenCursor(weakref.ref[Any]):
-    """A cursor that is neither closed nor collected. In transaction scope it keeps its connection."""
+    """A cursor that is neither closed nor collected. In transaction scope it holds its connection."""
 
     __slots__ = ("named", "wrapper")
 

@@ -34,7 +34,7 @@ class ConnectionErrors(DatabaseErrorWrapper):
             return
         self._began = time.monotonic()
         if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers_transaction):
-            # Before every statement: of a broken connection this driver can't tell it.
+            # Before every statement: once the connection is broken, this driver doesn't know it.
             connection = wrapper._slot.connection
             if connection is not None:
                 wrapper._was_in_transaction = wrapper._pool.dialect.in_transaction(connection) is not False

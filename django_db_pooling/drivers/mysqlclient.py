@@ -38,7 +38,7 @@ class MySQLClient(Driver):
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         setattr(connection, _DESCRIPTOR, connection.fileno())
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         if connection.open:
             connection.close()
 

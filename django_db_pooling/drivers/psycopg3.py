@@ -28,7 +28,7 @@ class Psycopg3(Driver):
         fd: int = connection.pgconn.socket
         return fd
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         """Only shut down, where another thread is using the connection: psycopg's close() would free memory
         that it works with. An event loop, for example, closes the cursor of a request that was cancelled.
         """
