@@ -58,7 +58,7 @@ def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Vi
     redirect to the login.
     """
     try:
-        with owner.patience(MAX_WAIT):
+        with owner.max_wait(MAX_WAIT):
             found = _authenticated(request, site, redirects)
     except (OperationalError, InterfaceError):
         _avoid_further_queries(request)

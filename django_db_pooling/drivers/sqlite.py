@@ -55,7 +55,7 @@ class SQLite(Driver):
             return True
         return False
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         try:
             return not connection.in_transaction
         except sqlite3.ProgrammingError:

@@ -28,7 +28,7 @@ def demands(seen: Overview, processes: int) -> dict[Server, Demand]:
 
 def _ask(alias: str) -> Limit:
     try:
-        with owner.patience(MAX_WAIT):
+        with owner.max_wait(MAX_WAIT):
             return capacity.ask(alias)
     except Error as error:
         raise CommandError(

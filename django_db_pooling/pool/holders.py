@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from types import FrameType
 
 from django_db_pooling.log import redact, safe_label
+
+
+class Holder:
+    """Names the thread that holds a connection, and its request. ``owner``: what holds it there."""
+
+    __slots__ = ("ident", "owner", "request")
+
+    def __init__(self, owner: object) -> None:
+        self.ident = threading.get_ident()
+        self.owner = weakref.ref(owner)
+        self.request: str | None = None
+
+    def __str__(self) -> str:
+        name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
+        return f"{self.request or 'code outside of a request'} in thread {safe_label(name)}"
 
 
 class Holding:

@@ -3,8 +3,8 @@
 This file alone changes ``_slots`` and ``_idle``. There are never more physical connections than the cap
 (``max_outstanding``), since each has a slot of its own, and a slot
 
-- is added to ``_slots`` only by ``new``, before its socket exists: counted first, and removed again if that was
-  one too many, so of two threads that add the last one both may fail, but not both succeed;
+- is added to ``_slots`` only by ``new``, before its socket exists, and removed again if it is one too many:
+  of two threads that add the last one both may fail, but not both succeed;
 - is removed only by ``_forget``, after its socket is closed, and by ``free_lost``, when its holder is gone.
 
 When the cap is lowered, no slot is added until there are fewer. No slot has two users, since whoever adds

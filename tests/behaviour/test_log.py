@@ -18,7 +18,7 @@ from django.db.backends.signals import connection_created
 from django_db_pooling import log, pooling
 from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.owner import patience
+from django_db_pooling.owner import max_wait
 from django_db_pooling.pool import journal
 from django_db_pooling.process import housekeeper
 from django_db_pooling.registry import registry
@@ -198,7 +198,7 @@ def test_an_error_that_is_not_the_servers_is_no_outage(
         eventually(lambda: told(caplog, alias, "opened"))
         assert not told(caplog, alias, "connect")
         assert not told(caplog, alias, "connect_again")
-        with held(4, alias), patience(0.1), pytest.raises(PoolTimeout) as caught:
+        with held(4, alias), max_wait(0.1), pytest.raises(PoolTimeout) as caught:
             one(alias)
         assert "connect error" not in str(caught.value)
 

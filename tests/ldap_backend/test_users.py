@@ -7,8 +7,8 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.directory.conftest import Configure, Setting, ask, new
-from tests.directory.models import User
+from tests.ldap_backend.conftest import Configure, Setting, ask, new
+from tests.ldap_backend.models import User
 from tests.slapd import Slapd
 
 
@@ -19,7 +19,7 @@ def who(alias: str) -> str:
 
 
 def _rounded(value: object) -> object:
-    # Seconds are not told as exactly as they were set.
+    # Seconds are not read as exactly as they were set.
     return round(value, 3) if isinstance(value, float) else value
 
 
@@ -29,7 +29,7 @@ def test_a_connection_is_bound_as_the_settings_say(everywhere: Setting) -> None:
     assert pooling.stats(everywhere.alias).opened == 1
 
 
-def test_somebody_else_has_bound(everywhere: Setting, server: Slapd) -> None:
+def test_a_connection_that_was_bound_as_another_user(everywhere: Setting, server: Slapd) -> None:
     with connections[everywhere.alias].cursor() as cursor:
         cursor.connection.simple_bind_s(server.user_dn(1), server.user_password(1))
         assert cursor.connection.whoami_s() == f"dn:{server.user_dn(1)}"
@@ -38,14 +38,14 @@ def test_somebody_else_has_bound(everywhere: Setting, server: Slapd) -> None:
     assert pooling.stats(everywhere.alias).opened == 2
 
 
-def test_a_bind_that_failed_leaves_nobody(everywhere: Setting, server: Slapd) -> None:
+def test_a_bind_that_failed(everywhere: Setting, server: Slapd) -> None:
     with connections[everywhere.alias].cursor() as cursor, pytest.raises(ldap.INVALID_CREDENTIALS):
         cursor.connection.simple_bind_s(server.user_dn(1), "wrong")
     pooling.release(everywhere.alias)
     assert who(everywhere.alias) == f"dn:{server.admin_dn}"
 
 
-def test_models_are_asked_for_as_the_settings_say(everywhere: Setting, server: Slapd) -> None:
+def test_models_are_queried_as_the_user_of_the_settings(everywhere: Setting, server: Slapd) -> None:
     """Also in the rest of a request that keeps the connection on which a password was checked."""
     with connections[everywhere.alias].cursor() as cursor:
         cursor.connection.simple_bind_s(server.user_dn(1), server.user_password(1))
@@ -56,7 +56,7 @@ def test_models_are_asked_for_as_the_settings_say(everywhere: Setting, server: S
     assert who(everywhere.alias) == f"dn:{server.admin_dn}"
 
 
-def test_nobody(configure: Configure) -> None:
+def test_an_anonymous_alias(configure: Configure) -> None:
     alias = configure(USER="", PASSWORD="")
     assert who(alias) == ""
     # The server hides everything from whoever hasn't bound.
@@ -88,7 +88,7 @@ def test_a_search_that_was_abandoned_is_over(everywhere: Setting) -> None:
     ask(8)
 
 
-def test_somebody_has_said_goodbye(everywhere: Setting) -> None:
+def test_a_connection_that_was_unbound(everywhere: Setting) -> None:
     with connections[everywhere.alias].cursor() as cursor:
         cursor.connection.unbind_s()
     pooling.release(everywhere.alias)

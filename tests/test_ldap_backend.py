@@ -1,4 +1,4 @@
-"""Runs tests/directory in native threads and in greenlets, each in its own process, with an LDAP server.
+"""Runs tests/ldap_backend in native threads and in greenlets, each in its own process, with an LDAP server.
 
 Also with the last release of django-ldapdb of that name, which needs an older Django: in an environment of
 its own, where POOLING_ENVIRONMENTS says or else inside of this one.
@@ -24,17 +24,17 @@ both = pytest.mark.parametrize("concurrency", ["threads", "gevent"])
 
 @pytest.mark.timeout(SECONDS + 30)
 @both
-def test_directory(concurrency: str) -> None:
+def test_the_django_backend(concurrency: str) -> None:
     require(Slapd)
     require_module("ldap")
     require_module("ldapdb")
-    run_folder("directory", concurrency, {})
+    run_folder("ldap_backend", concurrency, {})
 
 
 @pytest.mark.timeout(2 * SECONDS + 30)
 @both
-def test_directory_with_the_released_django_ldapdb(concurrency: str) -> None:
+def test_the_django_backend_with_the_released_django_ldapdb(concurrency: str) -> None:
     require(Slapd)
     require_module("ldap")
     place = Path(os.environ.get("POOLING_ENVIRONMENTS") or Path(sys.prefix, "environments"))
-    run_folder("directory", concurrency, {}, require_environment(place, OLDER))
+    run_folder("ldap_backend", concurrency, {}, require_environment(place, OLDER))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from tests.directory.models import User
+from tests.ldap_backend.models import User
 
 
 @admin.register(User)

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from django_db_pooling import pooling
 from tests.concurrency import in_child, in_thread, silent_fork
-from tests.directory.conftest import Configure, a_request, ask, assert_whole, held, in_use
+from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, held, in_use
 from tests.slapd import Slapd
 
 both_forks = pytest.mark.parametrize("fork", [os.fork, silent_fork], ids=["by Python", "by C"])
@@ -43,7 +43,7 @@ def test_a_child_opens_its_own_and_the_parents_go_on(
 
 
 @both_forks
-def test_a_child_that_says_goodbye_disturbs_nobody(
+def test_a_child_that_unbinds_disturbs_nobody(
     configure: Configure, server: Slapd, fork: Callable[[], int]
 ) -> None:
     alias = configure(POOL={"SCOPE": "request"})

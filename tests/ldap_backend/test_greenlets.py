@@ -10,7 +10,7 @@ import pytest
 
 from django_db_pooling import pooling
 from tests.concurrency import PATIENCE, eventually
-from tests.directory.conftest import Configure, a_request, ask, assert_whole, in_use, new
+from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, in_use, new
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 
@@ -68,7 +68,7 @@ def test_others_run_while_many_connect_and_search(secured: tuple[TcpProxy, str],
     assert_whole(alias, server)
 
 
-# -- ends ------------------------------------------------------------------------------------------------
+# -- interruptions --------------------------------------------------------------------------------------
 
 
 def by_kill(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
@@ -86,14 +86,14 @@ def by_timeout(work: Callable[[], Any], ready: Callable[[], bool]) -> None:
     gevent().spawn(run).get(timeout=PATIENCE)
 
 
-ends = pytest.mark.parametrize("end", [by_kill, by_timeout])
+interruptions = pytest.mark.parametrize("interrupt", [by_kill, by_timeout])
 
 
-@ends
+@interruptions
 @scopes
 @mosts
-def test_an_end_in_the_middle_of_a_search(
-    end: Any, scope: str, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
+def test_an_interruption_in_the_middle_of_a_search(
+    interrupt: Any, scope: str, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
 ) -> None:
     pool = {"SIZE": most, "MAX_OUTSTANDING": most, "SCOPE": scope}
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
@@ -107,24 +107,24 @@ def test_an_end_in_the_middle_of_a_search(
         proxy.resume()
         ask(number)
         proxy.delay(0.3)
-        end(work, lambda: in_use(alias) == 1)
+        interrupt(work, lambda: in_use(alias) == 1)
         assert in_use(alias) == 0
     proxy.resume()
     assert_whole(alias, server)
     assert pooling.stats(alias).broken == TIMES
 
 
-@ends
+@interruptions
 @mosts
-def test_an_end_while_connecting(
-    end: Any, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
+def test_an_interruption_while_connecting(
+    interrupt: Any, most: int, configure: Configure, server: Slapd, proxy: TcpProxy
 ) -> None:
     pool = {"SIZE": most, "MAX_OUTSTANDING": most}
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
     proxy.delay(0.05)
     for _ in range(TIMES):
         eventually(lambda: pooling.stats(alias).opening == 0)
-        end(lambda: ask(1), lambda: pooling.stats(alias).opening == 1)
+        interrupt(lambda: ask(1), lambda: pooling.stats(alias).opening == 1)
         # Nobody waits for it, but it goes on.
         assert pooling.stats(alias).opening == 1
         assert server.monitor().connections <= most
@@ -132,7 +132,7 @@ def test_an_end_while_connecting(
     assert_whole(alias, server)
 
 
-def test_an_end_in_a_handshake(secured: tuple[TcpProxy, str], server: Slapd) -> None:
+def test_an_interruption_in_a_handshake(secured: tuple[TcpProxy, str], server: Slapd) -> None:
     proxy, alias = secured
     proxy.delay(0.02)
     for turn in range(8):
@@ -146,7 +146,9 @@ def test_an_end_in_a_handshake(secured: tuple[TcpProxy, str], server: Slapd) -> 
     assert_whole(alias, server)
 
 
-def test_an_end_at_any_point_of_a_write(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+def test_an_interruption_at_any_point_of_a_write(
+    configure: Configure, server: Slapd, proxy: TcpProxy
+) -> None:
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
     ask()
     proxy.delay(0.3)
@@ -157,7 +159,9 @@ def test_an_end_at_any_point_of_a_write(configure: Configure, server: Slapd, pro
     assert_whole(alias, server)
 
 
-def test_ends_while_waiting_for_a_connection(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+def test_interruptions_while_waiting_for_a_connection(
+    configure: Configure, server: Slapd, proxy: TcpProxy
+) -> None:
     pool = {"SIZE": 1, "MAX_OUTSTANDING": 1}
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}", POOL=pool)
     ask()
@@ -172,7 +176,7 @@ def test_ends_while_waiting_for_a_connection(configure: Configure, server: Slapd
     assert_whole(alias, server)
 
 
-def test_ends_at_random(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
+def test_interruptions_at_random(configure: Configure, server: Slapd, proxy: TcpProxy) -> None:
     """Many at once through a slow network, each of which has a little less time than it needs, or more."""
     alias = configure(NAME=f"ldap://{proxy.host}:{proxy.port}")
     proxy.delay(0.005)

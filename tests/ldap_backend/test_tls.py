@@ -8,7 +8,7 @@ from django.db import OperationalError
 
 from django_db_pooling import pooling
 from tests.concurrency import eventually, in_threads
-from tests.directory.conftest import Configure, ask, assert_whole, in_a_request, mail, new
+from tests.ldap_backend.conftest import Configure, ask, assert_whole, in_a_request, mail, new
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 

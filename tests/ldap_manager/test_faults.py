@@ -1,4 +1,4 @@
-"""Connections and servers that die, fall silent or come back."""
+"""Connections that break, servers that go away, fall silent or come back."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_idle_connections_that_died_are_replaced_without_a_word(
-    manager: Make, server: Slapd, other: Slapd
-) -> None:
+def test_broken_idle_connections_are_replaced_unnoticed(manager: Make, server: Slapd, other: Slapd) -> None:
     two = manager(other.uri)
     user = other.user_dn(1), other.user_password(1)
     with two.connection(), two.connection(*user):
@@ -51,10 +49,10 @@ def test_idle_connections_that_died_are_replaced_without_a_word(
     assert two.stats().broken >= 1
 
 
-def test_a_connection_that_dies_unnoticed_is_replaced_when_it_is_asked(
+def test_a_connection_that_breaks_unnoticed_is_replaced_when_it_is_checked(
     manager: Make, server: Slapd, proxy: TcpProxy
 ) -> None:
-    """After one was found dead, all others are asked first; also one that gives no answer at all."""
+    """After one was found broken, all others are checked first; also one that gives no answer at all."""
     two = manager(uri_of(proxy), wait_timeout=2.0)
     with two.connection() as silent:
         pass
@@ -120,7 +118,7 @@ def test_a_search_is_made_once_more_on_a_fresh_connection(
         assert found == [[server.user_dn(7)]]
         # What its user has set stays set.
         assert (connection.get_option(ldap.OPT_SIZELIMIT), connection.timeout) == (17, 9)
-        assert connection.patience == 5.0
+        assert connection.answer_timeout == 5.0
         proxy.drop()
         assert find(connection, server) == [server.user_dn(7)]
         assert connection.connected
@@ -131,7 +129,7 @@ def test_a_search_is_made_once_more_on_a_fresh_connection(
     assert (two.stats().opened, two.stats().closed, len(two)) == (3, 2, 1)
 
 
-def test_a_search_that_dies_twice_is_not_made_a_third_time(
+def test_a_search_that_breaks_twice_is_not_made_a_third_time(
     manager: Make, server: Slapd, proxy: TcpProxy
 ) -> None:
     import ldap
@@ -146,7 +144,7 @@ def test_a_search_that_dies_twice_is_not_made_a_third_time(
     assert_whole(two, server)
 
 
-def test_a_search_is_never_made_again_as_somebody_else(manager: Make, server: Slapd, proxy: TcpProxy) -> None:
+def test_a_search_is_never_made_again_as_another_user(manager: Make, server: Slapd, proxy: TcpProxy) -> None:
     """Neither where its user has bound the connection himself, nor where other answers are outstanding."""
     import ldap
 
@@ -213,16 +211,16 @@ def test_connecting_to_a_silent_server_ends_in_time_and_counts_until_it_is_over(
     assert_whole(one, server)
 
 
-def test_where_no_server_is_there_it_is_tried_as_often_as_it_should(
+def test_while_no_server_is_there_connecting_is_tried_retry_max_times(
     manager: Make, server: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ldap
 
-    from django_db_pooling.ldap import manager as module
+    from django_db_pooling.ldap import checkout
 
     tries: list[float] = []
-    connect = module.connect
-    monkeypatch.setattr(module, "connect", lambda *args, **more: tries.append(0) or connect(*args, **more))
+    connect = checkout.connect
+    monkeypatch.setattr(checkout, "connect", lambda *args, **more: tries.append(0) or connect(*args, **more))
     away = manager("ldap://127.0.0.1:1", retry_max=4, retry_delay=0.01)
     with pytest.raises(ldap.SERVER_DOWN), away.connection():
         pass
@@ -344,7 +342,7 @@ def test_tls(way: str, trusted: bool, manager: Make, server: Slapd) -> None:
     if not trusted:
         with pytest.raises((ldap.SERVER_DOWN, BackendError)), two.connection():
             pass
-        # The password was not told.
+        # The password was not sent.
         assert server.monitor().binds == before.binds
         return
     with two.connection() as connection:
@@ -358,7 +356,7 @@ def test_tls(way: str, trusted: bool, manager: Make, server: Slapd) -> None:
     eventually(lambda: server.monitor().connections == 0)
 
 
-def test_one_silent_server_does_not_get_all_who_connect(
+def test_one_silent_server_does_not_stop_all_callers(
     manager: Make, server: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A TLS handshake with it never ends: others are asked first as long as one goes on."""
@@ -366,7 +364,7 @@ def test_one_silent_server_does_not_get_all_who_connect(
 
     from django_db_pooling.ldap import servers
 
-    monkeypatch.setattr(servers, "STALLED", 0.1)
+    monkeypatch.setattr(servers, "STALLED_AFTER", 0.1)
     monkeypatch.setattr(servers.random, "randrange", lambda _: 0)
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         both = manager(

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from django_db_pooling import pooling
 from tests.concurrency import PATIENCE, eventually, in_threads
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     USERS,
     Configure,
     Setting,
@@ -22,7 +22,7 @@ from tests.directory.conftest import (
     mail,
     new,
 )
-from tests.directory.models import Group, User
+from tests.ldap_backend.models import Group, User
 from tests.slapd import TEAMS, Slapd
 
 THREADS = 24
@@ -78,13 +78,13 @@ def test_outside_of_requests_nothing_is_held(everywhere: Setting) -> None:
 
 
 def test_nested_iteration_needs_one_connection(everywhere: Setting) -> None:
-    told = {}
+    found = {}
     for group in Group.objects.exclude(name="leaders").iterator():
         with transaction.atomic(using=everywhere.alias):
-            told[group.name] = [
+            found[group.name] = [
                 other.name for uid in sorted(group.members)[:2] for other in of_user(uid).iterator()
             ]
-    assert told == {f"team{team}": [f"team{team}"] * 2 for team in range(TEAMS)}
+    assert found == {f"team{team}": [f"team{team}"] * 2 for team in range(TEAMS)}
     assert pooling.stats(everywhere.alias).opened == 1
 
 
@@ -137,30 +137,30 @@ def test_an_abandoned_iterator_holds_nothing(everywhere: Setting) -> None:
 
 
 def test_hooks_run_after_a_block(everywhere: Setting) -> None:
-    told = []
+    ran = []
 
     def hook() -> None:
-        told.append((mail(), in_use(everywhere.alias)))
+        ran.append((mail(), in_use(everywhere.alias)))
 
     with transaction.atomic(using=everywhere.alias):
         ask(1)
         transaction.on_commit(hook, using=everywhere.alias)
         with transaction.atomic(using=everywhere.alias):
             transaction.on_commit(hook, using=everywhere.alias)
-        assert not told
+        assert not ran
     held = 1 if everywhere.scope == "request" else 0
-    assert told == [(mail(), held)] * 2
+    assert ran == [(mail(), held)] * 2
 
 
 def test_hooks_of_a_block_that_failed_do_not_run(everywhere: Setting) -> None:
-    told = []
+    ran = []
     with pytest.raises(ZeroDivisionError), transaction.atomic(using=everywhere.alias):
         ask()
-        transaction.on_commit(lambda: told.append(1), using=everywhere.alias)
+        transaction.on_commit(lambda: ran.append(1), using=everywhere.alias)
         raise ZeroDivisionError
-    assert not told
-    transaction.on_commit(lambda: told.append(2), using=everywhere.alias)
-    assert told == [2]
+    assert not ran
+    transaction.on_commit(lambda: ran.append(2), using=everywhere.alias)
+    assert ran == [2]
 
 
 def test_after_an_error_in_a_block_others_can_work(everywhere: Setting) -> None:

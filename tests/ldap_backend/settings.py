@@ -15,14 +15,14 @@ except ImportError:
 timezone.utc = utc  # type: ignore[attr-defined]
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-DATABASE_ROUTERS = ["tests.directory.models.Router"]
+DATABASE_ROUTERS = ["tests.ldap_backend.models.Router"]
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
-    "tests.directory",
+    "tests.ldap_backend",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -46,6 +46,6 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SECRET_KEY = "only for tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-ROOT_URLCONF = "tests.directory.urls"
+ROOT_URLCONF = "tests.ldap_backend.urls"
 STATIC_URL = "static/"
 ALLOWED_HOSTS = ["*"]

@@ -13,7 +13,7 @@ from django.db import Error, OperationalError, connections
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from tests.concurrency import PATIENCE, eventually, in_thread
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     Configure,
     Setting,
     a_request,
@@ -25,7 +25,7 @@ from tests.directory.conftest import (
     new,
     spent,
 )
-from tests.directory.models import User
+from tests.ldap_backend.models import User
 from tests.servers import free_port
 from tests.slapd import Slapd
 
@@ -75,7 +75,7 @@ def test_a_server_that_comes_back_is_waited_for(configure: Configure, server: Sl
     ask()
 
 
-def test_what_the_server_says_of_data_stays_as_it_is(everywhere: Setting) -> None:
+def test_errors_about_data_stay_python_ldaps(everywhere: Setting) -> None:
     connection = connections[everywhere.alias]
     nobody = f"uid=nobody,{Slapd.people_dn}"
     change = [(ldap.MOD_REPLACE, "sn", [b"x"])]
@@ -95,7 +95,7 @@ def test_what_the_server_says_of_data_stays_as_it_is(everywhere: Setting) -> Non
     assert pooling.stats(everywhere.alias).opened == 1
 
 
-def test_what_may_not_be_written(configure: Configure, server: Slapd) -> None:
+def test_a_write_that_is_refused(configure: Configure, server: Slapd) -> None:
     configure(USER=server.user_dn(1), PASSWORD=server.user_password(1))
     error = caught(lambda: new().save(), ldap.INSUFFICIENT_ACCESS)
     assert not isinstance(error, Error)

@@ -13,8 +13,8 @@ from django.db import models
 from django.db.models import Q
 from django.test import Client
 
-from tests.directory.conftest import USERS, Configure, Setting, new, remove_new
-from tests.directory.models import Account, Group, User
+from tests.ldap_backend.conftest import USERS, Configure, Setting, new, remove_new
+from tests.ldap_backend.models import Account, Group, User
 from tests.slapd import FIRST_ID, TEAMS, Slapd
 
 NOBODY = f"uid=nobody,{Slapd.people_dn}"
@@ -108,16 +108,16 @@ def managers(alias: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("read", READS)
 def test_reading(read: str, everywhere: Setting, stock: str) -> None:
     function, expected = READS[read]
-    told = outcome(function, *managers(everywhere.alias))
-    assert told == outcome(function, *managers(stock))
-    assert told == expected or expected is SAME
+    result = outcome(function, *managers(everywhere.alias))
+    assert result == outcome(function, *managers(stock))
+    assert result == expected or expected is SAME
     # Once more, on what the first one has left.
-    assert outcome(function, *managers(everywhere.alias)) == told
+    assert outcome(function, *managers(everywhere.alias)) == result
 
 
 # -- writing --------------------------------------------------------------------------------------------
 
-# Each is told an alias and leaves entries whose names begin with "new".
+# Each gets an alias and leaves entries whose names begin with "new".
 
 
 def create(alias: str) -> Any:
@@ -153,11 +153,11 @@ def modify(alias: str) -> Any:
     user.mail, user.number, user.phones = "new@example.org", 12, ["1", "2"]
     user.save()
     user = User.objects.using(alias).get(uid="new1")
-    told = [user.mail, user.number, sorted(user.phones)]
+    result = [user.mail, user.number, sorted(user.phones)]
     user.mail, user.phones = "", []
     user.save()
     user = User.objects.using(alias).get(uid="new1")
-    return [*told, user.mail, user.phones]
+    return [*result, user.mail, user.phones]
 
 
 def modify_nothing(alias: str) -> Any:
@@ -222,21 +222,21 @@ def a_list(alias: str) -> Any:
     group = groups.get(name="new1")
     group.members.append("c")
     group.save()
-    told = sorted(groups.get(members__contains="c", name="new1").members)
+    result = sorted(groups.get(members__contains="c", name="new1").members)
     group.members.remove("a")
     group.save()
-    return told, sorted(groups.get(name="new1").members)
+    return result, sorted(groups.get(name="new1").members)
 
 
 def true_or_false(alias: str) -> Any:
     accounts = Account.objects.using(alias)
     new(Account, "new1", is_active=True).save(using=alias)
     new(Account, "new2", is_active=False).save(using=alias)
-    told = uids(accounts.filter(is_active=True)), uids(accounts.filter(is_active=False))
+    result = uids(accounts.filter(is_active=True)), uids(accounts.filter(is_active=False))
     account = accounts.get(uid="new1")
     account.is_active = False
     account.save()
-    return told, [account.is_active for account in accounts.all()]
+    return result, [account.is_active for account in accounts.all()]
 
 
 WRITES = {
@@ -261,12 +261,12 @@ WRITES = {
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda function: function.__name__)
 def test_writing(write: Callable[[str], Any], everywhere: Setting, stock: str, server: Slapd) -> None:
-    told = outcome(write, everywhere.alias), remove_new(server)
-    assert told == (outcome(write, stock), remove_new(server))
-    assert told[0] == WRITES[write] or WRITES[write] is SAME
+    result = outcome(write, everywhere.alias), remove_new(server)
+    assert result == (outcome(write, stock), remove_new(server))
+    assert result[0] == WRITES[write] or WRITES[write] is SAME
 
 
-def test_what_stays_ldaps_is_no_error_of_djangos(everywhere: Setting) -> None:
+def test_errors_about_data_are_no_errors_of_djangos(everywhere: Setting) -> None:
     new(uid="new1").save()
     with pytest.raises(ldap.ALREADY_EXISTS) as raised:
         new(uid="new1").save()
@@ -286,12 +286,12 @@ def test_the_admin(scope: str, most: int, configure: Configure) -> None:
     model.objects.filter(username="boss").delete()
     client = Client()
     client.force_login(model.objects.create_superuser("boss", "boss@example.org", "secret"))
-    page = client.get("/admin/directory/user/", {"q": "user00"})
+    page = client.get("/admin/ldap_backend/user/", {"q": "user00"})
     assert page.status_code == 200
     assert all(uid.encode() in page.content for uid in ALL[:10])
     assert ALL[10].encode() not in page.content
     new(uid="new1", mail="old@example.org").save()
-    path = f"/admin/directory/user/uid_3Dnew1_2C{Slapd.people_dn.replace('=', '_3D').replace(',', '_2C')}/"
+    path = f"/admin/ldap_backend/user/uid_3Dnew1_2C{Slapd.people_dn.replace('=', '_3D').replace(',', '_2C')}/"
     page = client.get(path + "change/")
     assert page.status_code == 200 and b"old@example.org" in page.content
     fields = {"uid": "new1", "cn": "1", "sn": "1", "mail": "new@example.org", "number": 1, "team": 1}

@@ -6,8 +6,8 @@ import pytest
 from django.db import transaction
 
 from django_db_pooling import pooling
-from tests.directory.conftest import Configure, Setting, a_request, ask, in_use, mail, new, spent
-from tests.directory.models import Group, User
+from tests.ldap_backend.conftest import Configure, Setting, a_request, ask, in_use, mail, new, spent
+from tests.ldap_backend.models import Group, User
 from tests.slapd import Slapd
 
 
@@ -74,7 +74,7 @@ def test_a_block_costs_what_is_in_it(everywhere: Setting, server: Slapd) -> None
 
 
 @pytest.mark.parametrize("scope", ["request", "transaction"])
-def test_nothing_binds_but_what_opens(scope: str, configure: Configure, server: Slapd) -> None:
+def test_only_opening_a_connection_binds(scope: str, configure: Configure, server: Slapd) -> None:
     alias = configure(POOL={"SCOPE": scope})
     before = server.monitor()
     for number in range(10):

@@ -9,7 +9,7 @@ from ldapdb.backends.ldap import base
 
 from django_db_pooling import pooling
 from django_db_pooling.backend.wrapper import PooledWrapper
-from tests.directory.conftest import Configure, a_request, ask, mail, spent
+from tests.ldap_backend.conftest import Configure, a_request, ask, mail, spent
 from tests.slapd import Slapd
 
 

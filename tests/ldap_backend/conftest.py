@@ -15,7 +15,7 @@ from uuid import uuid4
 import django
 import pytest
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.directory.settings"
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.ldap_backend.settings"
 
 django.setup()
 
@@ -25,7 +25,7 @@ from django.db import connections  # noqa: E402
 
 from django_db_pooling import conf, pooling  # noqa: E402
 from tests.concurrency import PATIENCE, eventually, in_threads  # noqa: E402
-from tests.directory.models import Router, User  # noqa: E402
+from tests.ldap_backend.models import Router, User  # noqa: E402
 from tests.proxy import TcpProxy  # noqa: E402
 from tests.requests import request_finished, request_started  # noqa: E402
 from tests.slapd import OBSERVER_DN, OBSERVER_PASSWORD, Activity, Slapd  # noqa: E402
@@ -39,7 +39,7 @@ SCHEMA = [
     "objectclass ( 1.3.6.1.4.1.32473.2.1 NAME 'exampleAccount' SUP top AUXILIARY MAY exampleActive )",
 ]
 
-# Makes an alias, of the shared server unless told otherwise, and has all models use it; returns its name.
+# Makes an alias, of the shared server where none is given, and has all models use it; returns its name.
 Configure = Callable[..., str]
 
 _numbers = itertools.count(1)
@@ -132,7 +132,7 @@ def alias(configure: Configure) -> str:
 
 @pytest.fixture
 def stock(configure: Configure) -> str:
-    """The same directory without a pool. Models use it where they are told to."""
+    """The same directory without a pool. Models use it where a test says so."""
     before = Router.alias
     name = configure(POOL=False)
     Router.alias = before
@@ -255,12 +255,12 @@ def new(model: type[Any] = User, uid: str = "", **values: Any) -> Any:
 
 
 def mail(number: int = 7) -> str:
-    """A question."""
+    """A query."""
     return str(User.objects.get(uid=Slapd.uid(number)).mail)
 
 
 def ask(number: int = 7) -> None:
-    """A question whose answer can't be another one's."""
+    """A query whose answer can't be another one's."""
     assert mail(number) == f"{Slapd.uid(number)}@example.org"
 
 

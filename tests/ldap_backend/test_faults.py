@@ -18,7 +18,7 @@ from django_db_pooling.backend import checkout, lease
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.process import deadline
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
-from tests.directory.conftest import (
+from tests.ldap_backend.conftest import (
     Configure,
     a_request,
     ask,
@@ -106,7 +106,7 @@ def test_a_write_is_the_first_thing_after_a_restart(scope: str, configure: Confi
     assert len(remove_new(server)) == 1
 
 
-def test_a_connection_in_use_dies_between_two_searches(configure: Configure, server: Slapd) -> None:
+def test_a_connection_in_use_breaks_between_two_searches(configure: Configure, server: Slapd) -> None:
     alias = configure(POOL={"SCOPE": "request"})
     with a_request():
         ask()

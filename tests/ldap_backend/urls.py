@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from tests.directory.models import User
+from tests.ldap_backend.models import User
 
 
 def mail(request: HttpRequest, uid: str) -> HttpResponse:

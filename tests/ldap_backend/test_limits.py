@@ -11,7 +11,7 @@ from django.db.transaction import TransactionManagementError
 from django_db_pooling import pooling
 from django_db_pooling.pool import maintenance
 from tests.concurrency import PATIENCE, eventually
-from tests.directory.conftest import Configure, a_request, ask, held, in_use, spent
+from tests.ldap_backend.conftest import Configure, a_request, ask, held, in_use, spent
 from tests.slapd import Slapd
 
 
@@ -79,7 +79,7 @@ def test_min_size_is_opened_ahead(configure: Configure, server: Slapd) -> None:
     assert pooling.stats(alias).opened == 3
 
 
-def test_what_is_over_size_is_closed(
+def test_idle_connections_over_size_are_closed(
     configure: Configure, server: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "EXCESS_STAYS", 0.0)
@@ -166,7 +166,7 @@ def test_pin(alias: str, server: Slapd) -> None:
     assert pooling.stats(alias).opened == 2
 
 
-def test_scope_said_by_code(alias: str) -> None:
+def test_a_scope_set_by_code(alias: str) -> None:
     with pooling.scope("request"):
         ask()
         assert in_use(alias) == 1
