@@ -37,8 +37,8 @@ class Maintenance:
 
     def drain(self) -> None:
         """Close what is idle."""
-        while idle := self._slots.idle():
-            self._close_idle(idle[0], Closed.RECYCLED)
+        while (slot := self._slots.pop_oldest()) is not None:
+            self._close(slot, Closed.RECYCLED)
 
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
@@ -49,13 +49,9 @@ class Maintenance:
                 self._slots.close(slot, Closed.RECYCLED)
 
     def close_surplus(self) -> None:
-        """Close what is idle beyond the cap, the ones that were used least lately first."""
-        while self._slots.is_over_cap and (idle := self._slots.idle()):
-            self._close_idle(idle[0], Closed.SURPLUS)
-
-    def _close_idle(self, slot: Slot, reason: Closed) -> None:
-        if self._slots.claim(slot):
-            self._close(slot, reason)
+        """Close what is idle beyond the cap, what has been idle for longest first."""
+        while self._slots.is_over_cap and (slot := self._slots.pop_oldest()) is not None:
+            self._close(slot, Closed.SURPLUS)
 
     def _close(self, slot: Slot, reason: Closed | None) -> None:
         driver = self._slots.driver

@@ -149,6 +149,13 @@ class Slots:
         self.put_back(slot)
         return None
 
+    def pop_oldest(self) -> Slot | None:
+        """The one that has been idle for longest."""
+        try:
+            return self._idle.popleft()
+        except IndexError:
+            return None
+
     def claim(self, slot: Slot) -> bool:
         """Whether the slot was idle; it is the caller's then."""
         try:
