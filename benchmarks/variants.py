@@ -53,12 +53,15 @@ def _patch_for_prometheus(size: int) -> None:
 
     from prometheus_client import generate_latest
 
+    from django_db_pooling.metrics import prometheus
+
     def scrape() -> None:
         while True:
             time.sleep(1)
             generate_latest()
 
     _patch(size)
+    prometheus.register()
     threading.Thread(target=scrape, daemon=True).start()
 
 
@@ -70,9 +73,12 @@ def _patch_for_opentelemetry(size: int) -> None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 
+    from django_db_pooling.metrics import opentelemetry
+
     exporter = ConsoleMetricExporter(out=open(os.devnull, "w"))  # noqa: SIM115
     metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter, 1000)]))
     _patch(size)
+    opentelemetry.start()
 
 
 VARIANTS = [

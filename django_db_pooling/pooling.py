@@ -21,9 +21,9 @@ from django.utils.connection import ConnectionDoesNotExist
 from django_db_pooling import conf, owner
 from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.owner import scope
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
-from django_db_pooling.scope import scope
 
 __all__ = [
     "PoolStats",

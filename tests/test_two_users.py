@@ -51,7 +51,7 @@ us, them = UserSite(US), UserSite(THEM)
 for site in (us, them):
     site.do("query()", "until(is_heard)")
 us.do("recycle()")
-assert them.do("len(overview.look(own=False).orders)") == 0
+assert them.do("len(overview.look(own=False).commands)") == 0
 them.do(f"may_not({str(place)!r})")
 them.do("query()", "until(is_heard)")
 stats = "__import__('django_db_pooling.pooling').pooling.stats()['default'].closed_by_reason['recycled']"

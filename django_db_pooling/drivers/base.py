@@ -73,14 +73,14 @@ class Driver:
     def drop(self, connection: Any) -> None:
         """Cut the connection: the server sees its end at once, also where others refer to the object."""
         sockets.shut_down(self.fileno(connection))
-        self.forget(connection)
+        self.disconnect(connection)
 
     def close(self, connection: Any, close_wait: float) -> None:
         """Close as the protocol wants it (I/O), then wait up to ``close_wait`` seconds for the server."""
         fd = self.fileno(connection)
         duplicate = os.dup(fd) if close_wait and fd is not None else None
         try:
-            self.forget(connection)
+            self.disconnect(connection)
             if duplicate is not None:
                 green.cooperative_wait(duplicate, close_wait)
         finally:
@@ -93,7 +93,7 @@ class Driver:
         """The socket's descriptor, None when it is closed."""
         raise NotImplementedError
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         """The driver's own close(), where it isn't closed yet (I/O: it tells the server)."""
         connection.close()
 

@@ -38,7 +38,7 @@ class MySQLClient(Driver):
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         setattr(connection, _DESCRIPTOR, connection.fileno())
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         if connection.open:
             connection.close()
 
@@ -82,7 +82,7 @@ class MySQLClient(Driver):
         if not green.patched("socket"):
             return None
         return (
-            "mysqlclient waits for the server in C and stops every greenlet meanwhile. "
+            "mysqlclient waits for the server in C code and blocks all greenlets meanwhile. "
             "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
         )
 

@@ -50,7 +50,7 @@ class Psycopg2(Driver):
         if not green.patched("socket") or extensions.get_wait_callback() is not None:
             return None
         return (
-            "psycopg2 waits for the server in C and stops every greenlet meanwhile. "
+            "psycopg2 waits for the server in C code and blocks all greenlets meanwhile. "
             "Use psycopg 3 (pip install 'psycopg[binary]'), or psycogreen's patch_psycopg()."
         )
 

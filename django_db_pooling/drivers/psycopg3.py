@@ -28,7 +28,7 @@ class Psycopg3(Driver):
         fd: int = connection.pgconn.socket
         return fd
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         """Only shut down, where another thread is using the connection: psycopg's close() would free memory
         that it works with. An event loop, for example, closes the cursor of a request that was cancelled.
         """
@@ -90,8 +90,8 @@ class Psycopg3(Driver):
         if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):
             return None
         return (
-            "psycopg was imported before gevent's patch, waits in C and stops every greenlet meanwhile. "
-            "Call gevent.monkey.patch_all() before anything imports psycopg."
+            "psycopg was imported before gevent's patch: it waits in C code and blocks all greenlets "
+            "meanwhile. Call gevent.monkey.patch_all() before anything imports psycopg."
         )
 
 

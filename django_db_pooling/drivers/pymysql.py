@@ -44,7 +44,7 @@ class PyMySQL(Driver):
         fd: int = sock.fileno()
         return fd if fd >= 0 else None
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         self._forget_result(connection)
         if connection.open:
             connection.close()

@@ -18,7 +18,7 @@ from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Credentials, Identities
 from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
-from django_db_pooling.log import label
+from django_db_pooling.log import safe_label
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.pool import CheckoutTimeout
 from django_db_pooling.pool.slots import Slot
@@ -264,4 +264,4 @@ def _is_clean(connection: StateConnector) -> bool:
 
 
 def _holder() -> str:
-    return label(f"thread {current_thread().name}")
+    return safe_label(f"thread {current_thread().name}")

@@ -37,7 +37,7 @@ class LDAP(Driver):
             raise ldap.TIMEOUT({"desc": "Timed out", "info": info}) from None
         slot.attempt = None
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         close(connection)
 
     def alive(self, connection: Any) -> bool | None:

@@ -222,7 +222,7 @@ class Pool:
                     pass
                 elif not admitted:
                     if most is not None and len(self._waiters) > most:
-                        why = f"MAX_WAITING ({most}) callers wait already"
+                        why = f"MAX_WAITING ({most}) callers are already waiting"
                         raise self.refusal(0.0, why, counted)
                     admitted = True
                 elif deadline is not None and now >= deadline:
@@ -307,7 +307,9 @@ class Pool:
                 # Another native thread has thought of it.
                 continue
             ago = time.monotonic() - at
-            waiter.turn_away(ServerAway(f"pool {self.name!r}: {ago:.1f} s ago, not tried again", error))
+            waiter.turn_away(
+                ServerAway(f"pool {self.name!r}: connecting failed {ago:.1f} s ago, not tried again", error)
+            )
 
     def _others_may_come_back(self, affinity: object) -> bool:
         return any(
@@ -460,8 +462,6 @@ class Pool:
             helds = self.counts.helds
             helds.buckets[bisect_left(BOUNDS, held)] += 1
             helds.seconds += held
-            if helds.samples is not None:
-                helds.samples.append(held)
             if slot.overdue is not None:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0

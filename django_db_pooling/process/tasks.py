@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from django_db_pooling.log import extra, logger, redact, stack_of
+from django_db_pooling.log import extra, logger, redact, traceback_text
 from django_db_pooling.process import fork
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def _log_failure(name: str, error: Exception) -> None:
     with contextlib.suppress(Exception):
         redacted = redact(error)
         fields = extra("housekeeping", task=name, error=redacted)
-        logger.error("%s failed, trying again: %s\n%s", name, redacted, stack_of(error), extra=fields)
+        logger.error("%s failed, trying again: %s\n%s", name, redacted, traceback_text(error), extra=fields)
 
 
 # For what there is once in a process, under names of its own.

@@ -15,7 +15,7 @@ T = TypeVar("T")
 Reader = Callable[[Any], Any]
 
 # A float holds each whole number up to here; no count and no time is near it.
-MOST = 2**53
+MAX_NUMBER = 2**53
 
 
 def decode(kind: type[T], text: bytes) -> T:
@@ -68,13 +68,13 @@ def _text(told: Any) -> str:
 
 
 def _count(told: Any) -> int:
-    if type(told) is not int or not 0 <= told <= MOST:
+    if type(told) is not int or not 0 <= told <= MAX_NUMBER:
         raise ValueError("no count")
     return told
 
 
 def _number(told: Any) -> float:
-    if type(told) not in (int, float) or not -MOST <= told <= MOST or not math.isfinite(told):
+    if type(told) not in (int, float) or not -MAX_NUMBER <= told <= MAX_NUMBER or not math.isfinite(told):
         raise ValueError("no number")
     return float(told)
 

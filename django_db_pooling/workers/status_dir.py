@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
@@ -29,16 +30,16 @@ from django_db_pooling.log import extra, logger, redact
 T = TypeVar("T")
 
 # Bytes of a file; more than that isn't read.
-MOST_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 # Of the files that were passed over, so many are remembered, so that the log says it of each once.
-MOST_REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # It may be one that nobody can list.
 _PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME = re.compile(
-    r"django_db_pooling-(?P<kind>report|order)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
+    r"django_db_pooling-(?P<kind>report|command)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
     r"(?P<unfinished>\.[0-9a-f]{32}\.new)?"
 )
 
@@ -49,11 +50,18 @@ class Kind(StrEnum):
     """What a file is about."""
 
     REPORT = "report"
-    ORDER = "order"
+    COMMAND = "command"
 
 
 class Refused(OSError):
     """The directory, or a file in it, can't be trusted or used; says why and what to do."""
+
+
+def is_on() -> bool:
+    """Whether processes report: the app is installed, or settings.DB_POOL_STATUS_DIR is a path."""
+    if hasattr(settings, "DB_POOL_STATUS_DIR"):
+        return settings.DB_POOL_STATUS_DIR is not None
+    return apps.ready and apps.is_installed("django_db_pooling")
 
 
 def parent() -> Path:
@@ -164,8 +172,8 @@ def _make(where: Path, above: int | None) -> None:
         pass
     except OSError as error:
         raise Refused(
-            f"{where} can't be made, {error.strerror}: let user id {os.geteuid()} write into {where.parent}, "
-            "or set DB_POOL_STATUS_DIR to another directory"
+            f"{where} can't be created, {error.strerror}: let user id {os.geteuid()} write into "
+            f"{where.parent}, or set DB_POOL_STATUS_DIR to another directory"
         ) from error
 
 
@@ -184,7 +192,7 @@ def _check(found: os.stat_result, where: Path) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _refused(where, "is a symbolic link")
     if not stat.S_ISDIR(found.st_mode):
-        raise _refused(where, "is no directory")
+        raise _refused(where, "is not a directory")
     if found.st_uid != os.geteuid():
         raise _refused(where, f"belongs to user id {found.st_uid}, not to {os.geteuid()}")
     mode = stat.S_IMODE(found.st_mode)
@@ -263,17 +271,17 @@ class Directory:
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise Refused("it is no regular file")
+                raise Refused("it is not a regular file")
             if found.st_uid != os.geteuid():
                 raise Refused(f"it belongs to user id {found.st_uid}")
             if found.st_nlink > 1:
-                raise Refused("it has another name, too")
+                raise Refused("it has more than one hard link")
             with open(descriptor, "rb", closefd=False) as file:
-                text = file.read(MOST_BYTES + 1)
+                text = file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-        if len(text) > MOST_BYTES:
-            raise Refused(f"it has more than {MOST_BYTES} bytes")
+        if len(text) > MAX_BYTES:
+            raise Refused(f"it has more than {MAX_BYTES} bytes")
         return text
 
     def _remove(self, name: str) -> None:
@@ -283,12 +291,12 @@ class Directory:
     def _pass_over(self, name: str, error: Exception) -> None:
         if name in _passed_over:
             return
-        if len(_passed_over) >= MOST_REMEMBERED:
+        if len(_passed_over) >= MAX_REMEMBERED:
             _passed_over.clear()
         _passed_over.add(name)
         said = redact(str(error))
         fields = extra("status", error=said)
-        logger.warning("passing over %s: %s", redact(self._where / name), said, extra=fields)
+        logger.warning("ignoring %s: %s", redact(self._where / name), said, extra=fields)
 
 
 def _file_name(kind: Kind, one: str) -> str:

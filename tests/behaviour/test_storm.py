@@ -29,7 +29,6 @@ from django_db_pooling import pooling
 from django_db_pooling.backend.checkin import Checkin
 from django_db_pooling.backend.checkout import Checkout
 from django_db_pooling.backend.errors import BrokenConnections
-from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool import Pool
@@ -74,7 +73,7 @@ POINTS: dict[str, list[Any]] = {
     "connecting": [Checkout._open],
     "waiting": [Pool._queue],
     "committing": [BaseDatabaseWrapper._commit],
-    "rolling back": [BaseDatabaseWrapper._rollback, Leasing._roll_back],
+    "rolling back": [BaseDatabaseWrapper._rollback, Checkin._roll_back],
     "fetching": [],
     "executing": [CursorWrapper._execute],
     "setting autocommit": [BaseDatabaseWrapper.set_autocommit],

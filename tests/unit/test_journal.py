@@ -26,7 +26,7 @@ WRITERS = {
     "process/tasks.py",
     "process/housekeeper.py",
     "workers/commands.py",
-    "workers/reports.py",
+    "workers/publish.py",
     "workers/status_dir.py",
     "checks.py",
 }
@@ -106,7 +106,7 @@ def test_in_a_storm_the_first_is_written_at_once_and_the_others_are_counted(
         journal.write()
     assert [record.getMessage() for record in caplog.records] == [
         "default: checkout failed: first",
-        "default: connection lost in a statement of x: another",
+        "default: connection lost during a statement of x: another",
     ]
     assert journal.is_pending
     caplog.clear()
@@ -252,4 +252,7 @@ def test_a_dropped_lease_is_told_of_with_its_request(caplog: pytest.LogCaptureFi
     del slot
     gc.collect()
     pool.maintain()
-    assert "default: connection reclaimed, its holder is gone: GET /dropped" in caplog.messages
+    assert (
+        "default: connection reclaimed, its holder ended without returning it: GET /dropped"
+        in caplog.messages
+    )

@@ -286,6 +286,18 @@ def test_the_counters_add_up(clock: Clock) -> None:
     assert stats.wait_seconds == stats.longest_wait_seconds == 0
 
 
+def test_durations_never_go_back_while_a_caller_that_queued_is_being_counted() -> None:
+    """It is counted as one that queued before its checkout is: a thread may read between the two."""
+    pool = FakePool()
+    for _ in range(2):
+        pool.give(pool.take())
+    before = pool.snapshot().waits
+    pool.counts.queued += 1
+    assert pool.snapshot().waits == before
+    pool.counts.checkouts += 1
+    assert pool.snapshot().waits == before
+
+
 def test_a_connection_that_fails_while_it_is_set_up_counts_neither_as_opened_nor_as_closed() -> None:
     """Connected, and then the first statement on it fails: opened minus closed must stay what is open."""
     pool = FakePool()

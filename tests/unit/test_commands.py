@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from django_db_pooling.workers import commands, status_dir
-from django_db_pooling.workers.commands import REMEMBERED, VALID, Action, Listener, Order
+from django_db_pooling.workers.commands import REMEMBERED, VALID, Action, Command, Listener
 from tests.concurrency import in_threads
 
 
@@ -36,15 +36,15 @@ class Wall:
         self.now += seconds
         self.clock += seconds
 
-    def give(self, where: Path) -> Order:
-        order = give()
-        self.put(where, order)
-        return order
+    def give(self, where: Path) -> Command:
+        command = give()
+        self.put(where, command)
+        return command
 
-    def put(self, where: Path, order: Order) -> None:
-        put(where, order)
+    def put(self, where: Path, command: Command) -> None:
+        put(where, command)
         # The file system keeps another time.
-        os.utime(file(where, order), (self.now, self.now))
+        os.utime(file(where, command), (self.now, self.now))
 
 
 @pytest.fixture
@@ -52,24 +52,24 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     return Wall(monkeypatch)
 
 
-def file(where: Path, order: Order) -> Path:
-    return where / f"django_db_pooling-order-{order.id}.json"
+def file(where: Path, command: Command) -> Path:
+    return where / f"django_db_pooling-command-{command.id}.json"
 
 
-def put(where: Path, order: Order) -> None:
-    file(where, order).write_text(json.dumps(asdict(order)))
+def put(where: Path, command: Command) -> None:
+    file(where, command).write_text(json.dumps(asdict(command)))
 
 
-def give() -> Order:
+def give() -> Command:
     return commands.give("default", Action.RECYCLE, "boss")
 
 
-def test_everybody_carries_an_order_out_once() -> None:
+def test_everybody_carries_a_command_out_once() -> None:
     listeners = [Listener() for _ in range(3)]
-    order = give()
-    assert [listener.due() for listener in listeners] == [[order]] * 3
+    command = give()
+    assert [listener.due() for listener in listeners] == [[command]] * 3
     assert [listener.due() for listener in listeners] == [[]] * 3
-    assert list(listeners[0].obeyed) == [order.id]
+    assert list(listeners[0].carried_out) == [command.id]
 
 
 def test_each_once_however_many_there_are() -> None:
@@ -83,15 +83,15 @@ def test_each_once_however_many_there_are() -> None:
     assert listener.due() == []
 
 
-def test_orders_of_the_same_instant_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_same_instant_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener()
     now, nanoseconds = time.time(), time.time_ns()
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: now)
         patch.setattr(time, "time_ns", lambda: nanoseconds)
         given = in_threads([give] * 20)
-    assert len({order.id for order in given}) == 20
-    assert sorted(order.id for order in listener.due()) == sorted(order.id for order in given)
+    assert len({command.id for command in given}) == 20
+    assert sorted(command.id for command in listener.due()) == sorted(command.id for command in given)
 
 
 def test_in_the_order_in_which_they_came() -> None:
@@ -109,23 +109,23 @@ def test_who_starts_later_has_nothing_to_do_with_it() -> None:
 def test_what_is_old_is_not_carried_out_by_who_was_asleep(where: Path, wall: Wall) -> None:
     listener = Listener()
     wall.passes(100)
-    order = wall.give(where)
-    wall.put(where, replace(order, id=status_dir.new_id(1), at=order.at - VALID - 1))
-    assert listener.due() == [order]
+    command = wall.give(where)
+    wall.put(where, replace(command, id=status_dir.new_id(1), at=command.at - VALID - 1))
+    assert listener.due() == [command]
 
 
 def test_what_was_carried_out_is_forgotten_with_its_file(where: Path, wall: Wall) -> None:
     listener = Listener()
     wall.passes(1)
-    order = wall.give(where)
-    assert listener.due() == [order]
+    command = wall.give(where)
+    assert listener.due() == [command]
     wall.passes(VALID)
-    assert listener.due() == [] and commands.given() == [order]
-    assert list(listener.obeyed) == [order.id]
+    assert listener.due() == [] and commands.given() == [command]
+    assert list(listener.carried_out) == [command.id]
     wall.passes(REMEMBERED)
     assert listener.due() == commands.given() == []
     assert list(where.iterdir()) == []
-    assert listener.obeyed == {}
+    assert listener.carried_out == {}
 
 
 @pytest.mark.parametrize("seconds", [-86_400, -5, 5, 86_400])
@@ -140,35 +140,35 @@ def test_once_also_when_the_clock_is_set(wall: Wall, where: Path, seconds: float
     assert listener.due() == [second]
     for step in (-seconds, 0, seconds, 0):
         wall.now += step
-        for order in (first, second):
-            wall.put(where, order)
+        for command in (first, second):
+            wall.put(where, command)
         assert listener.due() == []
         wall.passes(VALID / 5)
 
 
-def test_an_order_from_the_future_does_not_live_for_ever(where: Path, wall: Wall) -> None:
+def test_a_command_from_the_future_does_not_live_for_ever(where: Path, wall: Wall) -> None:
     listener = Listener()
-    order = wall.give(where)
+    command = wall.give(where)
     wall.now -= 86_400
     wall.passes(1)
     assert listener.due() == commands.given() == []
-    assert not file(where, order).exists()
+    assert not file(where, command).exists()
 
 
-def test_a_clock_that_was_set_back_after_the_start_hides_no_order(where: Path, wall: Wall) -> None:
+def test_a_clock_that_was_set_back_after_the_start_hides_no_command(where: Path, wall: Wall) -> None:
     listener = Listener()
     wall.now -= 86_400
     wall.clock += 1
-    order = wall.give(where)
-    assert listener.due() == [order]
+    command = wall.give(where)
+    assert listener.due() == [command]
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
 def test_where_others_can_write_nothing_counts(where: Path, mode: int) -> None:
     """And what was carried out stays so."""
     listener = Listener()
-    order = give()
-    assert listener.due() == [order]
+    command = give()
+    assert listener.due() == [command]
     later = give()
     where.chmod(mode)
     assert commands.given() == listener.due() == []
@@ -180,8 +180,8 @@ def test_where_others_can_write_nothing_counts(where: Path, mode: int) -> None:
 
 def test_who_gave_it_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "django_db_pooling")
-    order = commands.give("default", Action.RECYCLE, "boss\nERROR forged")
-    assert "\n" not in order.by
+    command = commands.give("default", Action.RECYCLE, "boss\nERROR forged")
+    assert "\n" not in command.by
     assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
 
 
@@ -203,11 +203,11 @@ def test_what_nobody_understands_is_passed_over(
     where: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener()
-    order = commands.give("default", Action.CLOSE_IDLE, "boss")
-    other = file(where, replace(order, id=status_dir.new_id(1)))
+    command = commands.give("default", Action.CLOSE_IDLE, "boss")
+    other = file(where, replace(command, id=status_dir.new_id(1)))
     other.write_text(text)
-    assert listener.due() == [order]
-    assert listener.due() == [] and commands.given() == [order]
+    assert listener.due() == [command]
+    assert listener.due() == [] and commands.given() == [command]
     assert caplog.text.count(other.name) == 1
 
 
@@ -228,11 +228,11 @@ def test_what_nobody_understands_is_passed_over(
         {"more": 1},
     ],
 )
-def test_an_order_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, object]) -> None:
+def test_a_command_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, object]) -> None:
     listener = Listener()
-    order = give()
+    command = give()
     one = status_dir.new_id(1)
-    path = where / f"django_db_pooling-order-{one}.json"
-    path.write_text(json.dumps(asdict(order) | {"id": one} | wrong))
-    assert listener.due() == [order]
-    assert commands.given() == [order]
+    path = where / f"django_db_pooling-command-{one}.json"
+    path.write_text(json.dumps(asdict(command) | {"id": one} | wrong))
+    assert listener.due() == [command]
+    assert commands.given() == [command]

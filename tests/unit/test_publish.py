@@ -1,4 +1,4 @@
-"""What a process tells of its pools."""
+"""What a process reports of its pools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 import pytest
 
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.workers.reports import RECENT_SAMPLES, SAMPLE_SECONDS, SAMPLES, Publisher
+from django_db_pooling.workers.publish import RECENT_SAMPLES, Publisher
+from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES
 from tests.unit.test_overview import durations
 
 NOW = 10_000.0
@@ -44,7 +45,7 @@ def test_what_is_recent_is_about_a_minute() -> None:
 def test_a_report_on_demand_takes_no_sample() -> None:
     report = Publisher().report({"default": stats(3)}, [], ["1", "2"])
     assert report.pools["default"].history == []
-    assert (report.pid, report.obeyed) == (os.getpid(), ["1", "2"])
+    assert (report.pid, report.carried_out) == (os.getpid(), ["1", "2"])
 
 
 def test_the_age_of_a_process_stays_right_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
