@@ -29,7 +29,7 @@ Cycle = Callable[[], None]
 
 
 class Nothing:
-    """A connection in nobody's database."""
+    """A connection without a database."""
 
     def close(self, *ignored: Any) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Who is compared: one table, about ten lines for each.
+"""The variants that are compared, about ten lines for each.
 
 Imported by the runner and by the benchmark site, which runs in the variant's own environment. So nothing here
 imports a pool before its ``start`` is called.
@@ -16,7 +16,7 @@ MYSQL = "mysql"
 POSTGRESQL = "postgresql"
 LDAP = "ldap"
 LDAPS = "ldaps"
-# What the others are measured against.
+# What the others are compared with.
 CEILING = "ceiling: ORM"
 # An engine that is not one of Django's own; this release of it is for Django 5.
 DJANGO_LDAPDB = ("mprov-django-ldapdb>=1.5.4", "python-ldap>=3.4.5")
@@ -39,7 +39,7 @@ class Variant:
 
 
 def _patch(size: int) -> None:
-    # Ours and 0.0.4 go by the same name, and have these two calls in common.
+    # This package and 0.0.4 have the same name, and these two calls in common.
     from django_db_pooling import pooling
 
     pooling.set_pool_size(size, max_outstanding=size)

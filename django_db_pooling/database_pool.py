@@ -51,7 +51,7 @@ class DatabasePool(Pool):
         self.learned: dict[str, Any] = {}
 
     def serves(self, wrapper: Any) -> bool:
-        """Whether its connections are what the wrapper's settings say this instant."""
+        """Whether its connections fit the wrapper's settings as they are at this moment."""
         # Asked at each checkout, so without a call where it can be.
         settings_dict = self._lasting(wrapper.settings_dict) if self._changing_keys else wrapper.settings_dict
         cls, zones, lasting = self.identity

@@ -24,7 +24,7 @@ from django_db_pooling.registry import registry
 from django_db_pooling.workers.agent import agent
 
 _inherited_getitem = ConnectionHandler.__getitem__
-# Plain wrappers that were in the middle of something when patch() came by.
+# Plain wrappers that were in a transaction when patch() was called.
 _busy: set[weakref.ref[Any]] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
@@ -161,11 +161,11 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         path = environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = _decoded(environ)
-        told = f"{environ.get('REQUEST_METHOD')} {path}"
+        label = f"{environ.get('REQUEST_METHOD')} {path}"
         # What safe_label() asks, without a call for each request.
-        if len(told) > MAX_LABEL or not told.isprintable():
-            told = safe_label(told)
-        request = mine.begin_request(told)
+        if len(label) > MAX_LABEL or not label.isprintable():
+            label = safe_label(label)
+        request = mine.begin_request(label)
         environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
     elif scope is not None:
         mine.begin_request(safe_label(f"{scope.get('method')} {scope.get('path')}"))

@@ -29,7 +29,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.tasks = Tasks()
-        # Called when a pool was made, by whoever asked for it.
+        # Called when a pool was made, in the thread that needed it.
         self.on_new_pool: list[Callable[[], None]] = []
         self._begin()
 
@@ -50,7 +50,7 @@ class Registry:
         return [pool for pools in list(self._pools.values()) for pool in pools]
 
     def pool_for(self, wrapper: Any, driver: Driver) -> DatabasePool:
-        """The pool for what the wrapper's settings say this instant."""
+        """The pool for the wrapper's settings as they are at this moment."""
         if not fork.noticed[0]:
             fork.notice()
         pool = self._serving(wrapper)
@@ -74,7 +74,7 @@ class Registry:
         return made
 
     def _serving(self, wrapper: Any) -> DatabasePool | None:
-        """The pool that there is for what the wrapper's settings say this instant."""
+        """The pool that there is for the wrapper's settings as they are at this moment."""
         for pool in self._pools.get(wrapper.alias, ()):
             if pool.serves(wrapper):
                 return pool
@@ -87,9 +87,6 @@ class Registry:
                 wrapper.__dict__.update(pool.learned, _pool=pool)
 
     # -- upkeep -----------------------------------------------------------------------------
-
-    def ensure_looked_after(self) -> None:
-        upkeep.ensure_running()
 
     def every_second(self) -> bool:
         self._retire()
@@ -150,12 +147,12 @@ class Registry:
     def cut_off(self) -> None:
         """In a forked child: nothing that is written to the parent's connections reaches its servers."""
         for pool in self.pools():
-            # For wrappers that know it.
+            # For wrappers that refer to it.
             pool.closing = True
             fork.cut_off(pool.dialect.fileno(connection) for connection in pool.connections())
 
     def end(self) -> None:
-        """The process ends: say goodbye to the servers, which would log aborted connections else."""
+        """Close what is idle properly: else servers log aborted connections."""
         for pool in self.pools():
             self.tasks.run(f"closing the pool {pool.name!r}", pool.drain_here)
             self.tasks.run(f"the log of the pool {pool.name!r}", partial(pool.journal.write, is_last=True))
@@ -163,7 +160,7 @@ class Registry:
     # -- all of them ----------------------------------------------------------------------------
 
     def apply_limits(self) -> None:
-        """The settings or ``set_pool_size()`` say something else."""
+        """The limits have changed."""
         for pool in self.pools():
             pool.resize(conf.limits_for(pool.name, pool.settings_dict))
 

@@ -133,3 +133,37 @@ def test_a_command_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Pa
     where = tmp_path / "status"
     where.mkdir()
     assert json.loads(scripts.run(COMMANDS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]
+
+
+END = """
+from django.db import connection
+from django_db_pooling.process import upkeep
+from django_db_pooling.workers import status_dir
+from django_db_pooling.workers.agent import agent
+class Last:
+    name = "the last"
+    tasks = agent.tasks
+    def end(self):
+        path = status_dir.path()
+        print("a report" if list(path.iterdir()) else "no report", pooling.stats("default").idle)
+django.setup()
+pooling.patch()
+with connection.cursor() as cursor:
+    cursor.execute("SELECT 1")
+agent._publish()
+print([thing.name for thing in upkeep._all()])
+print(len(list(status_dir.path().iterdir())), pooling.stats("default").idle > 0)
+last = Last()
+upkeep.add(last)
+"""
+
+
+def test_pools_end_before_exporters_and_the_report_goes_last(tmp_path: Path) -> None:
+    where = tmp_path / "status"
+    where.mkdir()
+    settings = {"DB_POOL_STATUS_DIR": str(where), "DB_POOL_METRICS": ["opentelemetry"]}
+    names, before, after = scripts.run(END, tmp_path, **settings).splitlines()
+    assert names == str(
+        ["connections in use", "the pools", "metrics for OpenTelemetry", "the exchange with other processes"]
+    )
+    assert (before, after) == ("1 True", "no report 0")

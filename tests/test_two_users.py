@@ -79,7 +79,7 @@ for directory in (place, place / site):
         them.do(f"os.symlink({str(victim)!r}, {str(directory / name)!r})")
 before = sorted(place.rglob("*"))
 us.do("query()", "until(is_silenced)", "time.sleep(2.5)", "query()")
-[line] = us.do("[line for line in said if 'tell other' in line]")
+[line] = us.do("[line for line in said if 'share pool status' in line]")
 assert f"{place} belongs to user id {THEM}, not to {US}: remove it" in line
 assert sorted(place.rglob("*")) == before
 assert victim.read_text() == "precious"

@@ -24,6 +24,7 @@ from django_db_pooling.pool.holders import Holding
 from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 from django_db_pooling.registry import registry
 from django_db_pooling.signals import connection_checked_out
@@ -71,7 +72,7 @@ class Checkout(Checkin):
             self.connection = None
             if isinstance(error, Exception):
                 # The housekeeper writes the log, and may not run while the pool has no connection.
-                registry.ensure_looked_after()
+                upkeep.ensure_running()
             if isinstance(error, CheckoutTimeout):
                 raise PoolTimeout(str(error), error.waited) from None
             if isinstance(error, ServerAway):
@@ -229,7 +230,7 @@ class Checkout(Checkin):
         # The settings may have changed while this connected.
         slot.broken = not pool.serves(self)
         pool.opened(slot)
-        registry.ensure_looked_after()
+        upkeep.ensure_running()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Called by Django's connect()."""

@@ -81,8 +81,10 @@ class PooledWrapper(Transactions):
     @contextmanager
     def _nodb_cursor(self) -> Iterator[Any]:
         """Django's, for creating and dropping databases, which fails while others are connected to them."""
-        for pool in registry.pools(self.alias):
-            pool.drain()
+        for pool in registry.pools():
+            # A replica in tests, for example, is an alias of the same database.
+            if pool.name == self.alias or pool.settings_dict["NAME"] == self.settings_dict["NAME"]:
+                pool.drain()
         with super()._nodb_cursor() as cursor:
             yield cursor
 

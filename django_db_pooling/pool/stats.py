@@ -81,12 +81,12 @@ class Counts:
 class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.
 
-    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
-    ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
-    interrupted statement. ``held_seconds``: connections checked out;
+    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment; everything from
+    ``checkouts`` on only grows. ``broken``: connections closed by the server or
+    interrupted in a statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
-    ``resets``: sessions made as new. ``pins``: connections kept to the end of
-    a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
+    ``resets``: sessions that were reset. ``pins``: connections pinned to the end of
+    a request or scope. ``reclaimed``: connections whose holder ended without returning them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.

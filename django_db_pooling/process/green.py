@@ -13,7 +13,7 @@ _patched: set[str] = set()
 
 
 def patched(module: str) -> bool:
-    """Whether gevent's monkey patching has replaced this standard module: for good, once it has."""
+    """Whether gevent's monkey patching has replaced this standard module: once it has, for good."""
     if module not in _patched:
         is_patched = _of_gevents_monkey("is_module_patched")
         if is_patched is None or not is_patched(module):

@@ -1,4 +1,4 @@
-"""The thread that looks after pools while nobody asks for a connection."""
+"""The thread in which everything runs that has to be done each second."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Housekeeper:
                 target=self._run, args=(is_greenlet,), name="django_db_pooling housekeeper", daemon=True
             ).start()
         except RuntimeError as error:
-            # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
+            # No more threads, or the interpreter is ending. No query depends on housekeeping.
             self._running = False
             redacted = redact(error)
             logger.error(
@@ -63,15 +63,15 @@ class Housekeeper:
         while True:
             time.sleep(TICK)
             if not fork.is_own(self._process):
-                # gevent's greenlets live on in a forked child, where threading has forgotten them and
+                # In a forked child gevent's greenlets live on, but threading doesn't know them any more and
                 # would raise at their end.
                 threading.Event().wait()
             if green.patched("threading") is not is_greenlet:
-                # threading has forgotten this one, too.
+                # threading doesn't know this one any more, either.
                 _sleep_for_good()
             if self._has_more_work():
                 continue
-            # Gone before it looks a last time: who has something new either sees that, or is seen.
+            # It says that it is gone before it looks a last time: new work either finds that, or is found.
             self._running = False
             if not self._has_more_work() or self._running:
                 return

@@ -44,7 +44,3 @@ def _log_failure(name: str, error: Exception) -> None:
         redacted = redact(error)
         fields = extra("housekeeping", task=name, error=redacted)
         logger.error("%s failed, trying again: %s\n%s", name, redacted, traceback_text(error), extra=fields)
-
-
-# For what there is once in a process, under names of its own.
-tasks = Tasks()

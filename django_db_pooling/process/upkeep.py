@@ -34,12 +34,12 @@ class Thing(Protocol):
         """Called at the end of the process."""
 
 
-# By id(), in the order of add(); whoever is looked after may go at any time.
+# By id(), in the order of add(); a thing may be collected at any time.
 _things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
 
 
 def add(thing: Thing) -> None:
-    """Look after it for as long as somebody else refers to it; adding it again changes nothing.
+    """Look after it for as long as it is referred to elsewhere; adding it again changes nothing.
 
     Its ``every_second`` is called only after ``ensure_running()``.
     """
@@ -51,7 +51,7 @@ def add(thing: Thing) -> None:
 
 
 def ensure_running() -> None:
-    """Somebody needs ``every_second``: from now on, until all have said that they don't. Costs little."""
+    """Call ``every_second`` from now on, until all return that they don't need it. Costs little."""
     _housekeeper.ensure_running()
 
 
@@ -73,13 +73,13 @@ _housekeeper = Housekeeper(_every_second)
 def _after_fork() -> None:
     global _housekeeper
     _housekeeper = Housekeeper(_every_second)
-    # Should one fail, nobody here may use what is the parent's: it is tried again before the next use.
+    # Should one fail, nothing here may be used that is the parent's: it is tried again before the next use.
     for thing in _all():
         thing.abandon()
 
 
 def _at_exit() -> None:
-    # Not in a forked child that has used nothing and doesn't know yet that it is one.
+    # Not in a forked child that hasn't noticed: it has used nothing.
     if fork.noticed[0]:
         for thing in _all():
             thing.tasks.run(f"ending {thing.name}", thing.end)

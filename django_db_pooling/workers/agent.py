@@ -65,7 +65,7 @@ class Agent:
         self._begin()
 
     def end(self) -> None:
-        self._publisher.forget()
+        self._publisher.remove()
 
 
 agent = Agent(registry)

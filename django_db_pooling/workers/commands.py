@@ -1,6 +1,6 @@
-"""What one process of a site tells all others on its host to do: small files that each looks at every second.
+"""Commands from one process of a site to all on its host: small files that each looks for every second.
 
-They lie where the processes tell each other about their pools.
+They are in the directory of the reports.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from django_db_pooling.workers import status_dir
 from django_db_pooling.workers.decoding import decode
 from django_db_pooling.workers.status_dir import Kind
 
-# Seconds after which nobody carries a command out any more, and after which it is forgotten.
+# Seconds in which a command is carried out, and after which it is removed.
 VALID = 30.0
-REMEMBERED = 120.0
+KEPT = 120.0
 
 
 class Action(StrEnum):
-    """What can be commanded."""
+    """What a command can be."""
 
     # Replace every connection as it comes back.
     RECYCLE = "recycle"
@@ -31,7 +31,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``id``: no two have the same. ``at``: seconds of ``time.time()``. ``by``: whoever gave it."""
+    """``id``: unique. ``at``: seconds of ``time.time()``. ``by``: the name of the user who gave it."""
 
     id: str
     at: float
@@ -41,7 +41,7 @@ class Command:
 
 
 def give(alias: str, action: Action, by: str) -> Command:
-    """Tell all processes, this one included (I/O). Raises OSError where they can't be told."""
+    """To all processes, this one included (I/O). Raises OSError where the directory can't be used."""
     command = Command(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
     with status_dir.opened(make=True) as directory:
         directory.write(Kind.COMMAND, command.id, json.dumps(asdict(command)).encode())
@@ -53,19 +53,19 @@ def given() -> list[Command]:
     """Those of the last two minutes, the latest first (reads files)."""
     try:
         with status_dir.opened() as directory:
-            found = directory.read(Kind.COMMAND, directory.ids(Kind.COMMAND), _understood)
+            found = directory.read(Kind.COMMAND, directory.ids(Kind.COMMAND), _decoded)
     except OSError:
         return []
     now = time.time()
-    # Neither older than that nor from a future in which the clock was set back.
+    # Nor from the future: then the clock was set back.
     return sorted(
-        (command for command in found if abs(now - command.at) <= REMEMBERED),
+        (command for command in found if abs(now - command.at) <= KEPT),
         key=lambda command: (command.at, command.id),
         reverse=True,
     )
 
 
-def _understood(one: str, text: bytes) -> Command:
+def _decoded(one: str, text: bytes) -> Command:
     """Raises ValueError where it isn't what this version of the package writes."""
     command = decode(Command, text)
     if command.id != one:
@@ -78,28 +78,25 @@ class Listener:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        # The ids of what was carried out here, and when, of time.monotonic(): for as long as they are there,
-        # and could be found again.
+        # By id: when it was carried out here, of time.monotonic(). As long as its file may be found again.
         self.carried_out: dict[str, float] = {}
 
     def due(self) -> list[Command]:
-        """New commands, the oldest first (reads files, and removes those that are forgotten)."""
+        """New commands, the oldest first (reads files, and removes old ones)."""
         try:
             with status_dir.opened() as directory:
-                directory.clear(Kind.COMMAND, REMEMBERED)
+                directory.clear(Kind.COMMAND, KEPT)
                 ids = set(directory.ids(Kind.COMMAND))
-                news = directory.read(Kind.COMMAND, ids - self.carried_out.keys(), _understood)
+                new = directory.read(Kind.COMMAND, ids - self.carried_out.keys(), _decoded)
         except OSError:
             return []
-        # In this order, so that nobody seems younger than a command that came after its start.
+        # In this order: what came after this process's start must not seem to be older than that.
         now, clock = time.time(), time.monotonic()
         found = sorted(
-            (command for command in news if self._is_due(now - command.at, clock)),
+            (command for command in new if self._is_due(now - command.at, clock)),
             key=lambda command: (command.at, command.id),
         )
-        known = {
-            one: since for one, since in self.carried_out.items() if one in ids or clock - since <= REMEMBERED
-        }
+        known = {one: since for one, since in self.carried_out.items() if one in ids or clock - since <= KEPT}
         self.carried_out = known | dict.fromkeys((command.id for command in found), clock)
         return found
 

@@ -1,4 +1,4 @@
-"""One picture of all processes of a site on this host, made of what each of them tells.
+"""One picture of all processes of a site on this host, made of their reports.
 
 ``look()`` reads; everything else here is arithmetic.
 """
@@ -20,9 +20,9 @@ from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolRepor
 
 MAX_HOLDERS = 10
 MAX_TROUBLES = 20
-# A moment is told of when every process had the time to take its sample.
+# Seconds after which every process has taken its sample of a moment.
 SETTLED = 2.0
-# What makes the difference between two texts that say the same.
+# By what two texts of the same trouble differ.
 NUMBERS = re.compile(r"\d+(\.\d+)?")
 HELD = " Held longest: "
 
@@ -41,7 +41,7 @@ class Spread:
 class Moment:
     """The five seconds before ``at``, of ``time.time()``: rates per second, means in seconds, counts.
 
-    Rates are None where no process can tell, means where nothing happened.
+    Rates are None where no process has two samples, means where nothing happened.
     """
 
     at: float
@@ -262,12 +262,12 @@ def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
 def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
     """The latest of each kind, the latest first."""
     found: dict[tuple[str, str], Trouble] = {}
-    told = [
+    troubles = [
         Trouble(ago + _since(now, report.at), kind, text, report.pid, 1)
         for report in reports
         for ago, kind, text in report.pools[alias].troubles
     ]
-    for trouble in sorted(told, key=lambda trouble: trouble.ago):
+    for trouble in sorted(troubles, key=lambda trouble: trouble.ago):
         key = trouble.kind, NUMBERS.sub("0", trouble.text.partition(HELD)[0])
         same = found.get(key)
         found[key] = trouble if same is None else replace(same, times=same.times + 1)

@@ -20,9 +20,9 @@ from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import status_dir
 from django_db_pooling.workers.reports import (
+    MAX_SILENCE,
     SAMPLE_SECONDS,
     SAMPLES,
-    SILENCE,
     PoolReport,
     Report,
     Sample,
@@ -38,7 +38,7 @@ MAX_HOLDERS = 10
 
 
 class Publisher:
-    """Tells what the pools of this process are doing."""
+    """Writes what the pools of this process are doing, with samples of the last minutes."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -47,7 +47,7 @@ class Publisher:
         self._history: dict[str, deque[Sample]] = {}
         # Waits and holds with each of the last samples, the oldest first.
         self._durations: dict[str, deque[tuple[Durations, Durations]]] = {}
-        # Of time.monotonic(): when what others have left was cleared away, and when the log was told last.
+        # Of time.monotonic(): when old files were removed, and when a change was logged.
         self._cleared_at = self._logged_at = -math.inf
         self._has_failed = self._has_written = False
         # Why the last report could not be written.
@@ -56,14 +56,14 @@ class Publisher:
     def publish(
         self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], carried_out: Iterable[str]
     ) -> None:
-        """Write this process's file (I/O). The log says where that can't be done, and when it can again."""
+        """Write this process's file (I/O). What fails is logged, and that it works again."""
         self._sample(stats, time.time())
         report = json.dumps(asdict(self.report(stats, pools, carried_out))).encode()
         try:
             with status_dir.opened(make=True) as directory:
                 if time.monotonic() - self._cleared_at >= CLEAR_EVERY:
                     # Of processes that were killed.
-                    directory.clear(Kind.REPORT, SILENCE)
+                    directory.clear(Kind.REPORT, MAX_SILENCE)
                     self._cleared_at = time.monotonic()
                 directory.write(Kind.REPORT, self.id, report)
                 self._has_written = True
@@ -71,24 +71,25 @@ class Publisher:
             self.refusal = redact(str(error))
         else:
             self.refusal = None
-        self._say(self.refusal)
+        self._log_change()
 
-    def _say(self, said: str | None) -> None:
-        """Log a change between working and failing, but not each time where it comes and goes."""
-        if (said is not None) == self._has_failed or time.monotonic() - self._logged_at < QUIET:
+    def _log_change(self) -> None:
+        """Between working and failing, but not each time where that happens often."""
+        fails = self.refusal is not None
+        if fails == self._has_failed or time.monotonic() - self._logged_at < QUIET:
             return
-        self._has_failed, self._logged_at = said is not None, time.monotonic()
-        if said is None:
+        self._has_failed, self._logged_at = fails, time.monotonic()
+        if not fails:
             logger.warning("sharing pool status with other processes works again", extra=extra("status"))
         else:
             logger.warning(
                 "can't share pool status with other processes (the pools themselves work): %s",
-                said,
-                extra=extra("status", error=said),
+                self.refusal,
+                extra=extra("status", error=self.refusal),
             )
 
-    def forget(self) -> None:
-        """The process ends."""
+    def remove(self) -> None:
+        """The process ends, and its file goes."""
         if self._has_written and os.getpid() == self._pid:
             with contextlib.suppress(OSError), status_dir.opened() as directory:
                 directory.remove(Kind.REPORT, self.id)
@@ -103,12 +104,12 @@ class Publisher:
             pid=self._pid,
             pid_space=pid_space(),
             program=_program(),
-            # Reckoned from now, so that it stays right when the clock is set.
+            # Counted back from now: the clock may have been set since.
             started_at=now - (clock - self._started),
             at=now,
             pools={
                 alias: PoolReport(
-                    stats=told,
+                    stats=total,
                     held=sorted(
                         (held for pool in pools if pool.name == alias for held in pool.held()), reverse=True
                     )[:MAX_HOLDERS],
@@ -119,10 +120,10 @@ class Publisher:
                         for trouble in list(pool.troubles)
                     ],
                     history=list(self._history.get(alias, ())),
-                    waits=told.waits.minus(self._minute_ago(alias)[0]),
-                    helds=told.helds.minus(self._minute_ago(alias)[1]),
+                    waits=total.waits.minus(self._minute_ago(alias)[0]),
+                    helds=total.helds.minus(self._minute_ago(alias)[1]),
                 )
-                for alias, told in stats.items()
+                for alias, total in stats.items()
             },
             carried_out=list(carried_out),
         )

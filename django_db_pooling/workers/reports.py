@@ -1,6 +1,6 @@
 """What a process reports about its pools, and reading what all of them have reported.
 
-A process is taken for gone when it isn't there any more, or has written nothing for ``SILENCE`` seconds.
+A process counts as gone when it doesn't exist any more, or has written nothing for ``MAX_SILENCE`` seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django_db_pooling.workers import status_dir
 from django_db_pooling.workers.decoding import decode
 from django_db_pooling.workers.status_dir import Kind
 
-SILENCE = 10.0
+MAX_SILENCE = 10.0
 # Seconds between samples, and how many of them a process keeps.
 SAMPLE_SECONDS = 5
 SAMPLES = 60
@@ -55,9 +55,9 @@ class PoolReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One process. ``started_at`` and ``at``, when it said all this, are seconds of ``time.time()``.
+    """One process. ``started_at`` and ``at``, when it wrote this, are seconds of ``time.time()``.
 
-    ``id``: nobody else's, unlike ``pid`` where containers share a volume; ``pid_space``: where that counts.
+    ``id``: unique, unlike ``pid`` where containers share a volume; ``pid_space``: where a ``pid`` is unique.
     ``carried_out``: ids of the commands that it has carried out lately.
     """
 
@@ -72,26 +72,26 @@ class Report:
 
 
 def read() -> list[Report]:
-    """What all processes of this site on this host have said last, by process id (reads files).
+    """The last report of each process of this site on this host, by process id (reads files).
 
     There are none where their directory can't be trusted; ``status_dir.refusal()`` says why.
     """
     try:
         with status_dir.opened() as directory:
-            found = directory.read(Kind.REPORT, directory.ids(Kind.REPORT), _understood)
+            found = directory.read(Kind.REPORT, directory.ids(Kind.REPORT), _decoded)
     except OSError:
         return []
     now, here = time.time(), pid_space()
-    heard = [
+    current = [
         report
         for report in found
-        # Elsewhere only its silence tells that a process is gone.
-        if abs(now - report.at) <= SILENCE and (report.pid_space != here or _is_there(report.pid))
+        # In another container only its age shows that a process is gone.
+        if abs(now - report.at) <= MAX_SILENCE and (report.pid_space != here or _exists(report.pid))
     ]
-    return sorted(heard, key=lambda report: (report.pid, report.id))
+    return sorted(current, key=lambda report: (report.pid, report.id))
 
 
-def _understood(one: str, text: bytes) -> Report:
+def _decoded(one: str, text: bytes) -> Report:
     """Raises ValueError where it isn't what this version of the package writes."""
     report = decode(Report, text)
     if report.id != one:
@@ -105,7 +105,7 @@ def _understood(one: str, text: bytes) -> Report:
     return report
 
 
-def _is_there(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from django_db_pooling.workers import commands, status_dir
-from django_db_pooling.workers.commands import REMEMBERED, VALID, Action, Command, Listener
+from django_db_pooling.workers.commands import KEPT, VALID, Action, Command, Listener
 from tests.concurrency import in_threads
 
 
@@ -20,7 +20,7 @@ from tests.concurrency import in_threads
 def where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)
-    monkeypatch.setattr(status_dir, "_passed_over", set())
+    monkeypatch.setattr(status_dir, "_ignored", set())
     return status_dir.path()
 
 
@@ -122,7 +122,7 @@ def test_what_was_carried_out_is_forgotten_with_its_file(where: Path, wall: Wall
     wall.passes(VALID)
     assert listener.due() == [] and commands.given() == [command]
     assert list(listener.carried_out) == [command.id]
-    wall.passes(REMEMBERED)
+    wall.passes(KEPT)
     assert listener.due() == commands.given() == []
     assert list(where.iterdir()) == []
     assert listener.carried_out == {}
@@ -199,9 +199,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_nobody_understands_is_passed_over(
-    where: Path, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_command_is_ignored(where: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
     command = commands.give("default", Action.CLOSE_IDLE, "boss")
     other = file(where, replace(command, id=status_dir.new_id(1)))
@@ -228,7 +226,7 @@ def test_what_nobody_understands_is_passed_over(
         {"more": 1},
     ],
 )
-def test_a_command_of_wrong_types_is_passed_over(where: Path, wrong: dict[str, object]) -> None:
+def test_a_command_of_wrong_types_is_ignored(where: Path, wrong: dict[str, object]) -> None:
     listener = Listener()
     command = give()
     one = status_dir.new_id(1)

@@ -204,7 +204,7 @@ def test_nothing_raises_wherever_it_stands_in_a_report(where: Path, value: Any) 
         path.unlink()
 
 
-def test_what_is_not_understood_is_passed_over_and_said_once(
+def test_what_cannot_be_decoded_is_ignored_and_logged_once(
     where: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, broken = report(), report()
@@ -228,7 +228,7 @@ def test_what_is_not_understood_is_passed_over_and_said_once(
         {"waits": {"buckets": [1], "seconds": 1.0}},
     ],
 )
-def test_reports_of_another_version_are_passed_over(where: Path, changes: dict[str, Any]) -> None:
+def test_reports_of_another_version_are_ignored(where: Path, changes: dict[str, Any]) -> None:
     told = asdict(report())
     told["pools"]["default"]["stats"] |= changes
     path = put(where, Kind.REPORT, told["id"], json.dumps(told).encode())

@@ -47,7 +47,7 @@ def parent() -> Iterator[Path]:
 def settings(monkeypatch: pytest.MonkeyPatch, parent: Path) -> SimpleNamespace:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=parent, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)
-    monkeypatch.setattr(status_dir, "_passed_over", set())
+    monkeypatch.setattr(status_dir, "_ignored", set())
     # Each change is logged at once.
     monkeypatch.setattr(publish_module, "QUIET", 0.0)
     return settings
@@ -254,7 +254,7 @@ def test_a_strangers_file_survives(parent: Path) -> None:
     command = commands.give("default", Action.RECYCLE, "boss")
     assert listener.due() == [command]
     publish()
-    publisher.forget()
+    publisher.remove()
     strangers.assert_untouched()
 
 
@@ -271,15 +271,15 @@ def test_what_killed_processes_have_left_is_cleared_away() -> None:
 
 def test_a_process_that_ends_removes_its_own_file_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = publish(), publish()
-    one.forget()
+    one.remove()
     assert heard() == [other.id]
     # In a forked child that nobody has told of it.
     in_child(other.forget)
     assert heard() == [other.id]
     # Nothing is made for that.
     shutil.rmtree(ours())
-    other.forget()
-    Publisher().forget()
+    other.remove()
+    Publisher().remove()
     assert not ours().exists()
 
 
@@ -303,7 +303,7 @@ def test_a_process_that_is_gone_is_not_heard_and_in_another_container_only_silen
     here, far = in_child(lambda: publish().id), in_child(elsewhere)
     assert report_file(SimpleNamespace(id=here)).exists()
     assert heard() == [far]
-    monkeypatch.setattr(reports, "SILENCE", 0.0)
+    monkeypatch.setattr(reports, "MAX_SILENCE", 0.0)
     assert heard() == []
 
 
@@ -345,7 +345,7 @@ PLANTS = [plant_link, plant_hard_link, plant_fifo, plant_folder, plant_large]
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("kind", list(Kind))
-def test_what_is_no_plain_file_is_passed_over(
+def test_what_is_no_plain_file_is_ignored(
     parent: Path, plant: Callable[[Path, Path], None], kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, listener = publish(), Listener()
@@ -390,7 +390,7 @@ def refused(caplog: pytest.LogCaptureFixture, path: Path, words: str) -> None:
         assert heard() == commands.given() == listener.due() == []
         with pytest.raises(OSError, match=re.escape(words)):
             commands.give("default", Action.RECYCLE, "boss")
-    publisher.forget()
+    publisher.remove()
     assert everything(path.parent) == before
     [record] = caplog.records
     assert vars(record)["pool_event"] == "status"
@@ -599,7 +599,7 @@ def test_a_parent_where_others_swap_what_they_like(parent: Path, caplog: pytest.
         publisher, listener = publish(), Listener()
         command = commands.give("default", Action.RECYCLE, "boss")
         assert (heard(), listener.due()) == ([publisher.id], [command])
-        publisher.forget()
+        publisher.remove()
         assert (ours() / "package.json").read_text() == SECRET
 
     as_user(US, go_on)
