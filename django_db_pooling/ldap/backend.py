@@ -101,8 +101,6 @@ class DirectoryWrapper(Backend):
             self.page_size = int(options["page_size"])
         return connection
 
-    # -- operations -----------------------------------------------------------------------------
-
     def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         """django-ldapdb's, but complete before the first entry is handed out: between two entries the
         connection may be used for something else, or be given back.

@@ -274,7 +274,7 @@ def test_a_process_that_ends_removes_its_own_file_and_no_other(monkeypatch: pyte
     one.remove()
     assert heard() == [other.id]
     # In a forked child that nobody has told of it.
-    in_child(other.forget)
+    in_child(other.remove)
     assert heard() == [other.id]
     # Nothing is made for that.
     shutil.rmtree(ours())
