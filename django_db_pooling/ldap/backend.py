@@ -69,7 +69,7 @@ class DirectoryWrapper(Backend):
     def ensure_connection(self) -> None:
         BaseDatabaseWrapper.ensure_connection(self)
         if self.slot is not None and self.connection.is_dirty:
-            # In request scope: code of the user's has bound it as somebody else. Bind as the settings say.
+            # In request scope: code of the user's has bound it as another user. Bind as the settings say.
             params = self.get_connection_params()
             self._limit_answers()
             with self.wrap_database_errors:

@@ -214,7 +214,7 @@ class Checkouts:
     def _reopener(self, slot: Slot, who: Credentials) -> Callable[[Deadline], bool]:
         """A function that replaces a broken connection by a fresh one, if there is time left.
 
-        Not if its user has bound it as somebody else, or waits for other answers on it.
+        Not if its user has bound it as another user, or waits for other answers on it.
         """
         connection: StateConnector = slot.connection
         pool = self._pool

@@ -50,7 +50,7 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         # What has come of answers that weren't complete in time, by message number.
         self._partial_answers: dict[int, deque[Any]] = {}
         self.is_broken = False
-        # Its user has bound it as somebody else, or set an option that can't be set back.
+        # Its user has bound it as another user, or set an option that can't be set back.
         self.is_dirty = False
         # The first values of options that were changed since it was opened.
         self._options_as_opened: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""python-ldap: no transactions, connections that are bound as somebody, and connecting in C."""
+"""python-ldap: no transactions, connections that are bound as a user, and connecting in C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LDAP(Driver):
     remembers_transaction = True
     has_transactions = False
     scope = "transaction"
-    # Any thread can say goodbye for any identity.
+    # Any thread can close a connection of any identity.
     closes_anywhere = True
 
     def affinity(self) -> object:

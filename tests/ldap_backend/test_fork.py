@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import ldap
 import pytest
 from django.db import connections, transaction
 
 from django_db_pooling import pooling
 from tests.concurrency import in_child, in_thread, silent_fork
-from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, held, in_use
+from tests.ldap_backend.conftest import Configure, a_request, ask, assert_whole, held, in_use, mail
 from tests.slapd import Slapd
 
 both_forks = pytest.mark.parametrize("fork", [os.fork, silent_fork], ids=["by Python", "by C"])
@@ -64,3 +65,18 @@ def test_a_child_that_unbinds_disturbs_nobody(
         assert server.monitor().connections == 2
         assert in_use(alias) == 1
     assert pooling.stats(alias).opened == 2
+
+
+@both_forks
+def test_a_child_can_connect_whatever_its_parents_threads_did_at_that_moment(
+    alias: str, server: Slapd, fork: Callable[[], int]
+) -> None:
+    """With python-ldap's lock held, as by a thread that is just making a connection."""
+    ask()
+    lock = ldap._ldap_module_lock
+    lock.acquire()
+    try:
+        assert in_child(lambda: mail(8), fork) == f"{Slapd.uid(8)}@example.org"
+    finally:
+        lock.release()
+    assert_whole(alias, server)
