@@ -15,7 +15,7 @@ from django.db import Error, InterfaceError, OperationalError, connection, conne
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     BEGIN,
     MYSQL,
     another_alias,

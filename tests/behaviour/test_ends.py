@@ -16,7 +16,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     BEGIN,
     PATIENCE,
     another_alias,

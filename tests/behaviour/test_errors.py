@@ -18,7 +18,7 @@ from django.db import OperationalError, connection, connections
 
 from django_db_pooling import conf, pooling
 from django_db_pooling.exceptions import PoolTimeout
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     DRIVER,
     GEVENT,
     POSTGRESQL,

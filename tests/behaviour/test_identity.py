@@ -15,7 +15,7 @@ from django.test.utils import override_settings
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     MYSQL,
     POSTGRESQL,
     another_alias,

@@ -13,7 +13,7 @@ from django.db import Error, transaction
 
 from django_db_pooling import pooling
 from tests import ways
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     GEVENT,
     MYSQL,
     another_alias,

@@ -13,7 +13,7 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     GEVENT,
     MYSQL,
     another_alias,

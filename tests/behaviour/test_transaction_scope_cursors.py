@@ -34,7 +34,7 @@ from tests.behaviour.brief import (
     texts,
     unpooled,
 )
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     MYSQL,
     PATIENCE,
     assert_whole,

@@ -41,7 +41,7 @@ from tests.behaviour.brief import (
     told,
     unpooled,
 )
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     DRIVER,
     MYSQL,
     PATIENCE,

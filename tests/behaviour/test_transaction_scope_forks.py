@@ -24,7 +24,7 @@ from tests.behaviour.brief import (
     nothing_told,  # noqa: F401
     told,
 )
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     DRIVER,
     PATIENCE,
     committed,

@@ -26,7 +26,7 @@ from tests.behaviour.brief import (
     texts,
     told,
 )
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     DRIVER,
     committed,
     eventually,

@@ -20,7 +20,7 @@ from django.db import (
 from django.db.transaction import TransactionManagementError
 
 from django_db_pooling import pooling
-from tests.behaviour.conftest import (
+from tests.behaviour.fixtures import (
     BEGIN,
     MYSQL,
     PATIENCE,
