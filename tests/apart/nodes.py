@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -245,6 +246,16 @@ def _state() -> str:
 
 
 # -- hooks ---------------------------------------------------------------------------------------
+
+
+def pytest_plugin_registered(plugin: object, manager: pytest.PytestPluginManager) -> None:
+    """The fixtures of such a folder are the child's: here an empty plugin has the name of its conftest.py,
+    which is then not imported.
+    """
+    if plugin is sys.modules[__name__]:
+        for folder in FOLDERS:
+            if not is_inside(folder):
+                manager.register(ModuleType(folder), str(ROOT / "tests" / folder / "conftest.py"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from django.db import (
 )
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
     another_alias,

@@ -8,7 +8,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.db import Error
 
-from tests.behaviour.fixtures import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MYSQL, POSTGRESQL
 from tests.behaviour.photograph import NAME, TABLE, WATCHED
 from tests.behaviour.routes import ROUTINE, Execute
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import connections
 
-from tests.behaviour.fixtures import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MYSQL, POSTGRESQL
 from tests.behaviour.observer import DRIVER, Observer
 
 # In it are a row and whatever statements of tests add.

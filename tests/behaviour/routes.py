@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connections, transaction
 
-from tests.behaviour.fixtures import MYSQL, POSTGRESQL, sql
+from tests.behaviour.conftest import MYSQL, POSTGRESQL, sql
 from tests.behaviour.photograph import WATCHED
 
 ROUTINE = "reset_routine"

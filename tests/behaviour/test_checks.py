@@ -17,7 +17,7 @@ from django.test import override_settings
 from django_db_pooling import checks, conf, drivers, pooling
 from django_db_pooling.checks import check_capacity, check_pools
 from django_db_pooling.process import green
-from tests.behaviour.fixtures import GEVENT, MYSQL, POSTGRESQL, plain, request_finished, request_started
+from tests.behaviour.conftest import GEVENT, MYSQL, POSTGRESQL, plain, request_finished, request_started
 from tests.behaviour.observer import DRIVER, Observer
 from tests.behaviour.test_errors import in_process
 from tests.behaviour.test_outage import limited_user

@@ -19,7 +19,7 @@ from django_db_pooling.backend.checkout import Opening
 from django_db_pooling.backend.errors import Losing
 from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.pool import Pool
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
     PATIENCE,

@@ -15,7 +15,7 @@ from django.db import Error, InterfaceError, OperationalError, connection, conne
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
     another_alias,

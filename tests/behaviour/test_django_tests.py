@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import DRIVER, committed
+from tests.behaviour.conftest import DRIVER, committed
 from tests.behaviour.models import Note
 from tests.behaviour.observer import Observer
 

@@ -14,7 +14,7 @@ from django.test import Client
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     committed,
     eventually,
     held,

@@ -16,7 +16,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     PATIENCE,
     another_alias,

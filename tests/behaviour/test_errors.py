@@ -18,7 +18,7 @@ from django.db import OperationalError, connection, connections
 
 from django_db_pooling import conf, pooling
 from django_db_pooling.exceptions import PoolTimeout
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
     POSTGRESQL,

@@ -17,7 +17,7 @@ import pytest
 from django.db import Error, close_old_connections, connection, connections, transaction
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     MYSQL,
     PATIENCE,
     POSTGRESQL,
@@ -57,7 +57,7 @@ else:
 # Leaves a block of the parent's in whatever way; each child ends in another one.
 FAMILY = """
 import multiprocessing
-from tests.behaviour.fixtures import committed, eventually, held, in_thread, server_id, token
+from tests.behaviour.conftest import committed, eventually, held, in_thread, server_id, token
 from tests.behaviour.models import Note
 from django.db import connection, connections, transaction
 from django_db_pooling import pooling

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection, connections
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import PATIENCE, assert_whole, eventually, in_thread, one, server_id, token
+from tests.behaviour.conftest import PATIENCE, assert_whole, eventually, in_thread, one, server_id, token
 from tests.behaviour.observer import Observer
 
 pytestmark = pytest.mark.only("gevent")

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from django_db_pooling import drivers, pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     MYSQL,
     PATIENCE,

@@ -15,7 +15,7 @@ from django.test.utils import override_settings
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
     another_alias,

@@ -10,7 +10,7 @@ import pytest
 from django.db import connections, transaction
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
     PATIENCE,

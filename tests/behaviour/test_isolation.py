@@ -13,7 +13,7 @@ from django.db import Error, transaction
 
 from django_db_pooling import pooling
 from tests import ways
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
     another_alias,

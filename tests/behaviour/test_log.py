@@ -22,7 +22,7 @@ from django_db_pooling.pool import journal
 from django_db_pooling.process import housekeeper
 from django_db_pooling.registry import DatabasePool, registry
 from django_db_pooling.workers import reports
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
     MYSQL,

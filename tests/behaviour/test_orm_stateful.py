@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import DRIVER, eventually, in_thread, request_finished, request_started
+from tests.behaviour.conftest import DRIVER, eventually, in_thread, request_finished, request_started
 from tests.behaviour.observer import Observer
 from tests.behaviour.twins import TABLE, Entry, Outcome, Stage, World, failed, outcome, stage
 

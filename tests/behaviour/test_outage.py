@@ -13,7 +13,7 @@ from django.db.backends.signals import connection_created
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     MYSQL,
     another_alias,

@@ -18,7 +18,7 @@ from django.test import Client, override_settings
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.middleware import PoolTimeoutMiddleware
-from tests.behaviour.fixtures import PATIENCE, another_alias, eventually, held, in_thread, in_threads, one
+from tests.behaviour.conftest import PATIENCE, another_alias, eventually, held, in_thread, in_threads, one
 
 MIDDLEWARE = "django_db_pooling.middleware.PoolTimeoutMiddleware"
 

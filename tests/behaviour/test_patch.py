@@ -14,7 +14,7 @@ from django.db import connection, connections, transaction
 
 from django_db_pooling import drivers, pooling
 from django_db_pooling.process import housekeeper
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
     another_alias,
@@ -149,7 +149,7 @@ def test_a_transaction_that_patch_finds_open_ends_as_it_was_begun(beginning: str
 import django; django.setup()
 from django.db import connection, transaction
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import committed
+from tests.behaviour.conftest import committed
 from tests.behaviour.models import Note
 {begin}
 Note.objects.create(text="before")
@@ -564,7 +564,7 @@ def test_settings_of_the_session_are_made_for_each_physical_connection() -> None
         barrier.wait(10)
         return look()
 
-    from tests.behaviour.fixtures import in_threads
+    from tests.behaviour.conftest import in_threads
 
     answers = in_threads([together] * 4)
     assert all(answer == answers[0] for answer in answers)

@@ -6,7 +6,7 @@ from django.db import connection
 from django.test import Client
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import in_thread, one, request_finished, request_started, server_id
+from tests.behaviour.conftest import in_thread, one, request_finished, request_started, server_id
 from tests.behaviour.observer import Observer
 
 

@@ -18,7 +18,7 @@ from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool import pool
 from django_db_pooling.process import housekeeper
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
     assert_whole,

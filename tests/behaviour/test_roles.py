@@ -10,7 +10,7 @@ import pytest
 
 from django_db_pooling import pooling
 from django_db_pooling.signals import connection_checked_out
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     another_alias,
     eventually,
     in_thread,

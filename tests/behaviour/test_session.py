@@ -14,7 +14,7 @@ from django.db.backends.signals import connection_created
 from django_db_pooling import pooling
 from django_db_pooling.checks import check_pools
 from django_db_pooling.signals import connection_checked_out
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     MYSQL,
     POSTGRESQL,

@@ -17,7 +17,7 @@ from django.db import DatabaseError, connections, transaction
 
 from django_db_pooling import drivers, pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     PATIENCE,
     another_alias,
     assert_whole,

@@ -34,7 +34,7 @@ from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool import Pool
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
     another_alias,

@@ -13,7 +13,7 @@ import pytest
 from django.db import connections
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
     another_alias,

@@ -28,7 +28,7 @@ from django.test.utils import CaptureQueriesContext
 from django_db_pooling import pooling
 from django_db_pooling.backend import transactions
 from django_db_pooling.signals import connection_checked_out
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     DRIVER,
     MYSQL,

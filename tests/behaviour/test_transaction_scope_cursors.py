@@ -34,7 +34,7 @@ from tests.behaviour.brief import (
     texts,
     unpooled,
 )
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     MYSQL,
     PATIENCE,
     assert_whole,

@@ -41,7 +41,7 @@ from tests.behaviour.brief import (
     told,
     unpooled,
 )
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     MYSQL,
     PATIENCE,

@@ -28,7 +28,7 @@ from tests.behaviour.brief import (
     nothing_told,  # noqa: F401
     told,
 )
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
     PATIENCE,

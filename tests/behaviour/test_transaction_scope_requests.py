@@ -26,7 +26,7 @@ from tests.behaviour.brief import (
     texts,
     told,
 )
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     DRIVER,
     committed,
     eventually,

@@ -20,7 +20,7 @@ from django.db import (
 from django.db.transaction import TransactionManagementError
 
 from django_db_pooling import pooling
-from tests.behaviour.fixtures import (
+from tests.behaviour.conftest import (
     BEGIN,
     MYSQL,
     PATIENCE,

@@ -16,7 +16,7 @@ from django.db.utils import load_backend
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
-from tests.behaviour.fixtures import DRIVER, MYSQL, another_alias, eventually, plain
+from tests.behaviour.conftest import DRIVER, MYSQL, another_alias, eventually, plain
 from tests.behaviour.observer import Observer
 
 TABLE = "behaviour_entry"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.behaviour.fixtures import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MYSQL, POSTGRESQL
 from tests.behaviour.photograph import sqlite_pragmas
 
 _LEFT_OUT = {

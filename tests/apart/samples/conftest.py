@@ -1,12 +1,12 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.apart import is_inside
+# Of the child.
+assert os.environ["SAMPLE"]
 
-if is_inside("apart/samples"):
 
-    @pytest.fixture(scope="session")
-    def shared() -> Iterator[list[str]]:
-        yield []
-        print("taken down")
+@pytest.fixture(scope="session")
+def shared() -> Iterator[list[str]]:
+    yield []
