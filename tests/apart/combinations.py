@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import require
+from tests.slapd import Slapd
+
 Environment = dict[str, str]
 
 DRIVERS = {
@@ -60,4 +63,20 @@ def _of_behaviour() -> Iterator[Combination]:
             yield Combination("behaviour", name, environment, [module], prepare)
 
 
-FOLDERS = {"behaviour": list(_of_behaviour())}
+def _of_ldap(folder: str, *modules: str) -> Iterator[Combination]:
+    """Its children start a server of their own."""
+
+    def prepare(request: pytest.FixtureRequest) -> Environment:
+        require(Slapd)
+        return {}
+
+    for concurrency, gevent in CONCURRENCY.items():
+        yield Combination(folder, concurrency, {"POOLING_GEVENT": gevent}, ["ldap", *modules], prepare)
+
+
+FOLDERS = {
+    "behaviour": list(_of_behaviour()),
+    "directory": list(_of_ldap("directory", "ldapdb")),
+    "ldap_manager": list(_of_ldap("ldap_manager")),
+    "page": [Combination("page", "", {}, [], lambda request: {})],
+}

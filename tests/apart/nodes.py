@@ -21,6 +21,7 @@ import pytest
 from tests.apart import is_inside
 from tests.apart.child import ROOT, Child, ChildFailed, Found
 from tests.apart.combinations import FOLDERS, Combination
+from tests.conftest import require_module
 
 # By the name of a combination: what there is, in the order in which it runs, and errors.
 Collected = dict[str, tuple[list[Found], list[str]]]
@@ -78,8 +79,6 @@ class Missing(Apart):
         return item
 
     def runtest(self) -> None:
-        from tests.conftest import require_module
-
         for module in self.modules:
             require_module(module)
 

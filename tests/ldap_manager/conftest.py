@@ -62,7 +62,7 @@ def manager(server: Slapd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     Afterwards nothing may be in use.
     """
-    from django_db_pooling.ldap.manager import ConnectionManager, servers
+    from django_db_pooling.ldap import ConnectionManager, servers
     from django_db_pooling.process import housekeeper
 
     monkeypatch.setattr(housekeeper, "TICK", 0.05)
