@@ -1,1 +1,1 @@
-"""How much a pool costs and what it is worth, beside the others: see docs/benchmarks.rst."""
+"""What a pool costs and what it gains, compared with others: see docs/benchmarks.rst."""

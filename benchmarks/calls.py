@@ -1,4 +1,4 @@
-"""Counting function calls: a measure that no other program on the machine disturbs."""
+"""Counts function calls: a measure that doesn't depend on other load on the machine."""
 
 from __future__ import annotations
 

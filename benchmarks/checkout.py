@@ -29,7 +29,7 @@ Cycle = Callable[[], None]
 
 
 class Nothing:
-    """A connection in nobody's database."""
+    """A connection without a database."""
 
     def close(self, *ignored: Any) -> None: ...
 
@@ -39,21 +39,21 @@ class Nothing:
 def django_db_pooling() -> Cycle:
     from django_db_pooling.pool import Pool
     from django_db_pooling.pool.limits import Limits
-    from django_db_pooling.pool.queue import Bell, ThreadBell
+    from django_db_pooling.process.wakeup import ThreadWakeup, Wakeup
 
     class Driver:
-        def home(self) -> object:
+        def affinity(self) -> object:
             return None
 
-        def bell(self) -> Bell:
-            return ThreadBell()
+        def wakeup(self) -> Wakeup:
+            return ThreadWakeup()
 
         def alive(self, connection: Any) -> bool | None:
             return True
 
         def drop(self, connection: Any) -> None: ...
 
-        def close(self, connection: Any, linger: float) -> None: ...
+        def close(self, connection: Any, close_wait: float) -> None: ...
 
     pool = Pool("default", Limits(size=SIZE, max_outstanding=SIZE), Driver())
 
@@ -62,7 +62,7 @@ def django_db_pooling() -> Cycle:
         if slot.connection is None:
             slot.connection = Nothing()
             pool.opened(slot)
-        if pool.keeps(slot):
+        if pool.wants(slot):
             pool.checkin(slot)
 
     return cycle

@@ -26,7 +26,7 @@ from benchmarks.calls import counting
 from benchmarks.stub_mysql import Counter
 
 WARM_UP = 200
-# Long enough for the garbage collector to take its part in each repeat.
+# Long enough for the garbage collector to run in each repeat.
 CYCLES = 500
 REPEATS = 6
 
@@ -88,7 +88,7 @@ def measure(cycle: Callable[[], None]) -> dict[str, float]:
 
 
 def profile(cycle: Callable[[], None], cycles: int = 5000) -> None:
-    """Where the time goes, by the profiler: for those who want to make it less."""
+    """Where the time goes, by the profiler."""
     import cProfile
     import pstats
 

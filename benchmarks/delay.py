@@ -1,4 +1,4 @@
-"""A server behind a network that takes its time, in a process of its own: tests.proxy is one Python thread.
+"""A server behind a slow network, in a process of its own: tests.proxy is one Python thread.
 
 ``python -m benchmarks.delay PORT SECONDS`` prints the port to connect to and ends when its stdin does.
 """
@@ -17,7 +17,7 @@ from tests.servers import HOST
 
 @contextmanager
 def delayed(port: int, seconds: float) -> Iterator[tuple[int, int]]:
-    """The port where the answers of another one come so much later, and whose process sees to it."""
+    """A port that delays the answers of another one, and the process that does so."""
     command = [sys.executable, "-m", "benchmarks.delay", str(port), str(seconds)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None

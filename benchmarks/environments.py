@@ -19,7 +19,7 @@ from tests.environments import CannotInstall, environment, install
 
 ROOT = Path(__file__).parents[1]
 BASE = ("Django", "gevent", "greenlet", "gunicorn", "packaging", "PyMySQL", "psycopg", "psycopg-binary")
-# The package itself, without what lies beside it in the tree.
+# The package itself, without the rest of the tree.
 PACKAGE = ("django_db_pooling", "setup.cfg", "setup.py", "pyproject.toml", "README.rst", "LICENSE")
 
 
@@ -52,7 +52,7 @@ class Environments:
         return self.python_with(*variant.requires)
 
     def python_with(self, *key: str) -> Path:
-        """The same for any other purpose."""
+        """The interpreter for any other set of requirements."""
         if key in self._failures:
             raise CannotInstall(self._failures[key])
         if key not in self._pythons:
@@ -73,7 +73,7 @@ def _make(requires: tuple[str, ...]) -> Path:
 
 
 def _install_tree(python: Path) -> None:
-    """A copy: what is edited meanwhile has no effect, and nothing is built inside of the tree."""
+    """A copy, so that edits meanwhile have no effect, and nothing is built inside of the tree."""
     with tempfile.TemporaryDirectory(prefix="tree-") as copy:
         for name in PACKAGE:
             source = ROOT / name

@@ -1,8 +1,8 @@
-"""The LDAP benchmark: a view that asks a directory, under ``gunicorn -k gevent -w 1``, in interleaved rounds.
+"""The LDAP benchmark: a view of a directory, under ``gunicorn -k gevent -w 1``, in interleaved rounds.
 
 The view gets one entry through Django's ORM, which makes django-ldapdb search twice, and then waits 100 ms
-for somebody else. The directory is a private slapd whose answers come 5 ms late. One series by the number of
-clients, and a short one with TLS from the first byte on, where connecting costs more.
+for another service. The directory is a private slapd whose answers come 5 ms late. One series by the number
+of clients, and a short one with TLS from the first byte on, where connecting costs more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.slapd import Slapd
 NAMED = {variant.name: variant for variant in VARIANTS if LDAP in variant.databases}
 SAMPLE_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
-# Versions of what the environments of the variants have in common.
+# Versions that the environments of all variants share.
 VERSIONS = "from importlib.metadata import version; import sys; print(*map(version, sys.argv[1:]))"
 
 
@@ -48,7 +48,7 @@ class Here(Environments):
 
 
 class Directory:
-    """A slapd that is far away, as one measurement after the other sees it."""
+    """A slapd behind a slow network, for one measurement after the other."""
 
     def __init__(self, server: Slapd, scheme: str, port: int, proxy: int) -> None:
         account = f"{quote(server.user_dn(0), safe='')}:{quote(server.user_password(0), safe='')}"
@@ -61,7 +61,7 @@ class Directory:
 
     @contextmanager
     def watching(self) -> Iterator[dict[str, int]]:
-        """What clients do for as long as the block takes; it is there when that has ended."""
+        """The load during the block; complete when the block has ended."""
         seen = {"connections": 0}
         over = threading.Event()
 
@@ -109,7 +109,7 @@ class DirectoryBenchmark(Benchmark):
         if directory.server.tls:
             more["LDAPTLS_CACERT"] = str(directory.server.certificate)
         with site(variant, python, directory.url, self._effort, **more) as (port, process):
-            # The first one makes everything that is made once.
+            # The first request creates everything that is created once.
             _ask(port, "user?id=1")
             _ask(port, "gap")
             pids = [*directory.pids, *processes.family(process.pid)]
@@ -127,7 +127,7 @@ class DirectoryBenchmark(Benchmark):
 
 
 def _versions(environments: Environments) -> dict[str, str]:
-    """Of what is installed only for this; nothing where it can't be, which the variants say then."""
+    """Versions of what is installed only for this; empty if it can't be, which the variants then report."""
     names = [requirement.partition(">")[0] for requirement in DJANGO_LDAPDB]
     try:
         command = [str(environments.python_with(*DJANGO_LDAPDB)), "-c", VERSIONS, *names]
@@ -151,7 +151,7 @@ def _ask(port: int, path: str) -> str:
 
 
 def _draw(results: dict[str, Any], chart: Path, environments: Environments) -> None:
-    """In an environment of its own, since nobody else needs what draws."""
+    """In an environment of its own, since only this needs the plotting library."""
     try:
         python = environments.python_with("matplotlib>=3.9")
     except CannotInstall as error:

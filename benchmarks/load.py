@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.rows import ROWS, partner, person, token
 
 HOST = "127.0.0.1"
-# For requests under way when the time is up: seconds until they count as never answered.
+# Seconds after the end until requests that are under way count as never answered.
 PATIENCE = 5.0
-# After a refused connection, which costs nothing: without it the loop would do nothing else.
+# After a refused connection: without a pause the loop would do nothing but reconnect.
 BACK_OFF = 0.05
 MOST_ERRORS = 20
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -38,7 +38,7 @@ READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
 class Client:
-    """One visitor. ``socket`` is None between connections, ``began`` 0.0 between requests."""
+    """One client. ``socket`` is None between connections, ``began`` 0.0 between requests."""
 
     __slots__ = ("answers", "began", "key", "received", "socket", "turn")
 
@@ -152,7 +152,7 @@ class Load:
         self._next(client)
 
     def _fail(self, client: Client, why: str) -> None:
-        """What went wrong is no answer: fast errors must not make a variant look fast."""
+        """Errors don't count as answers: fast errors must not make a variant look fast."""
         self._errors[why] += 1
         self._hang_up(client)
         rest_until = time.perf_counter() + BACK_OFF
@@ -235,7 +235,7 @@ class Load:
 
 
 class Usage:
-    """CPU seconds used up to this moment: by watched processes, by this one, by the whole machine."""
+    """CPU seconds used so far: by watched processes, by this one, by the whole machine."""
 
     def __init__(self, pids: list[int]) -> None:
         self.at = time.perf_counter()

@@ -26,10 +26,10 @@ START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 QUIET_SECONDS = 20.0
 POLL_SECONDS = 0.02
-# Beyond warm-up and measuring: the generator's own start and patience.
+# Beyond warm-up and measuring: for the generator's start and end.
 LOAD_SECONDS = 30.0
 
-# The most connections and the number of connects come from what the server itself notes. The samples between
+# The maximum of connections and the number of connects are what the server itself counts. The samples between
 # would only take CPU time from it, most from those who have many connections.
 observing.SAMPLE_SECONDS = 1.0
 
@@ -40,7 +40,7 @@ class DoesNotRun(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """What all variants are put through alike."""
+    """The load, the same for all variants."""
 
     view: str
     clients: int
@@ -76,7 +76,7 @@ def measure(
 
 
 def load_on(port: int, process: subprocess.Popen[bytes], case: Case, effort: Effort) -> dict[str, Any]:
-    """What the load generator tells of a site, and of its worker."""
+    """What the load generator reports of a site and its worker."""
     workers = processes.family(process.pid)[1:]
     arguments = [f"--view={case.view}", f"--clients={case.clients}"]
     arguments += ["--keep-alive"] if case.keep_alive else []
@@ -93,7 +93,7 @@ def generate_load(port: int, effort: Effort, *arguments: str) -> dict[str, Any]:
 
 
 def generator_alone(case: Case, effort: Effort) -> dict[str, Any]:
-    """What the load generator can do with the cheapest site there is."""
+    """The limit of the load generator, with the cheapest possible site."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.trivial", str(port)]
     with _running(command, port, ROOT, {}) as process:
@@ -176,7 +176,7 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 
 def wait_for_quiet(connections: Callable[[], int]) -> None:
-    """Until the server has seen the end of the last site's connections."""
+    """Wait until the server has closed the last site's connections."""
     deadline = time.monotonic() + QUIET_SECONDS
     while connections() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -22,7 +22,7 @@ from benchmarks.environments import CannotInstall, Environments, only_benchmarks
 from benchmarks.variants import BY_NAME, CEILING, MYSQL, POSTGRESQL, VARIANTS
 
 RUN_SECONDS = 120.0
-# In whose environment each of the pools is.
+# The variant in whose environment each pool is installed.
 HOMES = {
     "django_db_pooling": "django_db_pooling",
     "SQLAlchemy QueuePool": "django-db-connection-pool",

@@ -51,7 +51,7 @@ WAIT_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "wait max ms": _worst("wait_max_ms", ".2f"),
     "max/p50": _worst("wait_ratio", ".1f"),
 }
-# Of the view that asks a directory: a row for each variant and number of clients.
+# Of the view that queries a directory: a row for each variant and number of clients.
 DIRECTORY_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "clients": lambda runs: str(runs[0]["clients"]),
     "req/s": _median("requests_per_second", ".0f"),
@@ -65,7 +65,7 @@ DIRECTORY_COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "searches/req": _median("searches_per_request", ".2f"),
     "binds/req": _median("binds_per_request", ".2f"),
     "longest gap ms": _worst("gap_ms", ".0f"),
-    # How much of the machine other programs had meanwhile.
+    # The share of the CPUs that other programs used.
     "others": _median("others_share", ".0%"),
 }
 
@@ -104,7 +104,7 @@ def _generator(runs: list[Run], rst: bool) -> str:
 
 
 def _case(run: Run) -> Case:
-    """What has a table of its own."""
+    """What identifies a table."""
     clients = 0 if run["view"] == "user" else run["clients"]
     return run["database"], run["view"], clients, run["keep_alive"]
 
@@ -114,7 +114,7 @@ def _cases(runs: Iterable[Run]) -> list[Case]:
 
 
 def _compare(runs: list[Run]) -> None:
-    """Each with the ceiling of its own round; 0 where that was not measured."""
+    """Each compared with the ceiling of its own round; 0 if that was not measured."""
     ceilings = {run["round"]: run["requests_per_second"] for run in runs if run["variant"] == CEILING}
     for run in runs:
         ceiling = ceilings.get(run["round"], 0)
@@ -175,7 +175,7 @@ def render(title: str, head: list[str], rows: list[list[str]], rst: bool, notes:
     body = [line(row) for row in rows]
     if not rst:
         return "\n".join([title, line(head), *body, *(f"  {note}" for note in notes)])
-    # A cell that is empty would be no row to reStructuredText.
+    # reStructuredText doesn't accept an empty first cell.
     rule = "  ".join("=" * width for width in widths)
     named = line([head[0] or "\\", *head[1:]])
     table = [title, "~" * len(title), "", rule, named, rule, *body, rule]

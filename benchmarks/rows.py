@@ -16,7 +16,7 @@ def partner(key: int) -> int:
 
 
 def person(key: int) -> str:
-    """Whom a view finds in the directory, see tests/slapd.py."""
+    """The person that a view finds in the directory, see tests/slapd.py."""
     return f"User {key:03}"
 
 

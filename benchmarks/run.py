@@ -44,7 +44,7 @@ FULL: dict[str, Any] = {
 }
 
 
-# With others at less of the machine than this it counts as quiet.
+# The machine counts as quiet if other programs use less of it than this.
 QUIET_SHARE = 0.2
 
 # One run of a variant, as measure() does it.
@@ -52,7 +52,7 @@ Measure = Callable[[Variant, Path, Case], dict[str, Any]]
 
 
 class Benchmark:
-    """Collects the results; also those that are there when it is interrupted."""
+    """Collects the results, and keeps them if it is interrupted."""
 
     def __init__(
         self, effort: Effort, conditions: dict[str, Any], environments: Environments, patience: float
@@ -101,7 +101,7 @@ class Benchmark:
 
     @contextmanager
     def _measuring(self, database: str) -> Iterator[Measure]:
-        """As long as the server runs that is measured with."""
+        """While the measured server runs."""
         raise NotImplementedError
 
 
@@ -149,14 +149,14 @@ def _conditions(effort: Effort, more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _busy() -> float:
-    """What the machine does while nothing is measured. Much of it makes the figures worthless."""
+    """The load of the machine while nothing is measured. If it is high, the figures are worthless."""
     before = Usage([])
     time.sleep(1)
     return Usage([]).since(before)["machine"]
 
 
 def _wait_for_others(seconds: float) -> None:
-    """Until they leave the machine alone, for so long at most."""
+    """Wait until the machine is quiet, but not longer than that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and _busy() > QUIET_SHARE:
         pass

@@ -1,4 +1,4 @@
-"""The cheapest site there is: knows the answers by heart. It shows what the load generator itself can do."""
+"""The cheapest possible site, with constant answers. It shows what the load generator itself can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is compared: one table, about ten lines for each.
+"""The variants that are compared, about ten lines for each.
 
 Imported by the runner and by the benchmark site, which runs in the variant's own environment. So nothing here
 imports a pool before its ``start`` is called.
@@ -16,7 +16,7 @@ MYSQL = "mysql"
 POSTGRESQL = "postgresql"
 LDAP = "ldap"
 LDAPS = "ldaps"
-# What the others are measured against.
+# What the others are compared with.
 CEILING = "ceiling: ORM"
 # An engine that is not one of Django's own; this release of it is for Django 5.
 DJANGO_LDAPDB = ("mprov-django-ldapdb>=1.5.4", "python-ldap>=3.4.5")
@@ -39,7 +39,7 @@ class Variant:
 
 
 def _patch(size: int) -> None:
-    # Ours and 0.0.4 go by the same name, and have these two calls in common.
+    # This package and 0.0.4 have the same name, and these two calls in common.
     from django_db_pooling import pooling
 
     pooling.set_pool_size(size, max_outstanding=size)
@@ -53,12 +53,15 @@ def _patch_for_prometheus(size: int) -> None:
 
     from prometheus_client import generate_latest
 
+    from django_db_pooling.metrics import prometheus
+
     def scrape() -> None:
         while True:
             time.sleep(1)
             generate_latest()
 
     _patch(size)
+    prometheus.register()
     threading.Thread(target=scrape, daemon=True).start()
 
 
@@ -70,9 +73,12 @@ def _patch_for_opentelemetry(size: int) -> None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 
+    from django_db_pooling.metrics import opentelemetry
+
     exporter = ConsoleMetricExporter(out=open(os.devnull, "w"))  # noqa: SIM115
     metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter, 1000)]))
     _patch(size)
+    opentelemetry.start()
 
 
 VARIANTS = [

@@ -1,4 +1,4 @@
-"""The page of pools in the admin: whoever may use the admin finds it in the index."""
+"""The page of pools in the admin, linked from its index for everybody who may use the admin."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from django_db_pooling.models import ConnectionPool
 
 @admin.register(ConnectionPool)
 class ConnectionPoolAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The page is its list. Nothing can be added, changed or deleted, and nothing has a history."""
+    """Its changelist is the page of pools. Nothing can be added, changed or deleted."""
 
     def get_urls(self) -> list[URLResolver | URLPattern]:  # type: ignore[override]
-        # Without admin_view(), which asks for the user and so waits for a connection: the views see to that.
+        # Without admin_view(), which loads the user and so waits for a connection. The views check the login.
         site = {"site": self.admin_site}
         options = self.opts
         return [
             path("", include("django_db_pooling.dashboard.urls"), site),
-            # What the index links to. The one before it answers.
+            # The name that the index links to. The URL before it answers.
             path("", views.index, site, name=f"{options.app_label}_{options.model_name}_changelist"),
         ]
 

@@ -1,4 +1,4 @@
-"""``django_db_pooling`` in INSTALLED_APPS: system checks, and the patch where there is no wsgi.py."""
+"""``django_db_pooling`` in INSTALLED_APPS: system checks, and ``patch()`` for what has no wsgi.py."""
 
 from __future__ import annotations
 

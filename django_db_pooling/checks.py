@@ -1,4 +1,4 @@
-"""System checks. ``patch()`` looks at the same findings, since checks don't run under gunicorn.
+"""System checks. ``patch()`` runs them too, since checks don't run under gunicorn.
 
 Those that have to ask a server are in ``capacity.py``.
 """
@@ -24,7 +24,7 @@ from django_db_pooling.conf import Problem
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
 
-# By the first letter of an id's last part.
+# By the first letter of an id's last part: django_db_pooling.W001.
 _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {
     "E": (logging.ERROR, Error),
     "W": (logging.WARNING, Warning),
@@ -32,14 +32,14 @@ _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {
 }
 # In names of modules: dj_db_conn_pool, django_db_geventpool, django_postgrespool2, django_mysqlpool, ...
 _OTHER_POOL = re.compile(r"(?:conn|db|gevent|postgres|pg|sql)\w*pool")
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
-def say_once(problems: Iterable[Problem]) -> None:
-    """Log them, each of them once in a process."""
+def log_once(problems: Iterable[Problem]) -> None:
+    """Log each of them once per process."""
     for problem in problems:
-        if problem.message not in _said:
-            _said.add(problem.message)
+        if problem.message not in _logged:
+            _logged.add(problem.message)
             level, _ = _LEVELS[_letter(problem)]
             fields = extra("check", check=problem.id)
             logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
@@ -50,7 +50,7 @@ def _letter(problem: Problem) -> str:
 
 
 def settings_errors() -> list[Problem]:
-    """What is wrong with the settings of any alias, or with an alias that set_pool_size was given."""
+    """What is wrong with the settings, or with an alias given to set_pool_size()."""
     found = []
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
@@ -67,7 +67,7 @@ def settings_errors() -> list[Problem]:
 
 
 def advice() -> list[Problem]:
-    """What works, but not as well as it could, as far as no server has to be asked."""
+    """What works, but not as well as it could. Asks no server."""
     found = driver_warnings()
     for alias, settings_dict in _pooled():
         found += _of_alias(alias, settings_dict)
@@ -75,8 +75,8 @@ def advice() -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.W007",
-                "gevent has patched sockets and not threading: all greenlets share one connection.",
-                "Call gevent.monkey.patch_all() without leaving out thread.",
+                "gevent has patched sockets, but not threading: all greenlets share one connection.",
+                "Call gevent.monkey.patch_all() with thread=True, its default.",
             )
         )
     return found
@@ -89,7 +89,7 @@ def _pooled() -> Iterator[tuple[str, Any]]:
 
 
 def driver_warnings() -> list[Problem]:
-    """Drivers that won't work well with a pool in this process."""
+    """Drivers that can't be pooled, or that block gevent."""
     found = []
     for alias, settings_dict in _pooled():
         backend = _backend(settings_dict["ENGINE"])
@@ -102,19 +102,17 @@ def driver_warnings() -> list[Problem]:
                 Problem(
                     "django_db_pooling.W002",
                     f"The database {alias!r} uses the driver {database.__name__!r}, which can't be pooled.",
-                    "Its connections are Django's, as without this package. "
-                    f'Set DATABASES[{alias!r}]["POOL"] = False to say that this is known.',
+                    "Its connections work as without this package. "
+                    f'Set DATABASES[{alias!r}]["POOL"] = False to silence this warning.',
                 )
             )
-        elif words := driver.advice():
-            found.append(
-                Problem("django_db_pooling.W001", f"The database {alias!r} will block gevent.", words)
-            )
+        elif hint := driver.advice():
+            found.append(Problem("django_db_pooling.W001", f"The driver of {alias!r} blocks gevent.", hint))
     return found
 
 
 def _backend(engine: str) -> Any:
-    """The wrapper of a backend, None where it has no driver or can't be loaded: Django will say why."""
+    """The wrapper class of a backend. None if it has no driver or can't be loaded, which Django reports."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -128,7 +126,7 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
     try:
         limits = conf.limits_for(alias, settings_dict)
     except ImproperlyConfigured:
-        # An error of its own.
+        # Reported as an error.
         return []
     where = f"DATABASES[{alias!r}]"
     found = []
@@ -136,27 +134,27 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.W004",
-                f"The pool of {alias!r} has no limit: under gevent each request may open a connection.",
+                f"The pool of {alias!r} has no limit: under gevent every request may open a connection.",
                 f'Set {where}["POOL"]["MAX_OUTSTANDING"], or give set_pool_size() a max_outstanding.',
             )
         )
-    is_brief = conf.scope(settings_dict, conf.REQUEST) == conf.TRANSACTION
-    if is_brief and settings_dict.get("ATOMIC_REQUESTS"):
+    is_transaction_scoped = conf.scope(settings_dict, conf.REQUEST) == conf.TRANSACTION
+    if is_transaction_scoped and settings_dict.get("ATOMIC_REQUESTS"):
         found.append(
             Problem(
                 "django_db_pooling.W008",
                 f"{where} has ATOMIC_REQUESTS and transaction scope: each request is one transaction, "
-                "and holds its connection from its first statement to its end.",
-                "Leave ATOMIC_REQUESTS out and use atomic() where it is needed, or SCOPE 'request'.",
+                "and holds its connection from the first statement to the end.",
+                "Remove ATOMIC_REQUESTS and use atomic() where it is needed, or set SCOPE to 'request'.",
             )
         )
-    if is_brief and settings_dict.get("CONN_HEALTH_CHECKS"):
+    if is_transaction_scoped and settings_dict.get("CONN_HEALTH_CHECKS"):
         found.append(
             Problem(
                 "django_db_pooling.I003",
-                f"{where} has CONN_HEALTH_CHECKS and transaction scope: one more round trip for each "
-                "transaction, and outside of them for each statement.",
-                "Leave CONN_HEALTH_CHECKS out: connections that died are noticed without it.",
+                f"{where} has CONN_HEALTH_CHECKS and transaction scope: this costs one more round trip per "
+                "transaction, and per statement in autocommit.",
+                "Remove CONN_HEALTH_CHECKS: connections that the server has closed are noticed without it.",
             )
         )
     other = _other_pool(settings_dict["ENGINE"])
@@ -164,7 +162,7 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.W009",
-                f'{where}["ENGINE"] is {settings_dict["ENGINE"]!r}, which has a pool of its own, {other}.',
+                f'{where}["ENGINE"] is {settings_dict["ENGINE"]!r}, which has its own pool ({other}).',
                 f'Use Django\'s own backend, or set {where}["POOL"] = False to keep the other pool.',
             )
         )
@@ -181,7 +179,7 @@ def _other_pool(engine: str) -> str | None:
 
 
 def receiver_warnings() -> list[Problem]:
-    """Receivers of connection_created that may take it for the beginning of a request's use."""
+    """Receivers of connection_created that may expect it once per request."""
     found = []
     for entry in connection_created.receivers:
         receiver = entry[1]() if isinstance(entry[1], weakref.ReferenceType) else entry[1]
@@ -191,8 +189,8 @@ def receiver_warnings() -> list[Problem]:
             found.append(
                 Problem(
                     "django_db_pooling.W003",
-                    f"{module}.{name} receives connection_created, which is sent per physical connection.",
-                    "What it sets for the current request would be seen by the next ones: receive "
+                    f"{module}.{name} receives connection_created, sent once per physical connection.",
+                    "What it sets for one request would also be seen by later ones. For that, receive "
                     "django_db_pooling.signals.connection_checked_out instead.",
                 )
             )
@@ -212,7 +210,7 @@ def check_pools(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckM
 def check_capacity(
     app_configs: Sequence[Any] | None, databases: Iterable[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """``manage.py check --deploy --database default``: asks the server (I/O)."""
+    """``manage.py check --deploy --database default``. Asks the server (I/O)."""
     if settings_errors():
         return []
-    return _messages([problem for alias in databases or () for problem in capacity.problems(alias)])
+    return _messages([found for alias in databases or () if (found := capacity.problem(alias))])

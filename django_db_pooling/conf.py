@@ -1,4 +1,4 @@
-"""From ``DATABASES[alias]["POOL"]``, ``CONN_MAX_AGE`` and ``set_pool_size`` to the limits of a pool."""
+"""The limits of a pool, from ``DATABASES[alias]["POOL"]``, ``CONN_MAX_AGE`` and ``set_pool_size()``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from django.core.exceptions import ImproperlyConfigured
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
 
-# DATABASES as a settings file has it: any may be missing.
+# An entry of DATABASES, in which keys may be missing.
 Settings = Mapping[str, Any]
 
 
-# The backend of an alias that settings leave empty.
+# Django's backend of an alias without an ENGINE.
 DUMMY = "django.db.backends.dummy"
 
-# How long a connection is held: to the end of the request, or only as long as a transaction needs it.
+# The scopes: a connection is held to the end of the request, or only as long as a transaction needs it.
 REQUEST, TRANSACTION = "request", "transaction"
 
 
 class Unchanged:
-    """The default of an argument that leaves a value as it is."""
+    """The default of an argument that, left out, changes nothing."""
 
     def __repr__(self) -> str:
         return "<unchanged>"
@@ -36,19 +36,19 @@ UNCHANGED = Unchanged()
 
 
 class Problem(NamedTuple):
-    """Something wrong with an alias's settings: for a system check, or for patch() to raise."""
+    """Something wrong with the settings. The system checks report it, ``patch()`` raises or logs it."""
 
     id: str
     message: str
     hint: str
 
 
-def _count(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _count(minimum: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def _seconds(value: Any) -> bool:
-    # More than a lock can wait for is as good as None, which says so.
+    # A lock can't wait for longer. None means no limit.
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
@@ -62,10 +62,10 @@ def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 class _Key(NamedTuple):
-    # Of Limits; None for what is asked for where it is used.
+    # The field of Limits; None: it has none, other functions of this module read it.
     field: str | None
     accepts: Callable[[Any], bool]
-    wants: str
+    expected: str
 
 
 _KEYS = {
@@ -85,25 +85,25 @@ _KEYS = {
 
 
 class _Override(NamedTuple):
-    """What set_pool_size said, call by call."""
+    """What the calls of set_pool_size() have set."""
 
     # Fields of Limits.
     values: dict[str, Any]
-    # The largest size since a max_outstanding was given: it has moved that up.
+    # Since max_outstanding was last given. It is raised to the largest size, and never lowered again.
     largest_size: int
 
 
-# Alias, or None for all of them.
+# By alias; None: for all aliases.
 _overrides: dict[str | None, _Override] = {}
 
 
 def is_off(settings_dict: Settings) -> bool:
-    """``POOL = False``, or no database at all: this alias isn't pooled."""
+    """Whether an alias isn't pooled: ``POOL = False``, or no database at all."""
     return settings_dict.get("POOL") is False or settings_dict.get("ENGINE") == DUMMY
 
 
 def problems(alias: str, settings_dict: Settings) -> list[Problem]:
-    """All that is wrong with the pool settings of one alias."""
+    """Everything that is wrong with the pool settings of one alias."""
     found = []
     pool = settings_dict.get("POOL")
     where = f"DATABASES[{alias!r}]"
@@ -130,7 +130,7 @@ def problems(alias: str, settings_dict: Settings) -> list[Problem]:
         found.append(
             Problem(
                 "django_db_pooling.E004",
-                f'{where}["OPTIONS"]["pool"] is Django\'s own pool; two pools cannot share an alias.',
+                f'{where}["OPTIONS"]["pool"] is Django\'s own pool. Only one pool per alias is possible.',
                 f'Remove OPTIONS["pool"], or set {where}["POOL"] = False to use Django\'s.',
             )
         )
@@ -166,7 +166,7 @@ def _bad_value(where: str, name: str, value: Any) -> Problem:
     return Problem(
         "django_db_pooling.E003",
         f'{where}["POOL"][{name!r}] is {redact(repr(value))}.',
-        f"It must be {_KEYS[name].wants}.",
+        f"It must be {_KEYS[name].expected}.",
     )
 
 
@@ -178,12 +178,12 @@ def _from_pool(pool: Mapping[str, Any]) -> Limits:
     return limits
 
 
-def _at_least(most: int | None, size: int) -> int | None:
-    return None if most is None else max(most, size)
+def _at_least(maximum: int | None, size: int) -> int | None:
+    return None if maximum is None else max(maximum, size)
 
 
 def limits_for(alias: str, settings_dict: Settings) -> Limits:
-    """The limits of an alias. Raises ImproperlyConfigured where its settings are wrong."""
+    """The limits of an alias. Raises ImproperlyConfigured if its settings are wrong."""
     reject(problems(alias, settings_dict))
     pool = settings_dict.get("POOL")
     limits = _from_pool(pool if isinstance(pool, Mapping) else {})
@@ -194,25 +194,25 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
         override = _overrides.get(key)
         if override is not None:
             limits = replace(limits, **override.values)
-            least = max(limits.size, override.largest_size)
-            limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, least))
+            minimum = max(limits.size, override.largest_size)
+            limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, minimum))
     return replace(limits, min_size=min(limits.min_size, limits.size))
 
 
 def reset_mode(settings_dict: Settings) -> str:
-    """When sessions are made as new: ``"auto"``, ``"always"`` or ``"never"``."""
+    """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``."""
     pool = settings_dict.get("POOL")
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 
 
 def scope(settings_dict: Settings, default: str = REQUEST) -> str:
-    """The scope of requests. ``default``: where the settings don't say."""
+    """The scope of requests. ``default``: if the settings don't say."""
     pool = settings_dict.get("POOL")
     return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
 
 
 def reject(found: list[Problem]) -> None:
-    """Raise ImproperlyConfigured with all of them, if any."""
+    """Raise ImproperlyConfigured with all problems, if any."""
     if found:
         raise ImproperlyConfigured("\n".join(f"{p.message} {p.hint} ({p.id})" for p in found))
 
@@ -223,7 +223,7 @@ def override(
     timeout: float | None | Unchanged,
     alias: str | None,
 ) -> None:
-    """Remember limits that beat the settings. ValueError names the argument; then nothing changed."""
+    """Set limits that take precedence over the settings. A ValueError names the wrong argument."""
     if not _count(1)(size):
         raise ValueError(f"size must be a whole number, 1 or more, not {size!r}")
     values: dict[str, Any] = {"size": size}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import weakref
@@ -17,15 +16,15 @@ from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, owner
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
-from django_db_pooling.log import MOST_LABEL, label
+from django_db_pooling.log import MAX_LABEL, safe_label
 from django_db_pooling.metrics import exporters
-from django_db_pooling.process import fork, green
-from django_db_pooling.process.duties import duties
+from django_db_pooling.process import fork, green, upkeep
+from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import registry
+from django_db_pooling.workers.agent import agent
 
 _inherited_getitem = ConnectionHandler.__getitem__
-_process = fork.process
-# Plain wrappers that were in the middle of something when patch() came by.
+# Plain wrappers that were in a transaction when patch() was called.
 _busy: set[weakref.ref[Any]] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
@@ -48,7 +47,7 @@ def _getitem(self: Any, alias: str) -> Any:
     # conf.is_off(), without a call for each new thread or greenlet.
     if wrapper.settings_dict.get("POOL") is not False:
         wrapper.__class__ = pooled(wrapper.__class__)
-        registry.teach(wrapper)
+        registry.share_learned(wrapper)
     setattr(self._connections, alias, wrapper)
     return wrapper
 
@@ -60,16 +59,15 @@ def patch() -> None:
     settings of a pool are wrong. Logs once what the system checks would advise.
     """
     if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
-        conf.reject(checks.settings_errors())
-        checks.say_once(checks.advice())
+        conf.reject(checks.settings_errors() + exporters.problems())
+        checks.log_once(checks.advice())
     _make_storage_local()
-    exporters.start()
+    _plug_in()
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
     signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
     signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
-    _register_once()
     if settings.configured:
         _pool_open_wrappers()
 
@@ -142,7 +140,7 @@ def _make_storage_local() -> None:
                 connections[alias] = wrapper
             storage = _innermost(handler._connections)
         _storage_is_local = True
-    owner.live_in(storage)
+    owner.use_storage(storage)
 
 
 def _innermost(storage: Any) -> Any:
@@ -163,14 +161,14 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         path = environ.get("PATH_INFO") or "/"
         if not path.isascii():
             path = _decoded(environ)
-        told = f"{environ.get('REQUEST_METHOD')} {path}"
-        # What label() asks, without a call for each request.
-        if len(told) > MOST_LABEL or not told.isprintable():
-            told = label(told)
-        request = mine.begin_request(told)
+        label = f"{environ.get('REQUEST_METHOD')} {path}"
+        # What safe_label() asks, without a call for each request.
+        if len(label) > MAX_LABEL or not label.isprintable():
+            label = safe_label(label)
+        request = mine.begin_request(label)
         environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
     elif scope is not None:
-        mine.begin_request(label(f"{scope.get('method')} {scope.get('path')}"))
+        mine.begin_request(safe_label(f"{scope.get('method')} {scope.get('path')}"))
     else:
         mine.begin_request(None)
 
@@ -190,37 +188,56 @@ def _request_finished(**kwargs: Any) -> None:
     owner.current().finish_request()
 
 
-# -- fork and exit --------------------------------------------------------------------------------
-
-_registered = False
+# -- fork, exit, and the wings --------------------------------------------------------------------
 
 
-def _register_once() -> None:
-    global _registered
-    if not _registered:
-        _registered = True
-        fork.in_child(_after_fork)
-        atexit.register(_at_exit)
+class _Wrappers:
+    """Those of this process that have a connection, in a forked child and at exit."""
 
+    name = "connections in use"
 
-def _after_fork() -> None:
-    global _process, _storage_is_local
-    _process = fork.process
-    _storage_is_local = False
-    registry.cut_off()
-    for wrapper in owner.holding(registry.holders()):
-        wrapper.inherit()
-    registry.abandon()
-    # A wrapper of the parent's main thread must not be found by all greenlets, should gevent patch
-    # threading in this process only: Django looks at it when a request starts, before we do.
-    initialized: Any = connections.all(initialized_only=True) if settings.configured else []
-    for wrapper in initialized:
-        if isinstance(wrapper, PooledWrapper) and wrapper.connection is None and not wrapper.in_atomic_block:
-            del connections[wrapper.alias]
+    def __init__(self) -> None:
+        self.tasks = Tasks()
 
+    def every_second(self) -> bool:
+        return False
 
-def _at_exit() -> None:
-    if fork.is_own(_process):
+    def abandon(self) -> None:
+        global _storage_is_local
+        _storage_is_local = False
+        registry.cut_off()
+        for wrapper in owner.holding(registry.holders()):
+            wrapper.inherit()
+        # A wrapper of the parent's main thread must not be found by all greenlets, should gevent patch
+        # threading in this process only: Django looks at it when a request starts, before we do.
+        initialized: Any = connections.all(initialized_only=True) if settings.configured else []
+        for wrapper in initialized:
+            is_pooled = isinstance(wrapper, PooledWrapper)
+            if is_pooled and wrapper.connection is None and not wrapper.in_atomic_block:
+                del connections[wrapper.alias]
+
+    def end(self) -> None:
         for wrapper in owner.current().holding():
-            duties.do(f"giving the connection to {wrapper.alias!r} back", wrapper.give_back)
-        registry.end()
+            self.tasks.run(f"giving the connection to {wrapper.alias!r} back", wrapper.give_back)
+
+
+_wrappers = _Wrappers()
+
+
+def _plug_in() -> None:
+    """Have everything looked after, and what stands above the core, too."""
+    # In this order: in a fork the wrappers have to find what the registry gives up then. At exit they give
+    # back before pools close, of which exporters have the last word, and the report goes last.
+    upkeep.add(_wrappers)
+    upkeep.add(registry)
+    exporters.start()
+    upkeep.add(agent)
+    registry.on_new_pool[:] = [exporters.start, _advise]
+
+
+def _advise() -> None:
+    # Not only in patch(): that may be called before the applications connect their receivers.
+    checks.log_once(checks.receiver_warnings())
+    if green.patched("socket"):
+        # Nor was gevent there, if a process patched itself after a fork.
+        checks.log_once(checks.advice())

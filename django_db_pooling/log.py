@@ -1,7 +1,7 @@
-"""The logger, and what text of others goes through before a log, a page, a terminal or an error tells it.
+"""The logger, and what makes foreign text safe for the log, the page, a terminal and error messages.
 
-Such text comes from visitors (paths, names), servers (errors), the environment and settings. Each piece is
-escaped where it enters and redacted where it is told, and comes out of a second time as it was.
+Foreign text comes from visitors (paths, names), servers (errors), the environment and settings. It is escaped
+where it enters, and redacted where it is shown. Doing either twice changes nothing.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 logger = logging.getLogger("django_db_pooling")
 
-# Characters of a text that is told, and of a name or a label in it.
-MOST = 500
-MOST_LABEL = 200
-# So many times as much is read: what is left out makes room.
+# Characters of a redacted text, and of a label (a name, a path) in it.
+MAX_LENGTH = 500
+MAX_LABEL = 200
+# As many times that is read, since redacting makes texts shorter.
 _READ = 4
-# Of the lines that an exception has come through, the innermost ones.
-_MOST_FRAMES = 20
+# Frames of a traceback, the innermost ones.
+_MAX_FRAMES = 20
 
-# Others choose the text, and gevent's hub waits. So no pattern takes more than time in proportion to the
-# length: what repeats in it gives nothing back, or nothing that could fail follows.
-# What may follow a server's message: the statement, its values, where it was.
+# Attackers may choose the text, and gevent's hub waits. So all patterns take linear time: repetitions are
+# possessive, or nothing that could fail follows them.
+# What may follow a server's message: the statement, its values, the position.
 _STATEMENT = re.compile(r"\n(?:LINE \d++|CONTEXT|DETAIL|QUERY|STATEMENT|WHERE)\b.*+", re.DOTALL)
-# What a parser quotes: a statement, or of a DSN what may be the rest of a password. To the last quote, or to
-# the end where it was cut off.
+# What a parser quotes: a statement, or the part of a DSN that may be the rest of a password. To the last
+# quote, or to the end if the text was cut off.
 _NEAR = re.compile(r"(?:(?<=near )|(?<=missing \"=\" after ))(['\"])(?:.*\1|.*+)", re.DOTALL)
 _URL = re.compile(r"://(\S++)")
-# In the words of a DSN, keyword arguments, a URL's query and JSON, also inside of another string's repr().
+# In a DSN, keyword arguments, a URL's query and JSON, also inside of the repr() of another string.
 _KEY = (
     r"(?:(?:password|passwd|passphrase|secret|token)\w{0,20}+|pass|pwd|(?:\b|_|bind)pw|credentials?|cred"
     r"|api_?key)"
@@ -38,11 +38,11 @@ _KEY = (
 )
 _KEYS = re.compile(_KEY, re.IGNORECASE)
 _QUOTED = r"(?:'(?:[^'\\]|\\.)*+\\?(?:'|$)|\"(?:[^\"\\]|\\.)*+\\?(?:\"|$))"
-# What isn't quoted goes on to a space: it may have any other character.
+# An unquoted value ends at a space. It may contain any other character.
 _BARE = rf"(?:(?!{_KEY}|\(using )\S)"
 _END = r"(?:[\s,;&)}\]]|$)"
 _WORD = re.compile(
-    # MySQL says whether there was one. The stars are ours. What is in a dict has keys of its own.
+    # Not MySQL's "(using password: YES)", not our own stars, and no dict: that has keys of its own.
     rf"(?!(?<=\(using )password: (?:YES|NO)\))({_KEY})(?!\*\*\*{_END}|\{{['\"])"
     rf"(?:\\*+[bru]{{0,2}}+{_QUOTED}++(?:(?={_END})|{_BARE}*+)|{_BARE}++)",
     re.IGNORECASE,
@@ -50,62 +50,60 @@ _WORD = re.compile(
 
 
 def extra(event: str, **fields: Any) -> dict[str, Any]:
-    """The attributes of a record: named so that they are nobody else's."""
+    """The ``extra`` of a log record: attributes with a prefix, so that they clash with no others."""
     return {f"pool_{name}": value for name, value in {"event": event, **fields}.items()}
 
 
-def redact(text: object, most: int = MOST) -> str:
-    """A text, or an error, in one printable line of at most so many characters.
+def redact(text: object, max_length: int = MAX_LENGTH) -> str:
+    """A text or an error as one printable line, without passwords and statements. Never raises.
 
-    Without what looks like a password, and without the text of a statement. Of a long text only the
-    beginning is read. Never raises.
+    At most ``max_length`` characters. Only the beginning of a long text is read.
     """
     try:
-        told = str(text)
+        line = str(text)
     except Exception:
-        told = "" if isinstance(text, BaseException) else type(text).__name__
-    if is_long := len(told) > _READ * most:
-        # A password in a URL ends with its last @, which may be beyond.
-        told = told[: _READ * most] + "@"
-    told = " ".join(_STATEMENT.sub("", told).split())
-    told = _URL.sub(_without_password, _NEAR.sub("...", told))
-    # Without what is quoted, the two ends of a URL may have come together.
-    told = _URL.sub(_without_user, _WORD.sub(r"\1***", told))
-    told = printable(told.removesuffix("@").rstrip() if is_long else told)
+        line = "" if isinstance(text, BaseException) else type(text).__name__
+    if is_long := len(line) > _READ * max_length:
+        # The @ that ends the password in a URL may have been cut off.
+        line = line[: _READ * max_length] + "@"
+    line = " ".join(_STATEMENT.sub("", line).split())
+    line = _URL.sub(_without_password, _NEAR.sub("...", line))
+    # Once more: removing quoted text may have joined the two ends of a URL.
+    line = _URL.sub(_without_user, _WORD.sub(r"\1***", line))
+    line = escape_unprintable(line.removesuffix("@").rstrip() if is_long else line)
     if isinstance(text, BaseException):
-        name = printable(type(text).__name__)
-        told = f"{name}: {told}" if told else name
-    return told if len(told) <= most else told[: most - 3] + "..."
+        name = escape_unprintable(type(text).__name__)
+        line = f"{name}: {line}" if line else name
+    return line if len(line) <= max_length else line[: max_length - 3] + "..."
 
 
-def label(text: str) -> str:
-    """A name or a path in a printable line of at most ``MOST_LABEL`` characters; white space in it is shown.
+def safe_label(text: str) -> str:
+    """A name or a path as one printable line of at most ``MAX_LABEL`` characters, with visible white space.
 
-    It is not redacted where it is short: that costs too much for each request, and is done when it is told.
+    A short one is not redacted here, which would cost too much in each request, but where it is shown.
     """
-    if len(text) <= MOST_LABEL and text.isprintable():
+    if len(text) <= MAX_LABEL and text.isprintable():
         return text
-    # One more than is read, so that it is seen to go on.
-    return redact(printable(text[: _READ * MOST_LABEL + 1]), MOST_LABEL)
+    # One more than redact() reads, so that it sees that the text goes on.
+    return redact(escape_unprintable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
 
 
-def printable(text: str) -> str:
-    """The same with escapes such as ``\\x1b`` in the place of what a terminal would obey or hide."""
+def escape_unprintable(text: str) -> str:
+    """With escapes such as ``\\x1b`` for characters that a terminal would interpret or hide."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def way(error: BaseException) -> str:
-    """Where an error has come through: a line for each frame, the innermost last, without its source."""
-    tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MOST_FRAMES)
-    return "\n".join(
-        f"  {label(frame.f_code.co_filename)}:{line} in {label(frame.f_code.co_name)}" for frame, line in tail
-    )
+def traceback_text(error: BaseException) -> str:
+    """The traceback of an error: a line for each frame, the innermost last, without source code."""
+    tail: deque[tuple[Any, int]] = deque(traceback.walk_tb(error.__traceback__), _MAX_FRAMES)
+    places = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in tail]
+    return "\n".join(f"  {safe_label(file)}:{line} in {safe_label(name)}" for file, line, name in places)
 
 
 def _without_password(url: re.Match[str]) -> str:
-    """What follows a key is that one's, also behind the @."""
+    """What follows a key such as ``password=`` is kept, for the pattern of keys to replace."""
     user, _, rest = url[1].rpartition("@")
     if ":" not in user:
         return url[0]

@@ -1,4 +1,4 @@
-"""Answers for requests that the pool had no connection for."""
+"""A response with status 503 for requests that got no connection from the pool."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from django.http.response import HttpResponseBase
 
 from django_db_pooling.exceptions import PoolTimeout
 
-# Attribute of a request: a PoolTimeout that became an error page further in, in another middleware.
-_NOTED = "_pool_timeout"
+# Attribute of a request: a PoolTimeout that an inner middleware has turned into an error page.
+_ATTRIBUTE = "_pool_timeout"
 
 
 class PoolTimeoutMiddleware:
     """Turns ``PoolTimeout`` into a response with status 503 and a ``Retry-After`` header (seconds).
 
-    First in ``MIDDLEWARE``, so that it covers the others. A subclass may have another ``retry_after`` or
-    make another ``response()``. Responses that stream have begun before they could time out: these end.
+    Put it first in ``MIDDLEWARE``, so that it covers the others. A subclass may override ``retry_after`` and
+    ``response()``. A streaming response that has already begun can't be replaced: it just ends.
     """
 
     sync_capable = True
@@ -33,22 +33,22 @@ class PoolTimeoutMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        got_request_exception.connect(_note, dispatch_uid=__name__)
+        got_request_exception.connect(_remember, dispatch_uid=__name__)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        return self._checked(request, self.get_response(request))
+        return self._replaced(request, self.get_response(request))
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        return self._checked(request, await self.get_response(request))
+        return self._replaced(request, await self.get_response(request))
 
-    def _checked(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        error: PoolTimeout | None = getattr(request, _NOTED, None)
+    def _replaced(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        error: PoolTimeout | None = getattr(request, _ATTRIBUTE, None)
         if error is None:
             return response
         replacement = self.response(request, error)
-        # Closed with this one: its own close() would say that the request has ended.
+        # To be closed with the new response. Its own close() would send request_finished too early.
         replacement._resource_closers += response._resource_closers  # type: ignore[attr-defined]
         return replacement
 
@@ -56,7 +56,7 @@ class PoolTimeoutMiddleware:
         return self.response(request, exception) if isinstance(exception, PoolTimeout) else None
 
     def response(self, request: HttpRequest, error: PoolTimeout) -> HttpResponseBase:
-        """The answer to a request that the pool had no connection for."""
+        """The response to a request that got no connection."""
         return HttpResponse(
             "The service is busy. Please try again in a moment.\n",
             status=503,
@@ -65,7 +65,7 @@ class PoolTimeoutMiddleware:
         )
 
 
-def _note(request: HttpRequest | None = None, **kwargs: Any) -> None:
+def _remember(request: HttpRequest | None = None, **kwargs: Any) -> None:
     error = sys.exc_info()[1]
     if request is not None and isinstance(error, PoolTimeout):
-        setattr(request, _NOTED, error)
+        setattr(request, _ATTRIBUTE, error)

@@ -1,4 +1,4 @@
-"""A model without a table: the permission to act on pools is its, and the admin's index lists it."""
+"""A model without a table: for the permission to act on pools, and for the entry in the admin's index."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from django.db import models
 
 
 class _NoRows(models.Manager["ConnectionPool"]):
-    """For whoever walks through all models, as dumpdata does: it finds nothing, without a query."""
+    """No rows, without a query, for code that goes through all models, such as dumpdata."""
 
     def get_queryset(self) -> models.QuerySet[ConnectionPool]:
         return super().get_queryset().none()
 
 
 class ConnectionPool(models.Model):
-    """Carries the content type and the permission; no row exists."""
+    """Has a content type and a permission, but no rows."""
 
     alias: models.CharField[str, str] = models.CharField(max_length=255, primary_key=True)
 

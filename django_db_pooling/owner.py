@@ -1,4 +1,7 @@
-"""Who holds connections: one Owner per thread or greenlet, which notices when that ends."""
+"""Who holds connections, and how long: one Owner per thread or greenlet, which notices when that ends.
+
+Wrappers add themselves. What a request or a ``scope()`` has checked out is given back at its end.
+"""
 
 from __future__ import annotations
 
@@ -7,102 +10,87 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ContextDecorator, contextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from typing import Any, TypeVar
 
 from django_db_pooling import conf
-from django_db_pooling.log import label
+from django_db_pooling.pool.holders import Holder
 from django_db_pooling.process import fork
 
-# Deeper than tests nest requests. Bounds what is kept of requests whose end nobody tells.
-MOST_NESTED = 16
+# Tests nest requests less deep. More of them are requests whose end nothing has reported.
+MAX_NESTED = 16
 
-# The scope outside of requests: in threads that never end nobody would say when to give back.
+# The scope outside of requests, where no end of a unit of work would give back.
 ELSEWHERE = conf.TRANSACTION
 
 _local = threading.local()
 
-
-# Wrappers, and what they held then.
+# Wrappers, and for what each held its connection.
 Claims = list[tuple[Any, object]]
-
-
-class Holder:
-    """Says who holds a connection, when somebody asks."""
-
-    __slots__ = ("ident", "owner", "request")
-
-    def __init__(self, owner: Owner) -> None:
-        self.ident = threading.get_ident()
-        self.owner = weakref.ref(owner)
-        self.request: str | None = None
-
-    def __str__(self) -> str:
-        name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
-        return f"{self.request or 'code outside of a request'} in thread {label(name)}"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Request:
-    """A request that this thread or greenlet is at; inside of another one with the test client."""
+    """A request that a thread or greenlet handles; with Django's test client inside of another one."""
 
     __slots__ = ("held_before", "label", "over")
 
     def __init__(self, label: str | None, held_before: Claims) -> None:
         self.label = label
         self.over = False
-        # Wrappers that somebody further out holds, a TestCase's transaction for example.
+        # What code around the request holds, a TestCase's transaction for example.
         self.held_before = held_before
 
 
 class Owner:
     """What one thread or greenlet has checked out.
 
-    It lives beside the wrappers in a thread-local, but in no reference cycle, so it goes at the moment
-    in which its thread or greenlet ends. Wrappers don't: they refer to themselves and wait for the
-    garbage collector.
+    It lives in a thread-local and in no reference cycle, so its finalizer runs at the moment in which the
+    thread or greenlet ends. Wrappers are in cycles, and wait for the garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "patience", "process", "scopes")
+    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "max_wait", "process", "scopes")
 
     def __init__(self) -> None:
         self.process = fork.process
         self.holder = Holder(self)
-        # Wrappers that have checked out here. Weak: one that its user drops is not kept by this.
+        # Wrappers that have checked out here.
         self._wrappers: set[weakref.ref[Any]] = set()
-        # Names that pooling.scope() was given. Innermost last.
+        # Names given to pooling.scope(), innermost last.
         self.scopes: list[str] = []
-        # Most seconds that this one waits for a connection, where the pool's timeout allows for more.
-        self.patience: float | None = None
-        # Innermost last. One whose end nobody told stays until its environ or this owner goes.
-        self._requests: deque[Request] = deque(maxlen=MOST_NESTED)
+        # Seconds to wait for a connection at most, where the pool's timeout is longer.
+        self.max_wait: float | None = None
+        # Innermost last. Without request_finished one stays until its environ or this owner is collected.
+        self._requests: deque[Request] = deque(maxlen=MAX_NESTED)
 
     def add(self, wrapper: Any) -> None:
         """This wrapper has checked a connection out."""
         self._wrappers.add(weakref.ref(wrapper, self._wrappers.discard))
 
     def holding(self) -> list[Any]:
-        """Wrappers with a connection that is this owner's to give back."""
+        """Wrappers with something that this owner has to give back."""
         held = []
         for ref in list(self._wrappers):
             wrapper = ref()
-            if wrapper is not None and wrapper.holds and not wrapper.is_shared:
+            if wrapper is not None and wrapper.holds:
                 held.append(wrapper)
         return held
 
     def claims(self) -> Claims:
-        """What is held at this moment, and for what."""
+        """What is held at this moment."""
         return [(wrapper, wrapper.claim) for wrapper in self.holding()]
 
     def scope(self, of_requests: str) -> str:
-        """The scope that applies here at this moment; ``of_requests``: what the settings say of requests."""
+        """The scope that applies at this moment. ``of_requests``: the settings' SCOPE."""
         if self.scopes:
             return self.scopes[-1]
         return of_requests if self._requests else ELSEWHERE
 
     @property
     def may_rest(self) -> bool:
-        """Whether this is a thread outside of any unit of work, whose end nobody tells: not the main one, in
-        which commands and scripts run.
+        """Whether a changed session may be left at rest: outside of any unit of work, since nothing reports
+        an end there. Not in the main thread, in which commands and scripts run.
         """
         return not (self._requests or self.scopes) and self.holder.ident != threading.main_thread().ident
 
@@ -119,10 +107,10 @@ class Owner:
         if self._requests:
             held = self._leave(self._requests[-1], held)
         else:
-            # Nobody said that one began. A transaction is then somebody else's.
+            # Without request_started. A transaction then belongs to code around the request.
             held = [wrapper for wrapper in held if not wrapper.in_atomic_block]
         if held:
-            # It is still this one's, should something be wrong with it.
+            # What is logged now is about this request.
             outer, holder.request = holder.request, label
             try:
                 give_all_back(held)
@@ -130,7 +118,7 @@ class Owner:
                 holder.request = outer
 
     def abandon_request(self, request: Request) -> None:
-        """The request is over, and nobody said so. No I/O. What has begun after it goes on."""
+        """The request is over, without request_finished. No I/O. What has begun after it goes on."""
         requests = list(self._requests)
         if request not in requests:
             return
@@ -138,7 +126,7 @@ class Owner:
         if later:
             self._requests.remove(request)
             request.over = True
-            # What was this one's and is still held was there when the next one began.
+            # Of what is held now, this request's is what was held already when the next one began.
             mine = [claim for claim in later[0].held_before if claim not in request.held_before]
             held = [wrapper for wrapper in self.holding() if (wrapper, wrapper.claim) in mine]
         else:
@@ -147,7 +135,7 @@ class Owner:
             wrapper.abandon()
 
     def _leave(self, request: Request, held: list[Any]) -> list[Any]:
-        """Those of the wrappers that hold something for this request, or for one inside of it."""
+        """End this request and those inside of it; which of the wrappers hold something for them."""
         while self._requests:
             left = self._requests.pop()
             left.over = True
@@ -161,21 +149,21 @@ class Owner:
             return
         if not fork.is_own(self.process):
             # In a forked child. The connections are the parent's.
-            fork.keep(self.holding())
+            fork.never_free(self.holding())
             return
         for wrapper in self.holding():
             wrapper.abandon()
         for ref in list(self._wrappers):
             left = ref()
             if left is not None and not left.is_shared:
-                left.dissolve()
+                left.break_cycles()
 
 
 class RequestEnd:
-    """Lives in a request's ``environ`` and notices when the server lets go of that.
+    """Lives in a request's ``environ`` and is collected with it.
 
-    A server may go on with the same thread or greenlet after a request that was killed, without
-    request_finished and without an end of the greenlet: gunicorn does with keep-alive.
+    After a request that was killed, a server may go on with the same thread or greenlet, without
+    request_finished: gunicorn does with keep-alive.
     """
 
     __slots__ = ("_owner", "_request")
@@ -191,17 +179,17 @@ class RequestEnd:
 
 
 def others(held: list[Any], before: Claims) -> list[Any]:
-    """Those that hold for something else than they did before."""
+    """Those that hold something else than before."""
     return [wrapper for wrapper in held if (wrapper, wrapper.claim) not in before] if before else held
 
 
 def give_all_back(wrappers: list[Any]) -> None:
-    """Each of them, also if one is interrupted."""
+    """Each of them, also if one fails."""
     if wrappers:
         try:
             wrappers[0].give_back()
         finally:
-            # Not an ExitStack, which a signal's handler can leave between two of them.
+            # Not an ExitStack: a signal handler's exception could leave that between two of them.
             give_all_back(wrappers[1:])
 
 
@@ -220,30 +208,30 @@ def current() -> Owner:
 
 
 def holding(holders: Iterable[object]) -> list[Any]:
-    """The wrappers of all that these connections are held by, in whatever thread."""
+    """The wrappers of all these holders, in whatever thread."""
     owners = (ref() for holder in holders if (ref := getattr(holder, "owner", None)) is not None)
     return [wrapper for one in owners if one is not None for wrapper in one.holding()]
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def max_wait(seconds: float) -> Iterator[None]:
     """Wait no longer than this for each connection in the block, whatever the settings say.
 
-    For who can do without. When it gets none, that is no timeout that anybody should hear of.
+    For code that can do without one: its timeouts are neither counted nor logged.
     """
     mine = current()
-    before, mine.patience = mine.patience, seconds
+    before, mine.max_wait = mine.max_wait, seconds
     try:
         yield
     finally:
-        mine.patience = before
+        mine.max_wait = before
 
 
-def live_in(storage: Any) -> None:
-    """Keep owners in a threading.local in which others keep something for each thread or greenlet, too.
+def use_storage(storage: Any) -> None:
+    """Store owners in this threading.local, which Django uses for its wrappers.
 
-    The first use of a storage costs a greenlet of gevent more than all else that happens here. What is
-    no threading.local of this instant (gevent's, once that has patched) is as good as none.
+    In a new greenlet the first use of a threading.local costs more than all else in this module. What is no
+    ``threading.local`` (gevent's, once that has patched) is replaced by one.
     """
     global _local
     if type(storage) is not threading.local:
@@ -254,3 +242,41 @@ def live_in(storage: Any) -> None:
         mine, _local = getattr(_local, "django_db_pooling_owner", None), storage
         if mine is not None:
             _local.django_db_pooling_owner = mine
+
+
+class scope(ContextDecorator):
+    """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
+
+    ``name``: how long a connection is held inside, ``"request"`` (to the end of this scope) or
+    ``"transaction"`` (as long as a transaction needs it); left out, as outside. What was checked out
+    before, for a transaction around it for example, stays. A transaction that was begun inside and
+    is still open at the end is rolled back. Raises ValueError for another name.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        if name not in (None, conf.REQUEST, conf.TRANSACTION):
+            raise ValueError(f"name must be {conf.REQUEST!r}, {conf.TRANSACTION!r} or None, not {name!r}")
+        self._name = name
+        # One for each time that it was entered.
+        self._before: list[Claims] = []
+
+    def __call__(self, func: F) -> F:
+        if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
+            raise TypeError(f"scope() would end before {func.__qualname__}() runs; use it inside of it")
+        return super().__call__(func)
+
+    def _recreate_cm(self) -> scope:
+        return type(self)(self._name)
+
+    def __enter__(self) -> scope:
+        mine = current()
+        self._before.append(mine.claims())
+        if self._name is not None:
+            mine.scopes.append(self._name)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        mine = current()
+        if self._name is not None:
+            mine.scopes.pop()
+        give_all_back(others(mine.holding(), self._before.pop()))

@@ -1,4 +1,4 @@
-"""The public face.
+"""The public functions.
 
 In ``wsgi.py``, before the application is made::
 
@@ -21,9 +21,9 @@ from django.utils.connection import ConnectionDoesNotExist
 from django_db_pooling import conf, owner
 from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.owner import scope
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
-from django_db_pooling.scope import scope
 
 __all__ = [
     "PoolStats",
@@ -48,12 +48,13 @@ def set_pool_size(
     timeout: float | None | conf.Unchanged = conf.UNCHANGED,
     alias: str | None = None,
 ) -> None:
-    """Set how many connections are kept at rest, and how many may be open, from now on.
+    """Set how many idle connections are kept, and how many may be open, from now on.
 
     ``size``: idle connections kept, 1 or more. ``max_outstanding``: most connections open at any
     moment, ``size`` or more, or None for no limit; left out, the larger of the present one and
     ``size``. ``timeout``: seconds that a caller waits for a connection, 0 to never wait, None to
-    wait for ever. ``alias``: one database; left out, the default for all. Beats the settings.
+    wait without a limit. ``alias``: one database; left out, the default for all. Takes precedence
+    over the settings.
 
     Raises ValueError that names the argument; then nothing has changed.
     """
@@ -64,7 +65,7 @@ def set_pool_size(
 
 
 def release(alias: str | None = None) -> None:
-    """Give this thread's or greenlet's connections back now, before a slow call to somebody else.
+    """Return this thread's or greenlet's connections now, before a slow call to another service.
 
     Raises TransactionManagementError in a transaction, and ConnectionDoesNotExist for an unknown alias.
     """
@@ -83,21 +84,20 @@ def release(alias: str | None = None) -> None:
 
 
 def pin(alias: str | None = None) -> None:
-    """Check this thread's or greenlet's connection out now, if it isn't, and treat its session as changed.
+    """Keep this thread's or greenlet's connection to the end of the request or scope, and then reset it.
 
-    For what can't be seen in a statement, a function of the database that sets something for example.
-    The connection is kept to the end of the request or scope, and its session is made as new before
-    somebody else has it. ``alias``: left out, the default database. Raises ConnectionDoesNotExist for
-    an unknown alias.
+    For session changes that no statement shows, such as those of a function of the database. Checks out a
+    connection now, if none is held. ``alias``: left out, the default database. Raises
+    ConnectionDoesNotExist for an unknown alias.
     """
     _check(alias)
     wrapper: Any = connections[alias or DEFAULT_DB_ALIAS]
     if isinstance(wrapper, PooledWrapper):
-        wrapper.pin()
+        wrapper.pin_session()
 
 
 def recycle(alias: str | None = None) -> None:
-    """Replace every connection as it comes back: for rotated credentials, or after a failover.
+    """Replace every connection when it is returned: for rotated credentials, or after a failover.
 
     Idle ones are closed now. Raises ConnectionDoesNotExist for an unknown alias.
     """
@@ -107,7 +107,7 @@ def recycle(alias: str | None = None) -> None:
 
 
 def close_all(alias: str | None = None, timeout: float = 0) -> bool:
-    """Close idle connections now, those in use as they come back; the next checkout opens anew.
+    """Close idle connections now, those in use when they are returned. The next checkout opens a new one.
 
     Waits up to ``timeout`` seconds for those in use, but never for the caller's own. Returns
     whether none of the others is left. Raises ConnectionDoesNotExist for an unknown alias.
@@ -122,9 +122,9 @@ def stats(alias: str) -> PoolStats: ...
 @overload
 def stats(alias: None = None) -> Mapping[str, PoolStats]: ...
 def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
-    """What the pools of an alias count, or a mapping of every alias but those with ``POOL = False`` to that.
+    """The figures of an alias, or a mapping of all aliases but those with ``POOL = False``.
 
-    A plain read: it waits for nothing. Raises ConnectionDoesNotExist for an unknown alias.
+    Only reads, and waits for nothing. Raises ConnectionDoesNotExist for an unknown alias.
     """
     _check(alias)
     if alias is not None:

@@ -39,7 +39,7 @@ ONCE_SECONDS = 3
 
 
 class DemoFailed(Exception):
-    """Its text says what to do or ends with what the child process said."""
+    """Its text says what to do, or ends with the output of the child process."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _ignore_signals() -> None:
-    """From here on everything is being stopped, and a second Ctrl-C would leave something behind."""
+    """Ignore Ctrl-C while everything is being stopped: it would leave something behind."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -19,11 +19,3 @@ keepalive = 5
 
 # Several gunicorns of one user would share the socket's default path.
 control_socket_disable = True
-
-
-def child_exit(server, worker):
-    """A worker that was killed isn't in Prometheus' gauges any more."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        from prometheus_client import multiprocess
-
-        multiprocess.mark_process_dead(worker.pid)

@@ -9,12 +9,13 @@ import pytest
 
 from tests import scripts
 
-# Connections that only the housekeeper opens and closes, and what it says, by duty.
+# Connections that only the housekeeper opens and closes, and what it logs, by task.
 SCRIPT = """
 import collections, json, logging, time
 from django.db import connection, connections
-from django_db_pooling.process import housekeeper; from django_db_pooling.metrics import exporters
+from django_db_pooling.process import housekeeper
 from django_db_pooling.registry import registry
+from django_db_pooling.workers.agent import agent
 housekeeper.TICK = 0.02
 records = []
 class Handler(logging.Handler):
@@ -55,13 +56,22 @@ print(json.dumps(collections.Counter(record.levelname for record in failed)))
 """
 WORKS_AGAIN = 'any("works again" in record.getMessage() for record in records)'
 TROUBLES = {
-    "an exporter": """
-class Exporter:
-    tick = end = fail
-exporters.exporters.append(Exporter())
+    "something else": """
+from django_db_pooling.process import upkeep
+from django_db_pooling.process.tasks import Tasks
+class Thing:
+    name, tasks = "something else", Tasks()
+    def every_second(self):
+        fail()
+        return False
+    def abandon(self):
+        pass
+    end = abandon
+thing = Thing()
+upkeep.add(thing)
 """,
-    "reading commands": "registry._listener.due = fail",
-    "telling other processes": "registry._publisher.publish = fail",
+    "reading commands": "agent._listener.due = fail",
+    "telling other processes": "agent._publisher.publish = fail",
     "looking whether settings have changed": "registry.retire_outdated = fail",
 }
 
@@ -91,11 +101,12 @@ def test_a_handler_of_the_log_that_fails_keeps_nothing_else_from_being_done(tmp_
     told(trouble, "True", tmp_path)
 
 
-ORDERS = """
+COMMANDS = """
 import json, logging
 from django.db import connection
 from django_db_pooling.process import housekeeper; from django_db_pooling.workers import commands
 from django_db_pooling.registry import registry
+from django_db_pooling.workers.agent import agent
 logging.getLogger("django_db_pooling").addHandler(logging.NullHandler())
 # Both are found at once.
 housekeeper.TICK = 60
@@ -111,14 +122,48 @@ pool.drain, pool.recycle = fail, lambda: done.append("recycle")
 for action in (commands.Action.CLOSE_IDLE, commands.Action.RECYCLE):
     commands.give("default", action, "boss")
 try:
-    registry._obey()
+    agent.carry_out_commands()
 except OSError:
     done.append("raised")
 print(json.dumps(done))
 """
 
 
-def test_an_order_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
+def test_a_command_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
     where = tmp_path / "status"
     where.mkdir()
-    assert json.loads(scripts.run(ORDERS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]
+    assert json.loads(scripts.run(COMMANDS, tmp_path, DB_POOL_STATUS_DIR=str(where))) == ["recycle", "raised"]
+
+
+END = """
+from django.db import connection
+from django_db_pooling.process import upkeep
+from django_db_pooling.workers import status_dir
+from django_db_pooling.workers.agent import agent
+class Last:
+    name = "the last"
+    tasks = agent.tasks
+    def end(self):
+        path = status_dir.path()
+        print("a report" if list(path.iterdir()) else "no report", pooling.stats("default").idle)
+django.setup()
+pooling.patch()
+with connection.cursor() as cursor:
+    cursor.execute("SELECT 1")
+agent._publish()
+print([thing.name for thing in upkeep._all()])
+print(len(list(status_dir.path().iterdir())), pooling.stats("default").idle > 0)
+last = Last()
+upkeep.add(last)
+"""
+
+
+def test_pools_end_before_exporters_and_the_report_goes_last(tmp_path: Path) -> None:
+    where = tmp_path / "status"
+    where.mkdir()
+    settings = {"DB_POOL_STATUS_DIR": str(where), "DB_POOL_METRICS": ["opentelemetry"]}
+    names, before, after = scripts.run(END, tmp_path, **settings).splitlines()
+    assert names == str(
+        ["connections in use", "the pools", "metrics for OpenTelemetry", "the exchange with other processes"]
+    )
+    assert (before, after) == ("1 True", "no report 0")

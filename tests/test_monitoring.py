@@ -19,6 +19,7 @@ from django_db_pooling.pool.stats import PoolStats
 MONITORING = Path(__file__).parents[1] / "docs" / "monitoring"
 # What Prometheus itself adds to all that it scrapes.
 OF_THE_TARGET = {"job", "instance"}
+FIGURES = {7: {"default": PoolStats("default", 1, 2)}}
 
 
 def dashboard() -> dict[str, Any]:
@@ -129,7 +130,7 @@ def test_what_a_query_asks_for_is_found() -> None:
 
 def exported() -> dict[str, set[str]]:
     """Labels by name."""
-    families: list[Metric] = list(PoolCollector(lambda: {"default": PoolStats("default", 1, 2)}).collect())
+    families: list[Metric] = list(PoolCollector(lambda: FIGURES).collect())
     found: dict[str, set[str]] = {}
     for family in families:
         for sample in family.samples:
@@ -141,6 +142,7 @@ def exported() -> dict[str, set[str]]:
 def test_queries_ask_for_what_there_is(query: str) -> None:
     found, there = asked(query), exported()
     assert found.metrics
+    assert "pid" not in found.labels
     assert found.metrics <= there.keys()
     for metric in found.metrics:
         assert found.labels <= there[metric] | OF_THE_TARGET
@@ -148,10 +150,16 @@ def test_queries_ask_for_what_there_is(query: str) -> None:
     for metric in found.metrics:
         grows = metric.endswith(("_total", "_bucket", "_sum", "_count"))
         assert bool(re.search(rf"(rate|increase)\({metric}\b", query)) is grows, metric
+    # Processes come and go: what is asked for is the sum of all, and of counters the sum of their growth.
+    for metric in found.metrics:
+        selected = re.findall(
+            rf"(\w+) ?\((?:(?:rate|increase)\()?{metric}\b", re.sub(r" by \([^)]*\)", "", query)
+        )
+        assert set(selected) == {"sum"}, metric
     # A bucket that is asked for by its bound is there.
     bounds = {
         sample.labels["le"]
-        for family in PoolCollector(lambda: {"default": PoolStats("default", 1, 2)}).collect()
+        for family in PoolCollector(lambda: FIGURES).collect()
         for sample in family.samples
         if "le" in sample.labels
     }

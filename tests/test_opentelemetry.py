@@ -1,21 +1,23 @@
-"""What OpenTelemetry is told, by its SDK: names, units and attributes of the conventions, and the figures."""
+"""What OpenTelemetry's SDK gets: names, units and attributes of the conventions, and the figures."""
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import Meter, NoOpMeterProvider
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint, Sum
 
-from django_db_pooling.metrics import opentelemetry
-from django_db_pooling.metrics.opentelemetry import MOST_SAMPLES, Instruments
+from django_db_pooling.metrics.opentelemetry import Instruments, _spread
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.pool.histogram import BOUNDS, Histogram
+from django_db_pooling.pool.histogram import BOUNDS, Durations, Histogram
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import observing
 from tests.e2e.sites import eventually, gunicorn
@@ -53,14 +55,9 @@ def meter(reader: InMemoryMetricReader) -> Iterator[Meter]:
     provider.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def nobody_collects_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Histogram, "most_samples", 0)
-
-
 def instruments(meter: Meter, *pools: FakePool, least_idle: int = 0) -> Instruments:
     return Instruments(
-        meter, lambda: {pool.name: pool.snapshot() for pool in pools}, lambda: pools, lambda alias: least_idle
+        meter, lambda: {pool.name: pool.snapshot() for pool in pools}, lambda alias: least_idle
     )
 
 
@@ -82,9 +79,9 @@ def test_names_units_and_kinds_are_those_of_the_conventions(
     reader: InMemoryMetricReader, meter: Meter
 ) -> None:
     pool = FakePool()
-    told = instruments(meter, pool)
+    exporter = instruments(meter, pool)
     pool.give(pool.take())
-    told.tick()
+    exporter.every_second()
     found = metrics(reader)
     assert {name: unit for name, unit, _ in found} == UNITS
     kinds = {name: (data.is_monotonic if isinstance(data, Sum) else "histogram") for name, _, data in found}
@@ -123,70 +120,85 @@ def test_no_limit_is_not_told(reader: InMemoryMetricReader, meter: Meter) -> Non
 
 
 def test_every_duration_is_recorded_once(reader: InMemoryMetricReader, meter: Meter, clock: Clock) -> None:
-    early = FakePool(size=5)
-    early.give(early.take())
-    told = instruments(meter, early)
-    late = FakePool(size=5)
-    told._pools = lambda: (early, late)
-    for pool in (early, late):
-        for seconds in (0.25, 0.5):
-            slot = pool.take()
-            clock.now += seconds
-            pool.give(slot)
-    told.tick()
-    told.tick()
-    # What was before that isn't told: the early pool has opened its connection.
+    pool = FakePool(size=5)
+    pool.give(pool.take())
+    exporter = instruments(meter, pool)
+    for seconds in (0.25, 0.5, 0.5, 0.25):
+        slot = pool.take()
+        clock.now += seconds
+        pool.give(slot)
+        exporter.every_second()
+    exporter.every_second()
+    # What was before isn't recorded: the pool has opened its connection.
     [use] = points(reader, "db.client.connection.use_time")
     assert (use.count, use.sum, use.min, use.max) == (4, 1.5, 0.25, 0.5)
     assert tuple(use.explicit_bounds) == BOUNDS
     [wait] = points(reader, "db.client.connection.wait_time")
     assert (wait.count, wait.sum) == (4, 0.0)
-    [create] = points(reader, "db.client.connection.create_time")
-    assert create.count == 1
+    assert not points(reader, "db.client.connection.create_time")
+
+
+def test_a_pool_that_is_new_or_a_forked_child_s_is_recorded_from_its_beginning(
+    reader: InMemoryMetricReader, meter: Meter
+) -> None:
+    pool = FakePool()
+    pool.give(pool.take())
+    exporter = instruments(meter)
+    exporter._stats = lambda: {"default": pool.snapshot()}
+    exporter.every_second()
+    pool = FakePool()
+    pool.give(pool.take())
+    exporter.abandon()
+    exporter.end()
+    for name in ("create_time", "wait_time", "use_time"):
+        [point] = points(reader, f"db.client.connection.{name}")
+        assert point.count == 2, name
+
+
+@given(st.lists(st.lists(st.floats(0, 100), max_size=30), min_size=1, max_size=5))
+def test_buckets_and_sums_are_exact(rounds: list[list[float]]) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    pool = FakePool()
+    exporter = instruments(provider.get_meter("tests"), pool)
+    for durations in rounds:
+        for seconds in durations:
+            pool.counts.connects.observe(seconds)
+        exporter.every_second()
+    provider_points = points(reader, "db.client.connection.create_time")
+    provider.shutdown()
+    counted = pool.counts.connects.read()
+    if not counted.count:
+        assert not provider_points
+        return
+    [point] = provider_points
+    assert tuple(point.bucket_counts) == counted.buckets
+    assert point.sum == pytest.approx(counted.seconds, rel=1e-9, abs=1e-9)
+
+
+def test_a_sum_that_others_are_adding_to_meanwhile_keeps_durations_in_their_buckets() -> None:
+    histogram = Histogram()
+    for seconds in (0.002, 0.7, 40.0):
+        histogram.observe(seconds)
+    for seconds in (0.0, 10.0, 1000.0):
+        values = _spread(Durations(histogram.read().buckets, seconds))
+        assert [bisect_left(BOUNDS, value) for value in values] == list(range(len(BOUNDS) + 1))
 
 
 def test_callers_that_wait_are_told(reader: InMemoryMetricReader, meter: Meter) -> None:
     pool = FakePool(size=1, max_outstanding=1)
-    told = instruments(meter, pool)
+    exporter = instruments(meter, pool)
     slot = pool.take()
     callers = queue_up(pool, 2)
     assert [point.value for point in points(reader, "db.client.connection.pending_requests")] == [2]
     pool.give(slot)
     for caller in callers:
         pool.give(caller.result())
-    told.tick()
+    exporter.every_second()
     [wait] = points(reader, "db.client.connection.wait_time")
     # The first one had to queue, too, for a connection that it opened.
     assert wait.count == 3
     assert wait.sum > 0
-
-
-@pytest.mark.parametrize(("waited", "at_once"), [(0, 0), (3, 5), (400, 700), (1000, 99_000)])
-def test_many_durations_are_thinned_evenly(waited: int, at_once: int) -> None:
-    durations = opentelemetry._thinned([1.0] * waited, at_once)
-    assert len(durations) <= MOST_SAMPLES + 1
-    if waited + at_once <= MOST_SAMPLES:
-        assert (durations.count(1.0), durations.count(0.0)) == (waited, at_once)
-    else:
-        assert durations.count(1.0) / len(durations) == pytest.approx(waited / (waited + at_once), rel=0.1)
-
-
-def test_samples_that_nobody_collects_are_bounded() -> None:
-    durations = Histogram()
-    durations.observe(1.0)
-    assert durations.collect() == []
-    durations.keep(3)
-    for seconds in (1.0, 2.0, 3.0, 4.0):
-        durations.observe(seconds)
-    assert durations.collect() == [2.0, 3.0, 4.0]
-    assert durations.collect() == []
-    assert durations.read().count == 5
-
-
-def test_a_provider_that_records_nothing_is_none() -> None:
-    assert not opentelemetry.start(NoOpMeterProvider())
-    assert not opentelemetry.start()
-    assert not Histogram.most_samples
 
 
 # -- how it starts ----------------------------------------------------------------------------------
@@ -198,6 +210,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader]))
 """
+MINE = """
+from django_db_pooling.metrics import opentelemetry
+opentelemetry.start(mine)
+"""
 PATCH = """
 pooling.patch()
 """
@@ -208,58 +224,49 @@ with connection.cursor() as cursor:
     cursor.execute("SELECT 1")
 pooling.release()
 """
-TICK = """
-from django_db_pooling.metrics import exporters
-exporters.tick()
+SECOND = """
+from django_db_pooling.metrics import opentelemetry
+opentelemetry._instruments.every_second()
 """
 SHOW = """
-exporters.tick()
 data = reader.get_metrics_data()
 print(data.to_json() if data else {})
 """
+A_LINE = """
+from django_db_pooling.metrics import opentelemetry
+opentelemetry.start()
+opentelemetry.start()
+"""
+SETTING = {"DB_POOL_METRICS": ["opentelemetry"]}
 
 
 @pytest.mark.parametrize(
-    "begin",
+    ("begin", "settings"),
     [
-        PROVIDER + PATCH + QUERY + TICK,
-        PATCH + PROVIDER + QUERY + TICK,
-        "from opentelemetry import metrics" + PATCH + PROVIDER + PATCH + QUERY + TICK,
-        PATCH + QUERY + TICK + PROVIDER + TICK + QUERY,
+        (PROVIDER + PATCH + QUERY, SETTING),
+        (PATCH + PROVIDER + QUERY, SETTING),
+        (PATCH + PATCH + PROVIDER + PATCH + QUERY, SETTING),
+        (PATCH + QUERY + SECOND + PROVIDER + QUERY, SETTING),
+        (PROVIDER + PATCH + A_LINE + QUERY, {}),
+        (A_LINE + PATCH + PROVIDER + QUERY, {}),
+        (PROVIDER.replace("metrics.set_meter_provider", "mine = ") + PATCH + MINE + QUERY, {}),
     ],
-    ids=["before patch", "before the first pool", "twice", "late"],
+    ids=["before patch", "after patch", "twice", "late", "a line", "a line before all", "not the global one"],
 )
-def test_it_begins_when_there_is_a_provider(begin: str, tmp_path: Path) -> None:
-    told = by_name(json.loads(run(begin + SHOW, tmp_path)))
-    assert set(UNITS) - set(told) <= {"db.client.connection.create_time"}
-    [use] = told["db.client.connection.use_time"]
+def test_it_measures_once_there_is_a_provider(
+    begin: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    exported = by_name(json.loads(run(begin + SECOND + SHOW, tmp_path, **settings)))
+    assert set(UNITS) - set(exported) <= {"db.client.connection.create_time"}
+    [use] = exported["db.client.connection.use_time"]
     assert use["count"] == 1
     assert use["attributes"] == {"db.client.connection.pool.name": "default"}
-    [least] = told["db.client.connection.idle.min"]
+    [least] = exported["db.client.connection.idle.min"]
     assert least["value"] == 2
 
 
-def test_it_can_be_switched_off(tmp_path: Path) -> None:
-    off = PROVIDER + PATCH + QUERY + TICK + SHOW
-    assert "db.client" not in run(off, tmp_path, DB_POOL_METRICS=False)
-
-
-@pytest.mark.parametrize(
-    ("provider", "variables"),
-    [
-        ("from opentelemetry import metrics", {}),
-        ("from opentelemetry import metrics; metrics.set_meter_provider(metrics.NoOpMeterProvider())", {}),
-        (PROVIDER, {"OTEL_SDK_DISABLED": "true"}),
-    ],
-    ids=["API alone", "no-op", "disabled"],
-)
-def test_no_samples_are_kept_for_nobody(provider: str, variables: dict[str, str], tmp_path: Path) -> None:
-    show = """
-from django_db_pooling.registry import registry
-print(exporters.exporters, [pool.counts.helds.samples for pool in registry.pools()])
-"""
-    text = run(provider + PATCH + QUERY + TICK + show, tmp_path, variables=variables)
-    assert text == "[] [None]\n"
+def test_it_is_off_by_default(tmp_path: Path) -> None:
+    assert "db.client" not in run(PROVIDER + PATCH + QUERY + SHOW, tmp_path)
 
 
 # -- under gunicorn, on a real server ---------------------------------------------------------------
@@ -271,32 +278,32 @@ def test_what_a_worker_exports_is_what_it_did(mariadb: MariaDB, tmp_path: Path) 
         create_rows(mariadb)
     exported = tmp_path / "exported"
 
-    def told() -> dict[str, list[dict[str, Any]]]:
+    def last() -> dict[str, list[dict[str, Any]]]:
         lines = exported.read_text().splitlines() if exported.exists() else []
         return by_name(json.loads(lines[-1])) if lines else {}
 
     def count(name: str) -> int:
-        return sum(point["count"] for point in told().get(f"db.client.connection.{name}", []))
+        return sum(point["count"] for point in last().get(f"db.client.connection.{name}", []))
 
     settings = {"module": "tests.site.otel", "otel_file": str(exported)}
     with observing(mariadb) as observer, gunicorn(mariadb, pooling=(2, 4), **settings) as site:
-        # Eight visitors, four connections: fewer than MOST_SAMPLES a second, and some have to wait.
+        # Eight visitors, four connections: some have to wait.
         report = site.load("/hold?s=0.05", clients=8, seconds=3).report()
         assert report["failed"] == {}
         answered = report["answered"]["200"]
         for name in ("use_time", "wait_time"):
             eventually(lambda name=name: count(name) == answered, PATIENCE)
-        [use] = told()["db.client.connection.use_time"]
+        [use] = last()["db.client.connection.use_time"]
         assert use["sum"] >= answered * 0.05
-        [wait] = told()["db.client.connection.wait_time"]
+        [wait] = last()["db.client.connection.wait_time"]
         assert wait["sum"] > 0
         assert count("create_time") == site.stats()["opened"]
 
         def open_ones() -> int:
-            return sum(point["value"] for point in told()["db.client.connection.count"])
+            return sum(point["value"] for point in last()["db.client.connection.count"])
 
         eventually(lambda: open_ones() == observer.connections() > 0, PATIENCE)
-        [most] = told()["db.client.connection.max"]
+        [most] = last()["db.client.connection.max"]
         assert most["value"] == 4
 
 

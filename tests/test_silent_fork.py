@@ -12,8 +12,7 @@ from tests import scripts
 SCRIPT = """
 import asyncio, logging, os, signal, threading, time
 from django.db import connection, connections, transaction
-from django_db_pooling.metrics import exporters
-from django_db_pooling.process import housekeeper
+from django_db_pooling.process import housekeeper, upkeep
 from django_db_pooling.workers import commands, reports
 from tests.concurrency import eventually, silent_fork
 housekeeper.TICK = 0.02
@@ -32,12 +31,11 @@ def use():
 def stats():
     return pooling.stats("default")
 {before}
-from django_db_pooling.registry import registry
-at_work, look_after = threading.Lock(), registry._housekeeper._work
+at_work, look_after = threading.Lock(), upkeep._housekeeper._work
 def alone():
     with at_work:
         return look_after()
-registry._housekeeper._work = alone
+upkeep._housekeeper._work = alone
 django.setup()
 pooling.patch()
 use()
@@ -132,29 +130,40 @@ commands.give("default", commands.Action.RECYCLE, "the test")
     )
 
 
-def test_prometheus_adds_it_to_its_parent(tmp_path: Path) -> None:
-    """In multi-process mode, in which figures are added up in files."""
-    (tmp_path / "prometheus").mkdir()
-    told = run(
+def test_prometheus_is_shown_its_parent_and_it(tmp_path: Path) -> None:
+    shown = run(
         tmp_path,
-        {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "prometheus")},
-        in_child="use(); use(); eventually(lambda: stats().idle == 2)",
-        afterwards="""
-from prometheus_client import CollectorRegistry, multiprocess
-registry = CollectorRegistry()
-multiprocess.MultiProcessCollector(registry)
-def value(name, **labels):
-    return registry.get_sample_value("django_db_pool_" + name, {"alias": "default", **labels})
-eventually(lambda: value("checkouts_total") == 4)
-print(json.dumps([value("opened_total"), value("wait_seconds_count"), value("idle")]))
+        before="""
+import json
+from prometheus_client import CollectorRegistry
+from django_db_pooling.metrics import prometheus
+reading, writing = os.pipe()
+page = CollectorRegistry()
+prometheus.register(page)
+def value(name, pid):
+    return page.get_sample_value("django_db_pool_" + name, {"alias": "default", "pid": str(pid)})
 """,
-        before="import json",
+        in_child="""
+use()
+use()
+# Whom it asks is the same.
+eventually(lambda: (value("checkouts_total", os.getpid()), value("checkouts_total", os.getppid())) == (3, 1))
+os.read(reading, 1)
+""",
+        in_parent="""
+eventually(lambda: (value("checkouts_total", pid), value("checkouts_total", os.getpid())) == (3, 1))
+eventually(lambda: (value("idle", pid), value("idle", os.getpid())) == (2, 2))
+os.write(writing, b".")
+""",
+        afterwards="""
+eventually(lambda: value("checkouts_total", pid) is None)
+print(json.dumps(value("checkouts_total", os.getpid())))
+""",
     )
-    # The child has closed its own at its end.
-    assert told == [4, 4, 2]
+    assert shown == 1
 
 
-def test_opentelemetry_is_told_of_it(tmp_path: Path) -> None:
+def test_opentelemetry_gets_what_it_does(tmp_path: Path) -> None:
     run(
         tmp_path,
         before="""
@@ -163,6 +172,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader]))
+settings.DB_POOL_METRICS = ["opentelemetry"]
 def points(name):
     found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
     return [point for metric in found if metric.name == "db.client.connection." + name
@@ -185,11 +195,17 @@ def test_it_says_itself_what_fails(tmp_path: Path) -> None:
     run(
         tmp_path,
         before="""
-class Exporter:
-    def tick(self):
+from django_db_pooling.process import upkeep
+from django_db_pooling.process.tasks import Tasks
+class Thing:
+    name, tasks = "something", Tasks()
+    def every_second(self):
         1 / 0
-    end = tick
-exporters.exporters.append(Exporter())
+    def abandon(self):
+        pass
+    end = abandon
+thing = Thing()
+upkeep.add(thing)
 """,
         at_fork="eventually(lambda: told('housekeeping'))",
         in_child="eventually(lambda: told('housekeeping'))",

@@ -51,7 +51,7 @@ us, them = UserSite(US), UserSite(THEM)
 for site in (us, them):
     site.do("query()", "until(is_heard)")
 us.do("recycle()")
-assert them.do("len(overview.look(own=False).orders)") == 0
+assert them.do("len(overview.look(own=False).commands)") == 0
 them.do(f"may_not({str(place)!r})")
 them.do("query()", "until(is_heard)")
 stats = "__import__('django_db_pooling.pooling').pooling.stats()['default'].closed_by_reason['recycled']"
@@ -79,7 +79,7 @@ for directory in (place, place / site):
         them.do(f"os.symlink({str(victim)!r}, {str(directory / name)!r})")
 before = sorted(place.rglob("*"))
 us.do("query()", "until(is_silenced)", "time.sleep(2.5)", "query()")
-[line] = us.do("[line for line in said if 'tell other' in line]")
+[line] = us.do("[line for line in said if 'share pool status' in line]")
 assert f"{place} belongs to user id {THEM}, not to {US}: remove it" in line
 assert sorted(place.rglob("*")) == before
 assert victim.read_text() == "precious"

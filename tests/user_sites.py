@@ -58,13 +58,13 @@ def is_heard() -> bool:
 
 
 def is_silenced() -> bool:
-    return any("can't tell other processes" in line for line in said) and heard() == []
+    return any("can't share pool status" in line for line in said) and heard() == []
 
 
 def recycle(processes: int = 1) -> None:
     """Until so many have carried it out."""
     one = commands.give("default", Action.RECYCLE, "somebody")
-    until(lambda: processes in [told.obeyed for told in overview.look(own=False).orders if told.order == one])
+    until(lambda: (one, processes) in [(it.command, it.carried_out) for it in overview.look(False).commands])
 
 
 def may_not(path: str) -> None:
@@ -89,7 +89,7 @@ class UserSite:
 
     def __init__(self, user: int) -> None:
         self.user = user
-        reading, self._order = os.pipe()
+        reading, self._orders = os.pipe()
         self._answer, writing = os.pipe()
         self.pid = os.fork()
         if self.pid:
@@ -113,7 +113,7 @@ class UserSite:
     def do(self, *expressions: str) -> Any:
         """The value of the last one."""
         for expression in expressions:
-            os.write(self._order, f"{expression}\n".encode())
+            os.write(self._orders, f"{expression}\n".encode())
             answer = b""
             while not answer.endswith(b"\n"):
                 more = os.read(self._answer, 65536)
@@ -124,5 +124,5 @@ class UserSite:
         return value
 
     def end(self) -> None:
-        os.write(self._order, b"\n")
+        os.write(self._orders, b"\n")
         assert os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]) == 0

@@ -1,4 +1,4 @@
-"""Who is in the directory; imported only where django-ldapdb is installed."""
+"""The model of the directory's people; imported only if django-ldapdb is installed."""
 
 from __future__ import annotations
 

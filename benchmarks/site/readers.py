@@ -1,4 +1,4 @@
-"""Ways for a view to read a row: as everybody does, and two that are as cheap as it gets."""
+"""Ways for a view to read a row: the usual one, and two that are as cheap as possible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ThroughDirectory(ThroughORM):
 
 
 class Borrowed:
-    """Up to ``size`` connections of any kind, opened at first need, lent for the time of one query."""
+    """Up to ``size`` connections of any kind, opened at first need, each borrowed for one query."""
 
     def __init__(self, size: int, make: Callable[[], Any]) -> None:
         self._free: LifoQueue[Any] = LifoQueue()
@@ -103,7 +103,7 @@ class ThroughWrappers:
 
 
 class ThroughDriver:
-    """The same SQL through the driver alone: what Django itself costs is missing."""
+    """The same SQL through the driver alone, without the cost of Django."""
 
     def __init__(self, size: int) -> None:
         self._connections = Borrowed(size, self._connected)

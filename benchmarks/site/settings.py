@@ -1,4 +1,4 @@
-"""Django's settings, from BENCHMARK_* variables; the same for all but for what the variant changes."""
+"""Django's settings, from BENCHMARK_* variables; the same for all variants except for what each changes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _default: dict[str, Any] = {
 if _database == LDAP:
     _default["NAME"] = f"{_url.scheme}://{_url.hostname}:{_url.port}"
     _default["USER"] = unquote(_url.username or "")
-# Below which entry of a directory its people are.
+# The entry of the directory that contains its people.
 PEOPLE = unquote(_url.path.lstrip("/"))
 
 DATABASES = {"default": _default}
@@ -53,5 +53,5 @@ ROOT_URLCONF = "benchmarks.site.urls"
 ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "only for benchmarks"
 USE_TZ = True
-# An answer of 500 is counted, not written down.
+# Answers with 500 are counted, not logged.
 LOGGING = {"version": 1, "disable_existing_loggers": False, "loggers": {"django": {"level": "CRITICAL"}}}

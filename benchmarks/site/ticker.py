@@ -1,4 +1,4 @@
-"""A greenlet that wants to run often: what keeps it from that keeps all others from it, too."""
+"""A greenlet that wants to run often. What delays it delays all others, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which view answers what; an error is answered with its text, so that the load generator can count it."""
+"""The URLs. An error is answered with its text, so that the load generator can count it."""
 
 from __future__ import annotations
 

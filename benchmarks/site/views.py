@@ -1,4 +1,4 @@
-"""What is measured. Every answer has the tokens of the rows that ``id`` stands for."""
+"""The measured views. Every answer has the tokens of the rows that ``id`` stands for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one(request: HttpRequest) -> HttpResponse:
 
 
 def mixed(request: HttpRequest) -> HttpResponse:
-    """Two queries, and something slow between them that isn't the database's."""
+    """Two queries, and something slow between them that doesn't use the database."""
     key = int(request.GET["id"])
     first = reader.read(key)
     time.sleep(ELSEWHERE_SECONDS)
@@ -36,19 +36,19 @@ def mixed(request: HttpRequest) -> HttpResponse:
 
 
 def user(request: HttpRequest) -> HttpResponse:
-    """Somebody's entry in a directory, and then something slow that isn't the directory's."""
+    """A person's entry in a directory, and then something slow that doesn't use the directory."""
     name = reader.read(int(request.GET["id"]))
     time.sleep(ELSEWHERE_SECONDS)
     return HttpResponse(name)
 
 
 def gap(request: HttpRequest) -> HttpResponse:
-    """For how long nobody else could run, at worst, since the last time this was asked; in seconds."""
+    """For how long, at worst, no greenlet could run since the last call; in seconds."""
     return HttpResponse(f"{ticker.longest_gap():.6f}")
 
 
 def wait(request: HttpRequest) -> HttpResponse:
-    """One query, after the connection was asked for by itself: how long did that take?"""
+    """The seconds to get a connection, and then one query."""
     began = time.perf_counter()
     with reader.connection() as read:
         waited = time.perf_counter() - began

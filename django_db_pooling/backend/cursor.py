@@ -1,16 +1,36 @@
-"""Django's cursors, which also tell their wrapper what they execute and when they are closed."""
+"""Django's cursors, which also report to their wrapper each statement and their close."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
 
+from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process import fork
+
+
+class Statements(Protocol):
+    """What a cursor needs of its wrapper.
+
+    ``after_statement``: also when it has failed, since it may have been executed in part.
+    ``statement_failed``: with every exception that leaves the driver. ``cursor_closed``: of those that have
+    an ``OpenCursor``. ``cursor_collected``: called by finalizers, anywhere.
+    """
+
+    Database: Any
+
+    @property
+    def slot(self) -> Slot | None: ...
+
+    def before_statement(self, sql: Any) -> None: ...
+    def after_statement(self, sql: Any) -> None: ...
+    def statement_failed(self, error: BaseException) -> None: ...
+    def cursor_closed(self, cursor: OpenCursor) -> None: ...
+    def cursor_collected(self, cursor: OpenCursor) -> None: ...
+
 
 if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
-
-    from django_db_pooling.backend.transactions import OpenCursor
-    from django_db_pooling.backend.wrapper import PooledWrapper
 
     class Base(CursorWrapper):
         """What the stubs don't know."""
@@ -21,45 +41,52 @@ else:
     Base = object
 
 
+class OpenCursor(weakref.ref[Any]):
+    """A cursor that is neither closed nor collected. In transaction scope it holds its connection."""
+
+    __slots__ = ("named", "wrapper")
+
+    wrapper: weakref.ref[Statements]
+    # It has a portal on the server.
+    named: bool
+
+
+def collected(cursor: Any) -> None:
+    """The callback of an OpenCursor, which the garbage collector calls in any thread, at any point."""
+    wrapper = cursor.wrapper()
+    if wrapper is not None:
+        wrapper.cursor_collected(cursor)
+
+
 class PooledCursor(Base):
-    """Mixed in before the class of a backend's cursor wrapper.
+    """Mixed in before the class of a backend's cursor wrapper."""
 
-    A statement is told after the fact, also when it has failed: it may have run in part.
-    """
-
-    db: PooledWrapper
-    # Where transaction scope applies, and until it is closed.
+    db: Statements
+    # In transaction scope, until it is closed.
     opened: OpenCursor | None = None
 
     def _execute(self, sql: Any, *arguments: Any) -> Any:
-        if not fork.noticed[0]:
-            fork.notice()
         db = self.db
-        if db._brief and not db._used:
-            db.refuse_to_ask(sql)
+        db.before_statement(sql)
         try:
             return super()._execute(sql, *arguments)
         finally:
-            db.executed(sql)
+            db.after_statement(sql)
 
     def _executemany(self, sql: Any, *arguments: Any) -> Any:
-        if not fork.noticed[0]:
-            fork.notice()
         db = self.db
-        if db._brief and not db._used:
-            db.refuse_to_ask(sql)
+        db.before_statement(sql)
         try:
             return super()._executemany(sql, *arguments)
         finally:
-            db.executed(sql)
+            db.after_statement(sql)
 
     def callproc(self, procname: str, *arguments: Any, **kwargs: Any) -> Any:
-        if not fork.noticed[0]:
-            fork.notice()
+        self.db.before_statement("CALL")
         try:
             return super().callproc(procname, *arguments, **kwargs)
         finally:
-            self.db.executed("CALL")
+            self.db.after_statement("CALL")
 
     def close(self) -> None:
         if not fork.noticed[0]:
@@ -68,11 +95,11 @@ class PooledCursor(Base):
         try:
             self.cursor.close()
         except BaseException as error:
-            # Of one whose connection was given up nothing is left to close.
+            # Without a connection there is nothing left to close.
             if db.slot is None and isinstance(error, db.Database.Error):
                 return
-            # It may talk to the server, and Django doesn't look at what that raises.
-            db.lose_if_broken(error)
+            # Django's error handling doesn't cover close(), which may talk to the server.
+            db.statement_failed(error)
             raise
         finally:
             opened, self.opened = self.opened, None

@@ -1,4 +1,4 @@
-"""Connections that can't be used any more, and what becomes of the transaction on them."""
+"""Broken connections: how an error is recognised as one, and what happens to a transaction then."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.pool.holders import asker
+from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
 
 
 class ConnectionErrors(DatabaseErrorWrapper):
-    """Django's translation of database errors, or the backend's, which also notices what they leave behind.
+    """Django's translation of database errors, or the backend's, which also reports them to the wrapper.
 
-    After an error that has killed the connection, or an exception from elsewhere (a timeout, a
-    kill) that struck in the middle of a statement, the next answer could be another statement's.
+    An error may say that the connection is broken. Another exception (a timeout, a kill) may have left
+    an answer unread, which the next statement would take for its own.
     """
 
-    wrapper: Losing
-    # Since when (time.monotonic()) its user has been inside of the driver; 0 while there is no connection.
+    wrapper: BrokenConnections
+    # When the driver was entered (time.monotonic()), 0 without a connection.
     _began = 0.0
 
     def __enter__(self) -> None:
@@ -33,16 +33,16 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self._began = 0.0
             return
         self._began = time.monotonic()
-        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers):
-            # Before every statement: afterwards this driver can't tell whether a transaction was open.
+        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers_transaction):
+            # Before every statement: once the connection is broken, this driver doesn't know it.
             connection = wrapper._slot.connection
             if connection is not None:
-                wrapper._begun = wrapper._pool.dialect.in_transaction(connection) is not False
+                wrapper._was_in_transaction = wrapper._pool.dialect.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         began = self._began
         if began:
-            # These can be nested: no second counts twice.
+            # Django nests these: no second counts twice.
             self._began = now = time.monotonic()
             self.wrapper._pool.counts.busy_seconds += now - began
         if exc_type is None:
@@ -51,17 +51,18 @@ class ConnectionErrors(DatabaseErrorWrapper):
         try:
             translate(exc_type, exc_value, traceback)
         finally:
-            self.wrapper.lose_if_broken(exc_value)
+            self.wrapper.statement_failed(exc_value)
 
 
-class Losing(Leasing):
-    """Loses what is broken."""
+class BrokenConnections(Leasing):
+    """Finds out that a connection is broken, and frees its slot."""
 
     @cached_property
     def wrap_database_errors(self) -> ConnectionErrors:
         return ConnectionErrors(self)
 
     def is_usable(self) -> bool:
+        """Django's (I/O)."""
         if not fork.noticed[0]:
             fork.notice()
         slot = self._slot
@@ -73,30 +74,30 @@ class Losing(Leasing):
             self.lose()
             raise
         if usable:
-            self._pool.proved(slot)
+            self._pool.validated(slot)
         else:
-            # Django's health check closes next, and doesn't say why.
-            slot.unusable = True
+            # After a health check Django calls close(), which doesn't get the reason.
+            slot.broken = True
         return usable
 
-    def lose_if_broken(self, error: BaseException) -> None:
+    def statement_failed(self, error: BaseException) -> None:
         """Called with every exception that leaves the driver."""
         slot = self._slot
         if slot is None or not slot.opened_at:
-            # While it is opened, whoever opens it sees to that.
+            # What fails while it is opened is checkout's.
             return
         dialect = self._pool.dialect
         broken = dialect.broken(slot.connection)
         if isinstance(error, self.Database.Error):
             if broken:
-                self._pool.death_seen()
-                self._pool.note("lost", error, request=asker(slot.holder))
+                self._pool.suspect_all()
+                self._pool.note("lost", error, request=request_label(slot.holder))
                 self.lose()
-            elif dialect.unfit(error):
+            elif dialect.evicts(error):
                 # This request may go on with it.
-                slot.unusable = True
+                slot.broken = True
         elif broken or dialect.interrupted(slot.connection, error):
-            self._pool.note("lost", error, request=asker(slot.holder))
+            self._pool.note("lost", error, request=request_label(slot.holder))
             self.lose()
 
     def lose(self) -> None:
@@ -104,18 +105,18 @@ class Losing(Leasing):
         slot, dialect = self._slot, self._pool.dialect
         if slot is None:
             return
-        if dialect.remembers and slot.connection is not None:
-            self._begun = dialect.in_transaction(slot.connection) is not False
-        self._pool.discard(self._let_go(), Closed.BROKEN)
+        if dialect.remembers_transaction and slot.connection is not None:
+            self._was_in_transaction = dialect.in_transaction(slot.connection) is not False
+        self._pool.discard(self._detach_slot(), Closed.BROKEN)
         if not dialect.has_transactions:
-            self._part()
+            self._unset_connection()
             return
         if self.in_atomic_block:
             self._lose_block()
             return
-        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._by_hand)
-        if (self._begun or self._by_hand) and not ends_atomic:
+        ends_atomic = self.settings_dict["AUTOCOMMIT"] and not (self.autocommit or self._manual)
+        if (self._was_in_transaction or self._manual) and not ends_atomic:
             self._lost = True
         else:
-            # Nothing would be torn apart by going on with another connection.
+            # No transaction would be split if the next statement ran on another connection.
             self.connection = None

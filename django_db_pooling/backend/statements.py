@@ -1,9 +1,7 @@
-"""What a statement does with the state of its session, by its text.
+"""What a statement does to the state of its session, by its text, and what follows from that.
 
-Some change the session, so that its next user would notice: in doubt the answer is yes, since that
-costs a reset, while a wrong no costs somebody their data. Some change what no reset undoes. Some
-ask what the session's last statement has left. What comments say and what string literals contain
-doesn't count.
+In doubt a statement changes the session: that costs a reset, while a wrong no shows one user's data to
+another. The contents of comments and string literals don't count.
 """
 
 from __future__ import annotations
@@ -11,15 +9,20 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-# Answers are kept for so many statements, none of them longer than this (characters).
-MOST_KEPT = 4096
-LONGEST_KEPT = 2000
+from django.db.transaction import TransactionManagementError
+
+from django_db_pooling.backend.lease import Leasing
+from django_db_pooling.process import fork
+
+# Size of the cache, and the longest statement in it (characters).
+MAX_CACHED = 4096
+MAX_CACHED_LENGTH = 2000
 
 
 class _Rules(NamedTuple):
-    """``skipped``: what is taken out first. What changes a session: how it ``starts``, or what it
-    ``contains`` anywhere; what ``lasts`` does so for good. ``asks``: what asks for the traces of the
-    last statement. ``locks``: what takes ``one`` lock of the session's, gives one ``back``, or ``all``.
+    """Patterns. ``skipped``: what is taken out first. A statement changes the session if it ``starts`` so,
+    or ``contains`` this; if it ``lasts``, no reset undoes that. It ``asks`` for what the session's last
+    statement has left. Of the session's ``locks`` it takes ``one``, gives one ``back``, or ``all``.
     """
 
     skipped: re.Pattern[str]
@@ -34,7 +37,7 @@ class _Rules(NamedTuple):
     def replacement(self, found: re.Match[str]) -> str:
         text = found[0]
         if text[0] in self.quotes:
-            # A quoted name is a name, also right behind a word, and before one.
+            # A quoted name stays a name, also where no space is around it.
             start, end = found.span()
             before, after = found.string[max(start - 1, 0) : start], found.string[end : end + 1]
             name = re.sub(r"\W", "_", text[1:-1])
@@ -42,7 +45,7 @@ class _Rules(NamedTuple):
         return " " if text[0] in "/*-#" else "''"
 
 
-# What stands before a statement that may be executed all the same.
+# What may come before a statement that is executed.
 _EXPLAINING = r"SET\s+STATEMENT\b.*?\bFOR\b|EXPLAIN|ANALYZE|ANALYSE|VERBOSE|QUERY\s+PLAN|\([^()]*\)"
 
 
@@ -119,7 +122,7 @@ _POSTGRESQL = _rules(
         r"|\bpg_temp(?:_\d+)?\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
         r"|\bUPDATE (?:ONLY )?(?:pg_catalog\s*\.\s*)?pg_settings\b"
     ),
-    # What DISCARD ALL says nothing of. Of LISTEN that is what has arrived, and waits in the client.
+    # What DISCARD ALL doesn't undo. Of LISTEN that is what has arrived already, and waits in the client.
     lasts=(
         r"(?:\A|;)\s*(?:LISTEN|SET (?:(?:SESSION|LOCAL) )?seed)\b|\bLOAD\s*(?:U&)?''|\bsetseed\s*\("
         r"|\bdblink_connect"
@@ -127,7 +130,7 @@ _POSTGRESQL = _rules(
         r"|\bpg_(?:start_backup|backup_start)\s*\("
     ),
     asks=r"\b(?:currval|lastval)\s*\(",
-    # Who listens misses what is sent meanwhile.
+    # LISTEN counts as a lock: without the connection, notifications would be missed.
     locks=(
         r"(?P<all>\bpg_advisory_unlock_all\s*\(|\bUNLISTEN\s*\*|\bDISCARD ALL\b)"
         r"|(?P<back>\bpg_advisory_unlock|\bUNLISTEN\b)"
@@ -136,7 +139,7 @@ _POSTGRESQL = _rules(
     quotes='"',
 )
 
-# https://www.sqlite.org/pragma.html: those that only tell something.
+# https://www.sqlite.org/pragma.html: excepted are those that only read.
 _SQLITE = _rules(
     skipped=r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|" + _BLOCK_COMMENT,
     starts=(
@@ -145,7 +148,7 @@ _SQLITE = _rules(
         r"(?:foreign_key|integrity|quick)_check|optimize)\b))"
         r"|ATTACH|DETACH|CREATE TEMP(?:ORARY)?"
     ),
-    # A string is a name, too, where a name is meant.
+    # SQLite takes a string for a name where it expects a name.
     contains=r"\bload_extension\s*\(|\bCREATE (?:\w+ ){1,2}(?:IF NOT EXISTS )?(?:temp|'')\s*\.",
     lasts=r"(?!)",
     asks=r"\b(?:last_insert_rowid|(?:total_)?changes)\s*\(",
@@ -162,8 +165,8 @@ class Traits(NamedTuple):
     """What a statement, or any of several in one text, does as far as its text tells.
 
     ``changes``: the session. ``lasts``: it changes what no reset undoes. ``asks``: for what the session's
-    last statement has left, a new row's id or warnings. ``begins``: a transaction, in plain words.
-    ``locks``: how many of the session's locks it takes, less those that it gives back.
+    last statement has left, a new row's id or warnings. ``begins``: a transaction. ``locks``: how many
+    of the session's locks it takes, less those that it gives back.
     """
 
     changes: bool
@@ -174,25 +177,25 @@ class Traits(NamedTuple):
 
 
 _NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False, locks=0)
-# All are more than a session has.
+# "all": more than a session can have.
 _LOCKS = {"one": 1, "back": -1, "all": -1_000_000}
 
-_known: dict[tuple[str, str], Traits] = {}
+_cache: dict[tuple[str, str], Traits] = {}
 
 
 def traits(vendor: str, sql: Any) -> Traits:
-    """``vendor``: of Django's wrapper. ``sql``: what cursors execute, also bytes or psycopg's objects."""
+    """``vendor``: the wrapper's. ``sql``: whatever cursors execute, bytes and psycopg's objects included."""
     try:
-        return _known[vendor, sql]
+        return _cache[vendor, sql]
     except (KeyError, TypeError):
         pass
     rules = _BY_VENDOR.get(vendor)
-    seen = _NOTHING if rules is None else _look(rules, _text(sql))
-    if isinstance(sql, str) and len(sql) <= LONGEST_KEPT:
-        if len(_known) >= MOST_KEPT:
-            _known.clear()
-        _known[vendor, sql] = seen
-    return seen
+    found = _NOTHING if rules is None else _analyse(rules, _text(sql))
+    if isinstance(sql, str) and len(sql) <= MAX_CACHED_LENGTH:
+        if len(_cache) >= MAX_CACHED:
+            _cache.clear()
+        _cache[vendor, sql] = found
+    return found
 
 
 def _text(sql: Any) -> str:
@@ -204,7 +207,7 @@ def _text(sql: Any) -> str:
     return str(sql) if as_string is None else str(as_string(None))
 
 
-def _look(rules: _Rules, text: str) -> Traits:
+def _analyse(rules: _Rules, text: str) -> Traits:
     code = rules.skipped.sub(rules.replacement, text)
     statements = code.split(";")
     lasts = bool(rules.lasts.search(code))
@@ -215,3 +218,48 @@ def _look(rules: _Rules, text: str) -> Traits:
         begins=any(map(_BEGINS.match, statements)),
         locks=sum(_LOCKS[str(found.lastgroup)] for found in rules.locks.finditer(code)),
     )
+
+
+class SessionState(Leasing):
+    """Called by cursors around each statement."""
+
+    def before_statement(self, sql: Any) -> None:
+        if not fork.noticed[0]:
+            fork.notice()
+        if (
+            self._transaction_scoped
+            and not (self._executed or self.in_atomic_block or self._pinned)
+            and len(self._open_cursors) <= 1
+            and traits(self.vendor, sql).asks
+        ):
+            raise TransactionManagementError(
+                "This statement depends on the previous one's session, and in transaction scope each "
+                "statement may run in another session. Wrap both in atomic(), or use one cursor."
+            )
+
+    def after_statement(self, sql: Any) -> None:
+        """Also when it has failed, since it may have been executed in part."""
+        self._executed = True
+        slot = self._slot
+        if slot is None or not slot.opened_at:
+            return
+        found, dialect = traits(self.vendor, sql), self._pool.dialect
+        if found.begins:
+            self._began_by_text = True
+        if found.locks:
+            slot.locks = max(0, slot.locks + found.locks)
+        if self._pool.reset_mode != "never" and not slot.beyond_reset:
+            slot.beyond_reset = found.lasts
+            # The server reports more than the text tells, but no locks.
+            slot.dirty = (
+                slot.dirty
+                or found.changes
+                or (dialect.reports_session_changes and dialect.session_changed(slot.connection))
+            )
+
+    def pin_session(self) -> None:
+        """``pooling.pin()``: keep the connection, and reset its session before others get it."""
+        self.ensure_connection()
+        if self._slot is not None:
+            self._slot.dirty = True
+            self.pin()

@@ -1,6 +1,6 @@
 """Transaction scope: a connection is held only while a transaction, a cursor or a pin needs it.
 
-Then ``atomic()`` begins with its first statement. In request scope nothing of this has an effect.
+In it ``atomic()`` begins with its first statement. In request scope nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import Error
-from django.db.transaction import TransactionManagementError
 
 from django_db_pooling import conf, owner
-from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.backend.statements import traits
+from django_db_pooling.backend.checkout import Checkout
+from django_db_pooling.backend.cursor import OpenCursor, collected
+from django_db_pooling.backend.errors import BrokenConnections
+from django_db_pooling.backend.statements import SessionState
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process import fork
+from django_db_pooling.process.deadline import Deadline
 
-# What Django's connect() resets and an atomic block has had since before its connection.
-_OF_A_BLOCK = (
+# Attributes of an atomic block, which may be older than its connection: Django's connect() resets them.
+_BLOCK = (
     "in_atomic_block",
     "savepoint_ids",
     "atomic_blocks",
@@ -31,53 +33,31 @@ _OF_A_BLOCK = (
 )
 
 
-class OpenCursor(weakref.ref[Any]):
-    """A cursor that is neither closed nor collected."""
-
-    __slots__ = ("named", "wrapper")
-
-    wrapper: weakref.ref[Transactions]
-    # It is one of the server's.
-    named: bool
-
-
-def _collected(cursor: Any) -> None:
-    """Called wherever the garbage collector strikes."""
-    wrapper = cursor.wrapper()
-    if wrapper is not None:
-        wrapper.cursor_collected(cursor)
-
-
-class Transactions(Leasing):
-    """Begins with the first statement, and gives back after the last."""
-
-    # What is checked out goes back as soon as nothing needs it: decided at each checkout.
-    _brief = False
-    # How many of this wrapper's own methods are on the stack: they need the connection to the end.
-    _inside = 0
-    _open_cursors: set[OpenCursor]
+class Transactions(Checkout, SessionState, BrokenConnections):
+    """Checks out at the first statement of a transaction, and in after the last."""
 
     def connect(self) -> None:
         """Begins a block that was entered without a connection.
 
-        Where none of our own methods asks for it, it is ``ensure_connection()`` in code of the user's,
-        which may go on to ``connection.connection``: then it is kept.
+        Unless it is one of our own methods that needs a connection, it is the user's code that has called
+        ``ensure_connection()``, to use ``connection.connection`` next: that pins.
         """
-        is_for_user = not self._inside
-        self._inside += 1
+        is_for_user = not self._depth
+        self._depth += 1
         try:
             if self.is_deferred:
-                self._connect_in_a_block()
+                self._connect_in_block()
             else:
                 self._deferred = False
                 super().connect()
-            if is_for_user and self._brief and self._slot is not None and not self.in_atomic_block:
-                self.keep()
+            has_block = self.in_atomic_block
+            if is_for_user and self._transaction_scoped and self._slot is not None and not has_block:
+                self.pin()
         finally:
-            self._inside -= 1
+            self._depth -= 1
 
-    def _connect_in_a_block(self) -> None:
-        block = {name: getattr(self, name) for name in _OF_A_BLOCK}
+    def _connect_in_block(self) -> None:
+        block = {name: getattr(self, name) for name in _BLOCK}
         # Receivers of connection_created may have blocks of their own.
         self.run_on_commit = []
         try:
@@ -86,33 +66,44 @@ class Transactions(Leasing):
             self._deferred = False
         except BaseException:
             if self._slot is not None:
-                self._pool.discard(self._let_go())
+                self._pool.discard(self._detach_slot())
             self.connection = None
             raise
         finally:
             self.__dict__.update(block)
 
-    def checked_out(self, scope: str) -> None:
-        """A connection is there. ``scope``: the one that applies at this moment."""
-        # A block's scope is the one in which it was entered.
-        self._brief = self._deferred or scope == conf.TRANSACTION
-        self._pinned = self._used = self._may_have_begun = False
-        self._open_cursors = set()
+    @contextmanager
+    def operation(self, deadline: Deadline | None = None) -> Iterator[None]:
+        """Around what a backend asks its server without a cursor: the connection stays to the end of it.
+
+        ``deadline``: the checkout's; None: by the pool's timeout.
+        """
+        outer = self._deadline
+        if deadline is not None:
+            self._deadline = deadline
+        self._depth += 1
+        try:
+            self.ensure_connection()
+            yield
+        finally:
+            self._depth -= 1
+            self._deadline = outer
+            self.release_if_free()
 
     def get_autocommit(self) -> bool:
-        """Django's, without taking a connection only to answer this."""
-        if self.connection is None and self.settings_dict["AUTOCOMMIT"] and self._applies():
+        """Django's, without a checkout only to answer this."""
+        if self.connection is None and self.settings_dict["AUTOCOMMIT"] and self._will_be_scoped():
             return not self.is_deferred
-        self._inside += 1
+        self._depth += 1
         try:
             return super().get_autocommit()
         finally:
-            self._inside -= 1
+            self._depth -= 1
 
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
-        """Django's: where ``atomic()`` begins and ends."""
+        """Django's, with which ``atomic()`` begins and ends."""
         if not fork.noticed[0]:
             fork.notice()
         begins_atomic = not autocommit and force_begin_transaction_with_broken_autocommit
@@ -122,9 +113,9 @@ class Transactions(Leasing):
                 self.validate_no_atomic_block()
                 self._deferred = False
                 self.autocommit = True
-                self._run_hooks()
+                self._run_commit_hooks()
                 return
-            if begins_atomic and self._begins_lazily() and self._applies():
+            if begins_atomic and self._begins_lazily() and self._will_be_scoped():
                 self.validate_no_atomic_block()
                 self._defer()
                 return
@@ -133,33 +124,33 @@ class Transactions(Leasing):
             self.run_commit_hooks_on_set_autocommit_on,
             False,
         )
-        self._inside += 1
+        self._depth += 1
         try:
             super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         finally:
-            self._inside -= 1
+            self._depth -= 1
             self.run_commit_hooks_on_set_autocommit_on = has_hooks
-        self._by_hand = not autocommit and not begins_atomic
+        self._manual = not autocommit and not begins_atomic
         if autocommit:
             self.release_if_free()
-            self._run_hooks()
+            self._run_commit_hooks()
 
     def commit(self) -> None:
         if not fork.noticed[0]:
             fork.notice()
         super().commit()
-        self._ended()
+        self._release_without_autocommit()
 
     def rollback(self) -> None:
         if not fork.noticed[0]:
             fork.notice()
         super().rollback()
-        # Django keeps it, and its frames keep what they refer to.
+        # Its frames refer to the slot.
         self.rollback_exc = None
-        self._ended()
+        self._release_without_autocommit()
 
-    def _ended(self) -> None:
-        """Where autocommit is off by the settings, each statement may begin a transaction anywhere."""
+    def _release_without_autocommit(self) -> None:
+        """Where the settings turn autocommit off, there is nothing else that would end a transaction."""
         if not self.settings_dict["AUTOCOMMIT"]:
             self.release_if_free(is_over=True)
 
@@ -167,31 +158,31 @@ class Transactions(Leasing):
         """Begin with the first statement."""
         self._deferred = True
         self.autocommit = False
-        # What a block that was closed or lost may have left. Django's connect() does it, and it comes later.
+        # What is left of a block that was closed or lost. Django's connect() clears it: here too late.
         self.closed_in_transaction = False
         self.savepoint_ids = []
         self.atomic_blocks = []
         self.run_on_commit = []
-        # It is whoever is at it now whose block this is, not a request or scope further in.
+        # The block is the present owner's, not that of a request or scope that begins before it connects.
         owner.current().add(self)
 
-    def _run_hooks(self) -> None:
+    def _run_commit_hooks(self) -> None:
         if self.run_commit_hooks_on_set_autocommit_on:
             self.run_and_clear_commit_hooks()
             self.run_commit_hooks_on_set_autocommit_on = False
 
     def _begins_lazily(self) -> bool:
-        """Not where BEGIN itself takes a lock, as SQLite's can be told to."""
+        """Not where BEGIN itself takes a lock, as SQLite's does with these options."""
         mode = (self.settings_dict.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
         return str(mode).upper() == "DEFERRED"
 
-    def _applies(self) -> bool:
-        """Whether what this would check out at this moment had transaction scope."""
+    def _will_be_scoped(self) -> bool:
+        """Whether a checkout at this moment would have transaction scope."""
         return self._find_pool() and owner.current().scope(self._pool.scope) == conf.TRANSACTION
 
     def is_usable(self) -> bool:
-        """Django's. Where nothing is held between statements, of a connection that is taken to be asked."""
-        if self.connection is not None or not self._applies():
+        """Django's. In transaction scope without a connection: of one that is checked out for this."""
+        if self.connection is not None or not self._will_be_scoped():
             return super().is_usable()
         try:
             with self.cursor():
@@ -201,7 +192,7 @@ class Transactions(Leasing):
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
-        """Django's, which closes at the end what was not open before: in a block that would break it."""
+        """Django's, which would close a connection that it had to open: in a block that breaks the block."""
         with self.cursor() if self.is_deferred else super().temporary_connection() as cursor:
             yield cursor
 
@@ -216,8 +207,8 @@ class Transactions(Leasing):
             self.closed_in_transaction = self.needs_rollback = True
 
     def end_rest(self) -> None:
-        """Give back what was left at rest (I/O). A block that hasn't begun goes on."""
-        block = {name: getattr(self, name) for name in (*_OF_A_BLOCK, "_deferred", "autocommit")}
+        """Check in what was left at rest (I/O). A block that hasn't begun goes on."""
+        block = {name: getattr(self, name) for name in (*_BLOCK, "_deferred", "autocommit")}
         try:
             super().end_rest()
         finally:
@@ -228,18 +219,18 @@ class Transactions(Leasing):
     def _cursor(self, name: str | None = None) -> Any:
         if not fork.noticed[0]:
             fork.notice()
-        self._inside += 1
+        self._depth += 1
         try:
             cursor = super()._cursor(name)
-            if self._brief and self._slot is not None:
-                opened = cursor.opened = OpenCursor(cursor, _collected)
+            if self._transaction_scoped and self._slot is not None:
+                opened = cursor.opened = OpenCursor(cursor, collected)
                 opened.wrapper, opened.named = weakref.ref(self), name is not None
                 self._open_cursors.add(opened)
         except BaseException:
-            self._inside -= 1
+            self._depth -= 1
             self.release_if_free()
             raise
-        self._inside -= 1
+        self._depth -= 1
         return cursor
 
     def cursor_closed(self, cursor: OpenCursor) -> None:
@@ -247,39 +238,29 @@ class Transactions(Leasing):
         self.release_if_free()
 
     def cursor_collected(self, cursor: OpenCursor) -> None:
-        """A finalizer: in any thread or greenlet, in the middle of anything."""
+        """Called by a finalizer: in any thread or greenlet, in the middle of anything."""
         slot = self._slot
         if slot is None or cursor not in self._open_cursors or not fork.noticed[0]:
             return
         self._open_cursors.discard(cursor)
         if cursor.named:
-            # What the server keeps for it was never closed.
+            # The server still has its portal.
             slot.dirty = True
         pool = self._pool
         is_safe = self._thread_ident == _thread.get_ident() and pool.reset_mode != "always"
-        if is_safe and pool.keeps(slot):
+        if is_safe and pool.wants(slot):
             self.release_if_free()
 
-    def refuse_to_ask(self, sql: Any) -> None:
-        """Before the first statement of a checkout. What the last one has left is somebody else's."""
-        if self.in_atomic_block or len(self._open_cursors) > 1 or self._pinned:
-            return
-        if traits(self.vendor, sql).asks:
-            raise TransactionManagementError(
-                "This asks for what the session's last statement has left, and in transaction scope each "
-                "statement may have another session. Wrap both in atomic(), or use one cursor."
-            )
-
     def release_if_free(self, is_over: bool = False) -> None:
-        """Give the connection back, unless something needs it. No I/O where the pool keeps it.
+        """Check the connection in, unless something needs it. No I/O where the pool wants it back.
 
         ``is_over``: it is certain that no transaction is open.
         """
         slot = self._slot
         if (
             slot is None
-            or not self._brief
-            or self._inside
+            or not self._transaction_scoped
+            or self._depth
             or self._open_cursors
             or self._pinned
             or self.is_shared
@@ -291,14 +272,14 @@ class Transactions(Leasing):
         ):
             return
         try:
-            self._give_back(may_rest=True)
+            self._check_in(may_rest=True)
         finally:
-            self._part()
+            self._unset_connection()
 
     def _is_over(self, slot: Slot) -> bool:
-        """Whether no transaction is open; where the driver can't tell, whether no statement begins one."""
+        """Whether no transaction is open. Where the driver can't tell: whether no statement has begun one."""
         if not self.autocommit:
             return False
-        if self._at_rest(slot):
+        if self._is_clean(slot):
             return True
-        return not self._may_have_begun and not self._damaged(slot) and self._in_transaction(slot) is None
+        return not self._began_by_text and not self._is_broken(slot) and self._in_transaction(slot) is None

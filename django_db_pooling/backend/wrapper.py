@@ -1,192 +1,66 @@
 """The project's own DatabaseWrapper, made to borrow its physical connection from a pool.
 
-``pooled(cls)`` makes the subclass. It takes a connection where Django would open one, in
-``connect()``, and gives it back where Django would close it, and at the end of its owner.
+``pooled(cls)`` makes the subclass of a backend's class. It checks out where Django would connect and in
+where Django would close; what it does is in the other modules of this package.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db.backends.base.base import NO_DB_ALIAS
-
-from django_db_pooling import conf, drivers, owner
-from django_db_pooling.backend.checkin import Sessions
-from django_db_pooling.backend.checkout import Opening, twin
+from django_db_pooling import drivers
 from django_db_pooling.backend.cursor import PooledCursor
-from django_db_pooling.backend.errors import Losing
-from django_db_pooling.backend.mixing import mixed
-from django_db_pooling.backend.parts import Parts
 from django_db_pooling.backend.transactions import Transactions
-from django_db_pooling.drivers.base import Driver
-from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.log import redact
-from django_db_pooling.pool.holders import Holding, asker
-from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool.slots import Slot
-from django_db_pooling.pool.stats import Closed
-from django_db_pooling.process import fork
-from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.registry import registry
-from django_db_pooling.signals import connection_checked_out
-
-# A connection that has been idle for longer (seconds) is asked before it is used.
-LONG_IDLE = 60.0
 
 
-class Pooling(Parts, Opening, Sessions, Losing):
-    """Takes connections out of a pool and gives them back."""
+class Helper:
+    """One of the objects that Django's wrapper makes for itself, and that refer back to it.
 
-    # -- taking -----------------------------------------------------------------------------
+    A descriptor that yields to the instance's attribute, and makes that again when it was deleted.
+    """
 
-    def connect(self) -> None:
-        """Check a connection out. Raises PoolTimeout, or what Django raises when connecting fails."""
-        self._lost = self._by_hand = False
-        if self._slot is not None:
-            # Somebody has set `connection` to None.
-            self._pool.discard(self._let_go())
-        if not self._find_pool():
-            super().connect()
-            return
-        mine = owner.current()
-        timeout, patience = self._pool.limits.timeout, mine.patience
-        if patience is not None and (timeout is None or timeout > patience):
-            timeout = patience
-        outer = self._deadline
-        deadline = self._deadline = outer or Deadline(timeout)
-        holder: object = mine.holder
-        if self._pool.limits.leak_threshold is not None:
-            holder = Holding(holder, sys._getframe())
-        try:
-            if self._resting is not None and self._goes_on(mine):
-                return
-            self._cursors = set()
-            if not self._check_out(deadline, holder, patience is None):
-                self._check_out_another(deadline, holder, patience is None)
-            mine.add(self)
-            self.checked_out(mine.scope(self._pool.scope))
-            if connection_checked_out.receivers:
-                self._tell_receivers()
-        except BaseException as error:
-            if self._slot is not None:
-                self._pool.discard(self._let_go())
-            self.connection = None
-            if isinstance(error, Exception):
-                # Somebody must tell of it, also where there is no connection yet.
-                registry.ensure_looked_after()
-            if isinstance(error, CheckoutTimeout):
-                raise PoolTimeout(str(error), error.waited) from None
-            if isinstance(error, ServerAway):
-                raise twin(error.error, str(error)) from None
-            raise
-        finally:
-            self._deadline = outer
-            # A frame may outlive its thread, in the traceback of a driver's error. The owner must not.
-            del mine
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
 
-    def checked_out(self, scope: str) -> None:
-        """A connection is there. ``scope``: the one that applies at this moment."""
-        raise NotImplementedError
+    def __get__(self, wrapper: Any, owner: type[Any]) -> Any:
+        if wrapper is None:
+            return self
+        helper = wrapper.__dict__[self._name] = getattr(wrapper, f"{self._name}_class")(wrapper)
+        return helper
 
-    def _find_pool(self) -> bool:
-        pool = self._pool
-        if pool is None or pool.closing or not pool.serves(self):
-            driver = self._pooling_driver()
-            if driver is None:
-                return False
-            self.check_settings()
-            self._pool = registry.pool_for(self, driver)
-        return True
 
-    def _check_out_another(self, deadline: Deadline, holder: object, noted: bool) -> None:
-        """One try after the other, until the time is up."""
-        while True:
-            if deadline.is_over:
-                seconds = time.monotonic() - deadline.began
-                why = f"{seconds:.1f} s went by with connections that were of no use"
-                raise self._pool.refusal(seconds, why, noted)
-            self._pool = registry.pool_for(self, self._pool.dialect)
-            if self._check_out(deadline, holder, noted):
-                return
+class PooledWrapper(Transactions):
+    """Mixed in before a backend's DatabaseWrapper."""
 
-    def _check_out(self, deadline: Deadline, holder: object, noted: bool) -> bool:
-        """One try. False: what came was of no use and is gone."""
-        pool = self._pool
-        if pool.backend_remembers:
-            # Another session than the last one, and nothing to close.
-            self.connection = None
-            super().close()
-        queued = pool.counts.queued
-        self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, noted)
-        if pool.counts.queued != queued and not pool.serves(self):
-            # The settings have changed while this waited.
-            pool.checkin(self._let_go())
-            return False
-        if slot.connection is None:
-            return self._open_patiently(slot)
-        self._adopt(slot)
-        if slot.dirty and not self._renew(slot):
-            if self._slot is not None:
-                pool.close(self._let_go())
-            self.connection = None
-            return False
-        return self._make_usable() or self._drop_dead()
+    client, creation, features, introspection, ops, validation = (Helper() for _ in range(6))
 
-    def __copy__(self) -> Pooling:
+    def __copy__(self) -> PooledWrapper:
         """A shallow copy, as Django's own tests make, has no part in the lease."""
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin.__dict__.pop("wrap_database_errors", None)
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        copied.__dict__.pop("wrap_database_errors", None)
         if self._slot is not None:
-            twin._slot = twin.connection = None
-            twin._cursors = set()
-        twin._resting = None
-        return twin
+            copied._slot = copied.connection = None
+            copied._cursors = set()
+        copied._resting = None
+        return copied
 
-    def _pooling_driver(self) -> Driver | None:
-        """None where this wrapper isn't pooled."""
-        if self.alias == NO_DB_ALIAS or conf.is_off(self.settings_dict):
-            return None
-        if self.vendor == "sqlite" and self.is_in_memory_db():
-            return None
-        return drivers.find(self.Database)
+    def break_cycles(self) -> None:
+        """Its thread or greenlet has ended: nothing of it is left to the garbage collector.
 
-    def _adopt(self, slot: Slot) -> None:
-        """What Django's connect() does besides connecting."""
-        self.connection = slot.connection
-        self.in_atomic_block = False
-        self.savepoint_ids = []
-        self.atomic_blocks = []
-        self.needs_rollback = False
-        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
-        self.close_at = None
-        self.closed_in_transaction = False
-        self.errors_occurred = False
-        self.health_check_done = True
-        self.autocommit = self.settings_dict["AUTOCOMMIT"]
-        self.run_on_commit = []
-        self.__dict__.update(self._pool.learned)
-
-    def _make_usable(self) -> bool:
-        """Whether what was idle can be used (I/O where only the server can tell)."""
-        slot = self._slot
-        assert slot is not None
-        if slot.unsettled:
-            slot.unsettled = False
-            if not self._roll_back(slot):
-                return False
-        must_ask = (
-            self.health_check_enabled
-            or self._pool.doubts(slot)
-            or slot.taken_at - slot.returned_at > LONG_IDLE
-        )
-        return not must_ask or self.is_usable()
+        With hundreds of requests waiting, collecting a wrapper costs more than making it. Code that still
+        refers to this one can go on using it.
+        """
+        attributes = self.__dict__
+        for name in _HELPERS:
+            if type(attributes.get(name)) is getattr(self, f"{name}_class", None):
+                del attributes[name]
+        attributes.pop("wrap_database_errors", None)
 
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = super().create_cursor(name)
@@ -204,184 +78,18 @@ class Pooling(Parts, Opening, Sessions, Losing):
         made.__class__ = mixed(PooledCursor, type(made))
         return made
 
-    # -- giving back --------------------------------------------------------------------------
-
-    def _close(self) -> None:
-        """Called by Django's close(), which sets ``connection`` to None or notes the transaction."""
-        if self._slot is None:
-            if not self._lost:
-                super()._close()
-        elif self.in_atomic_block and self._pool.dialect.has_transactions:
-            self._pool.close(self._let_go())
-            self._lost = True
-        else:
-            try:
-                self._give_back()
-            finally:
-                # As close() will: what was given back is somebody else's.
-                self._part()
-
-    def close_if_unusable_or_obsolete(self) -> None:
-        """Called by Django when a request starts and ends: a connection's scope is over."""
-        if not fork.noticed[0]:
-            fork.notice()
-        if self._resting is not None:
-            self.end_rest()
-        if self.connection is None:
-            return
-        if self.in_atomic_block or self._thread_sharing_count > 0 or not self.holds:
-            super().close_if_unusable_or_obsolete()
-        else:
-            self.give_back()
-
-    def give_back(self) -> None:
-        """End of the scope: nothing is left of it, whatever state the wrapper is in."""
-        if self.in_atomic_block:
-            self._pool.journal.note("atomic_left_open", request=asker(owner.current().holder))
-        try:
-            if self._resting is not None:
-                self._resume()
-            if self._slot is not None:
-                self._give_back()
-        finally:
-            self._reset()
-
-    def _reset(self) -> None:
-        self.connection = None
-        self._lost = False
-        self.in_atomic_block = False
-        self.closed_in_transaction = False
-        self.rollback_exc = None
-        self.savepoint_ids = []
-        self.atomic_blocks = []
-        self.run_on_commit = []
-
-    def _give_back(self, may_rest: bool = False) -> None:
-        slot = self._let_go()
-        try:
-            rests = may_rest and slot.dirty and self._worth_keeping(slot)
-            clean = not rests and (
-                self._worth_keeping(slot)
-                and (self._at_rest(slot) or (not self._damaged(slot) and self._roll_back(slot)))
-                and (not self._must_renew(slot) or self._renew(slot))
-            )
-        except BaseException:
-            self._pool.discard(slot)
-            raise
-        if rests:
-            self._resting = self._pool.rest(slot)
-        elif clean:
-            self._pool.checkin(slot)
-        else:
-            self._pool.close(slot)
-
-    def abandon(self) -> None:
-        """The owner has ended: give back what is clean, drop the rest. No I/O, as in finalizers."""
-        if self._resting is not None and not self.is_shared:
-            self._resume()
-        if self._slot is None or self.is_shared:
-            return
-        slot = self._let_go()
-        if self._worth_keeping(slot) and (
-            self._at_rest(slot) or (not self._damaged(slot) and self._in_transaction(slot) is None)
-        ):
-            slot.unsettled = self._in_transaction(slot) is None
-            slot.dirty = self._must_renew(slot)
-            self._pool.checkin(slot)
-        else:
-            self._pool.discard(slot)
-        self._reset()
-
-    def inherit(self) -> None:
-        """In a forked child: the connection is the parent's."""
-        self._resting = None
-        if self._slot is not None:
-            self._slot = None
-            if self.in_atomic_block and self._pool.dialect.has_transactions:
-                self._lose_block()
-            else:
-                self._part()
-
-    # -- between the statements of a changed session ------------------------------------------------
-
-    def _goes_on(self, mine: owner.Owner) -> bool:
-        """Whether the session that was left at rest does: a unit of work begins with one of its own."""
-        if not mine.may_rest:
-            self.end_rest()
-            return False
-        if not (self._resume() and (self._make_usable() or self._drop_dead())):
-            self._pool.journal.note("session_ended", holder=redact(mine.holder))
-            return False
-        self.checked_out(mine.scope(self._pool.scope))
-        # What its last statement has left is there, too.
-        self._used = True
-        return True
-
-    def _resume(self) -> bool:
-        """Take up what was left at rest. False: somebody else needed it, or it is of no use any more."""
-        rest, self._resting = self._resting, None
-        assert rest is not None
-        slot = rest.pool.resume(rest)
-        if slot is None:
-            return False
-        pool = slot.pool
-        alive = pool.driver.alive(slot.connection)
-        if pool is not self._pool or alive is False:
-            pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
-            return False
-        if alive is None:
-            pool.doubt(slot)
-        self._slot = slot
-        self._cursors = set()
-        self._adopt(slot)
-        return True
-
-    def _drop_dead(self) -> bool:
-        """What was idle is of no use. Returns False."""
-        self._pool.found_dead()
-        self._pool.discard(self._let_go(), Closed.BROKEN)
-        self.connection = None
-        return False
-
-    def end_rest(self) -> None:
-        """Give back what was left at rest (I/O)."""
-        if self._resume():
-            try:
-                self._give_back()
-            finally:
-                self._part()
-
-    def _worth_keeping(self, slot: Slot) -> bool:
-        pool = self._pool
-        if slot.unusable or not pool.keeps(slot) or not pool.serves(self):
-            return False
-        if self._cursors and (self._damaged(slot) or not self._cut_cursors_off()):
-            return False
-        if self.errors_occurred:
-            # Django would ask the server here. The next taker does.
-            pool.doubt(slot)
-        return True
-
-    def _cut_cursors_off(self) -> bool:
-        for ref in list(self._cursors):
-            cursor = ref()
-            if cursor is not None and not self._pool.dialect.detach(cursor):
-                return False
-        return True
-
-    # -- Django's other uses --------------------------------------------------------------------
-
     @contextmanager
     def _nodb_cursor(self) -> Iterator[Any]:
-        # For creating and dropping databases, which idle connections would stand in the way of.
+        """Django's, for creating and dropping databases, which fails while others are connected to them."""
         for pool in registry.pools():
-            pool.drain()
+            # A replica in tests, for example, is an alias of the same database.
+            if pool.name == self.alias or pool.settings_dict["NAME"] == self.settings_dict["NAME"]:
+                pool.drain()
         with super()._nodb_cursor() as cursor:
             yield cursor
 
 
-class PooledWrapper(Transactions, Pooling):
-    """Mixed in before a backend's DatabaseWrapper."""
+_HELPERS = tuple(name for name, value in vars(PooledWrapper).items() if isinstance(value, Helper))
 
 
 @functools.cache
@@ -393,4 +101,19 @@ def pooled(cls: type[Any]) -> type[Any]:
     driver = drivers.find(getattr(cls, "Database", None))
     if driver is None or issubclass(cls, PooledWrapper):
         return cls
-    return mixed(PooledWrapper, driver.basis(cls))
+    for mixin in reversed(driver.mixins):
+        cls = mixed(mixin, cls)
+    return mixed(PooledWrapper, cls)
+
+
+_subclasses: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
+def mixed(mixin: type[Any], cls: type[Any]) -> type[Any]:
+    """The subclass of ``cls`` with ``mixin`` before it, always the same one. It goes by ``cls``'s name."""
+    subclass = _subclasses.get((mixin, cls))
+    if subclass is None:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        # Another thread may be making it, too. Wrappers of one class have one pool.
+        subclass = _subclasses.setdefault((mixin, cls), type(cls.__name__, (mixin, cls), names))
+    return subclass

@@ -1,8 +1,9 @@
-"""Who may look and who may act, also while the database can't be asked who somebody is.
+"""Who may see the page and who may act, also while the database is not available to check the login.
 
-Whoever may use the admin may look. Each time the database says so, the answer carries a signed cookie. When
-it can't be asked, the pool being exhausted for example, that cookie is good for looking for another ten
-minutes, together with the session's own cookie, of which it knows a digest: who logs out takes both away.
+Whoever may use the admin may see the page. Each time the database confirms that, the response sets a signed
+cookie. While the database is not available (the pool is exhausted, for example), the page can be seen with
+that cookie for another ten minutes, together with the session's cookie, of which it contains a digest:
+logging out makes it invalid.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ from django_db_pooling import owner, pooling
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
 
-# Of models.ConnectionPool; to be granted in the admin.
+# Of models.ConnectionPool; granted in the admin.
 PERMISSION = "django_db_pooling.change_pools"
 COOKIE = "django_db_pooling_staff"
-# Seconds that the cookie is good for.
-REMEMBERED = 600
-# Most seconds that a visitor waits for a connection.
-PATIENCE = 1.0
+# Seconds for which the cookie is valid.
+COOKIE_AGE = 600
+# Seconds to wait for a connection to check the login with.
+MAX_WAIT = 1.0
+NOT_CHECKED = "Your login could not be checked, because the database is not available."
 _SALT = "django_db_pooling.dashboard"
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Somebody who may look. ``seen``: seconds since the database was asked last; None: just now."""
+    """A user who may see the page. ``seen``: seconds since the login was last checked; None: just now."""
 
     name: str
     may_act: bool
@@ -50,17 +52,18 @@ class Visitor:
 
 
 def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Visitor | HttpResponse:
-    """Who asks, or the answer to somebody who may not.
+    """The user, or the response to one who may not see the page.
 
-    ``site``: that the page is a part of; None: of none. ``redirects``: to the login, where that helps.
+    ``site``: the admin site that the page belongs to, if any. ``redirects``: whether to
+    redirect to the login.
     """
     try:
-        with owner.patience(PATIENCE):
+        with owner.max_wait(MAX_WAIT):
             found = _authenticated(request, site, redirects)
     except (OperationalError, InterfaceError):
-        _keep_from_asking_again(request)
-        return _remembered(request) or answer("The database could not be asked who you are.", 503)
-    # This page is not to show itself as the one who has a connection.
+        _avoid_further_queries(request)
+        return _remembered(request) or answer(NOT_CHECKED, 503)
+    # Otherwise the page would show its own request as the holder of a connection.
     with contextlib.suppress(TransactionManagementError):
         pooling.release()
     return found
@@ -84,20 +87,20 @@ def _is_staff(request: HttpRequest, site: AdminSite | None) -> bool:
 
         site = admin.site
     if site is not None:
-        # Its own idea, which a project may have made stricter.
+        # A project may have made it stricter.
         return site.has_permission(request)
     user: Any = request.user
     return bool(user.is_active and user.is_staff)
 
 
 def namespace(request: HttpRequest) -> str:
-    """That of the page's URLs: a project includes them, and each site of the admin does."""
+    """Of the page's URLs, which a project and each admin site may include."""
     assert request.resolver_match is not None
     return request.resolver_match.namespace
 
 
 def admin_url(request: HttpRequest, name: str) -> str | None:
-    """A page of the admin's: of the site that this request is in, or else of any."""
+    """A page of the admin: of the site of this request, or else of any."""
     try:
         return reverse(f"admin:{name}", current_app=namespace(request))
     except NoReverseMatch:
@@ -111,39 +114,39 @@ def answer(text: str, status: int) -> HttpResponse:
     return HttpResponse(f"{text}\n", content_type="text/plain; charset=utf-8", status=status, headers=headers)
 
 
-class _Unread(SessionBase):
-    """In the place of a session that could not be loaded: nobody tries to load or to save it later."""
+class _NotLoaded(SessionBase):
+    """Replaces a session that could not be loaded, so that nothing loads or saves it later."""
 
     def __init__(self, session_key: str | None) -> None:
         super().__init__(session_key)
         self._session_cache: dict[str, Any] = {}
 
     def is_empty(self) -> bool:
-        # An empty one's cookie would be deleted.
+        # The cookie of an empty session would be deleted.
         return False
 
     def save(self, must_create: bool = False) -> None:
         pass
 
 
-def _keep_from_asking_again(request: HttpRequest) -> None:
+def _avoid_further_queries(request: HttpRequest) -> None:
     request.user = AnonymousUser()
     if hasattr(request, "session"):
-        request.session = _Unread(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        request.session = _NotLoaded(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
 
 
 # -- the cookie ----------------------------------------------------------------------------------------
 
 
 def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> None:
-    """The database has just said that this is one of the staff."""
+    """Set the cookie: the database has just confirmed that this user may see the page."""
     session = _session_digest(request)
     if session is None:
         return
     response.set_cookie(
         COOKIE,
         signing.dumps({"name": who.name, "session": session}, salt=_SALT),
-        max_age=REMEMBERED,
+        max_age=COOKIE_AGE,
         path=_path(request),
         secure=request.is_secure(),
         httponly=True,
@@ -152,7 +155,7 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
 
 
 def forget(request: HttpRequest, response: HttpResponseBase) -> None:
-    """The database has just said that this is none of the staff, or nobody has asked it."""
+    """Delete the cookie: this user may not see the page."""
     if COOKIE in request.COOKIES and response.status_code != 503:
         response.delete_cookie(COOKIE, path=_path(request), samesite="Strict")
 
@@ -163,12 +166,12 @@ def _path(request: HttpRequest) -> str:
 
 def _remembered(request: HttpRequest) -> Visitor | None:
     session = _session_digest(request)
-    told = request.COOKIES.get(COOKIE)
-    if session is None or told is None:
+    cookie = request.COOKIES.get(COOKIE)
+    if session is None or cookie is None:
         return None
     try:
-        known = signing.loads(told, salt=_SALT, max_age=REMEMBERED)
-        at = signing.b62_decode(told.rsplit(":", 2)[1])
+        known = signing.loads(cookie, salt=_SALT, max_age=COOKIE_AGE)
+        at = signing.b62_decode(cookie.rsplit(":", 2)[1])
     except signing.BadSignature:
         return None
     if not constant_time_compare(known["session"], session):
@@ -178,5 +181,5 @@ def _remembered(request: HttpRequest) -> Visitor | None:
 
 def _session_digest(request: HttpRequest) -> str | None:
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    # With the page's own path, since another site may be stricter.
+    # With the page's path, since another admin site may be stricter.
     return salted_hmac(f"{_SALT} {_path(request)}", key, algorithm="sha256").hexdigest() if key else None

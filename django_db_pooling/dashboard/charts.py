@@ -1,4 +1,4 @@
-"""Series to the coordinates of small SVGs. All are strings, which no locale formats in a template."""
+"""Coordinates of the small SVG charts. All are strings, which no locale reformats in a template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_db_pooling.workers.overview import Moment, PoolPicture
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES
 
 WIDTH, HEIGHT = 300, 60
-# Above the highest value, so that lines are not cut.
+# Above the highest value, so that lines are not clipped.
 HEADROOM = 4
 
 Values = Sequence[float | None]
@@ -27,9 +27,9 @@ class Chart:
     summary: str
     lines: list[str]
     areas: list[str]
-    # A second series, drawn as a broken line.
+    # A second series, drawn as a dashed line.
     others: list[str]
-    # The height of a bound.
+    # The height of the line of the limit.
     limit: str | None = None
     legend: str = ""
 
@@ -46,7 +46,7 @@ class Segment:
 
 
 def bar(counts: dict[str, tuple[str, int]], full: int, width: int = 1000) -> list[Segment]:
-    """``counts``: by name, a label and how many. ``full``: how many are the whole width."""
+    """``counts``: by name, a label and a number. ``full``: the number that fills the whole width."""
     unit = width / max(full, sum(number for _, number in counts.values()), 1)
     segments, x = [], 0.0
     for name, (label, number) in counts.items():
@@ -56,7 +56,7 @@ def bar(counts: dict[str, tuple[str, int]], full: int, width: int = 1000) -> lis
 
 
 def charts(pool: PoolPicture) -> list[Chart]:
-    """What the last minutes of a pool looked like."""
+    """The last five minutes of a pool."""
     history = pool.history
     return [
         _in_use(pool),
@@ -78,7 +78,7 @@ def _in_use(pool: PoolPicture) -> Chart:
     summary = f"In use and waiting over the last 5 minutes: now {held} in use, {queued} waiting"
     summary += f"; at most {peak[0]} in use, {peak[1]} waiting"
     return Chart(
-        title="In use, and waiting",
+        title="In use and waiting",
         name="in-use",
         now=f"{held} / {queued}",
         most=" / ".join(peak),
@@ -87,7 +87,7 @@ def _in_use(pool: PoolPicture) -> Chart:
         areas=_areas(history, in_use, top),
         others=_lines(history, waiting, top),
         limit=None if most is None else _y(most, top),
-        legend="in use filled, waiting broken" + ("" if most is None else ", limit dotted"),
+        legend="filled: in use, dashed: waiting" + ("" if most is None else ", dotted: limit"),
     )
 
 
@@ -143,7 +143,7 @@ def _lines(history: list[Moment], values: Values, top: float) -> list[str]:
     found = []
     for points in _stretches(history, values, top):
         if len(points) == 1:
-            # A moment on its own would be invisible.
+            # A single point would be invisible.
             points = [(f"{max(0.0, float(points[0][0]) - 2):.1f}", points[0][1]), *points]
         found.append(" ".join(f"{x},{y}" for x, y in points))
     return found

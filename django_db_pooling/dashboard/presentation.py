@@ -1,4 +1,4 @@
-"""From an overview to what the templates show: everything is text by then, and no locale changes it."""
+"""The variables of the templates, made from an overview. All numbers are text, which no locale reformats."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from django.utils import timezone
 
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.registry import registry
-from django_db_pooling.workers import humanize, reports, status_dir
+from django_db_pooling.workers import humanize, status_dir
+from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (
+    CommandStatus,
     Holding,
     Member,
-    OrderPicture,
     Overview,
     PoolPicture,
     Spread,
@@ -25,20 +25,20 @@ from django_db_pooling.workers.overview import (
 if TYPE_CHECKING:
     from django_db_pooling.dashboard.access import Visitor
 
-# More processes than this are folded up.
-FEW = 8
+# With more processes than this, their table is collapsed.
+MAX_EXPANDED = 8
 LABELS = {"in_use": "in use", "opening": "opening", "idle": "idle", "unopened": "not opened"}
-KINDS = {"connect": "can't connect", "timeout": "no connection in time", "lost": "connection lost"}
+KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
 DONE = {Action.RECYCLE: "Recycle", Action.CLOSE_IDLE: "Close idle"}
 BUTTONS = [
-    (Action.RECYCLE, "Recycle", "replaces every connection as it comes back"),
-    (Action.CLOSE_IDLE, "Close idle", "closes those that nobody uses"),
+    (Action.RECYCLE, "Recycle", "replaces every connection when it is returned"),
+    (Action.CLOSE_IDLE, "Close idle", "closes connections that are not in use"),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A process's part in a pool."""
+    """A process in the table of a pool."""
 
     pid: int
     program: str
@@ -51,7 +51,7 @@ class Row:
     limit: str
     checkouts: str
     age: str
-    heard: str
+    reported: str
     is_late: bool
 
 
@@ -64,13 +64,13 @@ class Times:
 
 
 def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
-    """What the templates want to know."""
+    """The variables of the templates."""
     return {
         "pools": [_pool(pool, overview) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
-        "tells": reports.is_on(),
-        "refusal": registry.refusal() or status_dir.refusal() if reports.is_on() else None,
+        "is_on": status_dir.is_on(),
+        "refusal": agent.refusal() or status_dir.refusal() if status_dir.is_on() else None,
         "visitor": visitor,
         "seen": None if visitor.seen is None else humanize.age(visitor.seen),
         "width": str(WIDTH),
@@ -84,11 +84,11 @@ def _clock(at: float) -> str:
 
 
 def _state(overview: Overview) -> str:
-    """What a screen reader says when it changes: without numbers, or it would never be quiet."""
+    """Read out by a screen reader when it changes. Without numbers, which change all the time."""
     if not overview.workers:
-        return "No process tells of its pools."
+        return "No process reports its pools."
     waiting = [pool.alias for pool in overview.pools if pool.total.waiting]
-    return f"Callers wait for {', '.join(waiting)}." if waiting else "Nobody waits."
+    return f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
 
 
 def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
@@ -106,14 +106,16 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         "free": "no limit" if pool.free is None else str(pool.free),
         "is_full": pool.free == 0,
         "timeouts": pool.timeouts,
-        "times": [_times("Wait", pool.waits), _times("Held", pool.helds)],
+        "times": [_times("Wait", pool.waits), _times("Hold", pool.helds)],
         "charts": charts(pool),
         "rows": [_row(member) for member in pool.members],
-        "is_long": len(pool.members) > FEW,
+        "is_long": len(pool.members) > MAX_EXPANDED,
         "holders": [_holding(holding) for holding in pool.holders],
         "troubles": [_trouble(trouble) for trouble in pool.troubles],
         "totals": _totals(pool),
-        "orders": [_order(order) for order in overview.orders if order.order.alias == pool.alias],
+        "commands": [
+            _command(command) for command in overview.commands if command.command.alias == pool.alias
+        ],
         "buttons": BUTTONS,
     }
 
@@ -127,12 +129,12 @@ def _limits(pool: PoolPicture) -> str:
     each = {(member.stats.size, member.stats.max_outstanding) for member in pool.members}
     processes = _several(len(pool.members), "process", "processes")
     if len(each) > 1:
-        parts = "of different limits"
+        limits = "with different limits"
     else:
         size, most = each.pop()
-        parts = f"keeping {size} and opening {'any number' if most is None else f'at most {most}'} each"
+        limits = f"each with size {size} and {'no limit' if most is None else f'max_outstanding {most}'}"
     whole = pool.total.max_outstanding
-    return f"{processes}, {parts}" + ("" if whole is None else f": {whole} connections in all")
+    return f"{processes}, {limits}" + ("" if whole is None else f": {whole} connections in total")
 
 
 def _several(number: int, one: str, many: str) -> str:
@@ -163,8 +165,8 @@ def _row(member: Member) -> Row:
         limit="none" if most is None else str(most),
         checkouts=humanize.rate(member.checkouts),
         age=humanize.age(member.age),
-        heard="now" if member.heard < 2.5 else f"{member.heard:.0f} s ago",
-        is_late=member.heard >= 4,
+        reported="now" if member.reported_ago < 2.5 else f"{member.reported_ago:.0f} s ago",
+        is_late=member.reported_ago >= 4,
     )
 
 
@@ -173,7 +175,7 @@ def _holding(holding: Holding) -> dict[str, Any]:
     return {
         "seconds": humanize.duration(holding.seconds),
         "who": who,
-        # Where threads have no names, they go by a number that says nothing.
+        # Threads without a name have a meaningless number.
         "where": "" if where.isdecimal() or not where else f"in thread {where}",
         "pid": holding.pid,
     }
@@ -190,34 +192,34 @@ def _trouble(trouble: Trouble) -> dict[str, Any]:
 
 
 def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
-    """What was counted since the processes started, and what it means."""
+    """Names, values and meanings of the counters since the processes started."""
     total = pool.total
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in total.closed_by_reason.items() if count)
     return [
-        ("checkouts", f"{total.checkouts:,}", "times a connection was taken"),
+        ("checkouts", f"{total.checkouts:,}", "connections checked out"),
         ("opened", f"{total.opened:,}", "connections opened"),
         ("closed", f"{total.closed:,}", reasons or "connections closed"),
-        ("timeouts", f"{total.timeouts:,}", "callers that gave up waiting"),
-        ("broken", f"{total.broken:,}", "connections never to be used again"),
-        ("reclaimed", f"{total.reclaimed:,}", "taken and never given back"),
-        ("resets", f"{total.resets:,}", "sessions made as new"),
-        ("pins", f"{total.pins:,}", "connections kept to the end of a request"),
-        ("longest wait", humanize.duration(total.longest_wait_seconds), "of one caller"),
-        ("busy", _busy(total.busy_seconds, total.held_seconds), "of the time held, inside of the driver"),
+        ("timeouts", f"{total.timeouts:,}", "callers that got no connection in time"),
+        ("broken", f"{total.broken:,}", "closed by the server, or interrupted in a statement"),
+        ("reclaimed", f"{total.reclaimed:,}", "not returned by their holder"),
+        ("resets", f"{total.resets:,}", "sessions reset"),
+        ("pins", f"{total.pins:,}", "connections pinned to the end of a request"),
+        ("longest wait", humanize.duration(total.longest_wait_seconds), "of a single caller"),
+        ("busy", _busy(total.busy_seconds, total.held_seconds), "of the time held was spent in the driver"),
     ]
 
 
 def _busy(busy: float, held: float) -> str:
-    """How well connections are used by those who have them."""
+    """How much of the time that connections are held is used."""
     return f"{100 * min(1.0, busy / held):.0f} %" if held else "–"
 
 
-def _order(order: OrderPicture) -> dict[str, Any]:
+def _command(command: CommandStatus) -> dict[str, Any]:
     return {
-        "what": DONE[order.order.action],
-        "by": order.order.by,
-        "ago": humanize.age(order.ago),
-        "obeyed": order.obeyed,
-        "of": _several(order.of, "process", "processes"),
-        "is_done": order.obeyed >= order.of,
+        "what": DONE[command.command.action],
+        "by": command.command.by,
+        "ago": humanize.age(command.ago),
+        "carried_out": command.carried_out,
+        "of": _several(command.of, "process", "processes"),
+        "is_done": command.carried_out >= command.of,
     }

@@ -1,4 +1,4 @@
-"""The views. What they show needs no connection; who looks is asked of the database, if that answers."""
+"""The views. What they show needs no database connection; only checking the login does."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
 
 REFRESH_SECONDS = 2
-# Without JavaScript: the page is loaded anew this often.
+# Without JavaScript, the page is reloaded this often.
 RELOAD_SECONDS = 10
 
 View = Callable[..., HttpResponse]
 
 
 def _for_staff(view: View, redirects: bool = False) -> View:
-    """Give the view a Visitor, or answer in its place. Nothing before it may need a connection.
+    """Pass a Visitor to the view, or answer instead of it. Nothing before it may need a connection.
 
-    ``site``: of the admin's, where the page is one of it.
+    ``site``: the admin site that the page belongs to, if any.
     """
 
     @wraps(view)
@@ -46,18 +46,18 @@ def _for_staff(view: View, redirects: bool = False) -> View:
         visitor = access.visitor(request, site, redirects)
         if isinstance(visitor, HttpResponse):
             access.forget(request, visitor)
-            return _sealed(visitor)
-        response = _sealed(view(request, visitor, *args, **kwargs))
+            return _with_security_headers(visitor)
+        response = _with_security_headers(view(request, visitor, *args, **kwargs))
         if visitor.seen is None:
             access.remember(request, response, visitor)
         return response
 
-    # Of Django's LoginRequiredMiddleware, which would ask for the user, and wait for as long as that takes.
+    # Django's LoginRequiredMiddleware would load the user, and wait for a connection for up to TIMEOUT.
     checked.login_required = False  # type: ignore[attr-defined]
     return never_cache(transaction.non_atomic_requests(checked))
 
 
-def _sealed(response: HttpResponse) -> HttpResponse:
+def _with_security_headers(response: HttpResponse) -> HttpResponse:
     here = " ".join(filter(None, ["'self'", _static_origin()]))
     response["Content-Security-Policy"] = (
         f"default-src 'none'; script-src {here}; style-src {here}; img-src {here} data:; connect-src 'self'; "
@@ -69,15 +69,15 @@ def _sealed(response: HttpResponse) -> HttpResponse:
 
 
 def _static_origin() -> str:
-    """Where static files come from, if that is another host."""
+    """The origin of static files, if that is another host."""
     url = urlsplit(static("django_db_pooling/pools.css"))
     return f"{url.scheme or 'https'}://{url.netloc}" if url.netloc else ""
 
 
 def _context(request: HttpRequest, visitor: Visitor) -> dict[str, Any]:
     context = presentation.context(overview.look(), visitor) | {"namespace": access.namespace(request)}
-    # Without the project's context processors, which may query. A token only where there is a button for
-    # it: it may be kept in the session.
+    # Without the project's context processors, which may query. The token only where a button needs it: it
+    # may be stored in the session.
     if visitor.may_act:
         context["csrf_token"] = get_token(request)
     return context
@@ -102,15 +102,15 @@ def _data(request: HttpRequest, visitor: Visitor) -> HttpResponse:
 
 def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> HttpResponse:
     if visitor.seen is not None:
-        return access.answer("The database could not be asked who you are, so nothing was done.", 503)
+        return access.answer(f"{access.NOT_CHECKED} Nothing was done.", 503)
     if not visitor.may_act:
-        return access.answer("You may look, and no more.", 403)
+        return access.answer("You may not change connection pools.", 403)
     if alias not in connections.settings or action not in list(Action):
         raise Http404
     try:
         commands.give(alias, Action(action), visitor.name)
     except OSError as error:
-        return access.answer(f"Other processes can't be told: {redact(error)}", 503)
+        return access.answer(f"The other processes can't be reached: {redact(error)}", 503)
     return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)
 
 

@@ -1,4 +1,7 @@
-"""What differs by database driver. One file per driver; ``find`` picks by the DB-API module."""
+"""What differs by database driver. One file for each; ``find`` chooses by the DB-API module.
+
+To add one: subclass ``base.Driver``, and name its module here.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ _MODULES = {
     "psycopg2": "drivers.psycopg2",
     "sqlite3": "drivers.sqlite",
     # A class: what python-ldap has of a DB-API module is made up by django-ldapdb.
-    "ldapdb": "ldap.driver",
+    "ldapdb": "ldap.backend",
 }
 
 
 @functools.cache
 def find(database: Any) -> Driver | None:
-    """The driver for a backend's ``Database`` module, or None for one that nobody has described, or for none.
+    """The driver for a backend's ``Database`` module; None for an unknown module, or without one.
 
-    PyMySQL says what it is even after ``install_as_MySQLdb()``: the module keeps its name.
+    PyMySQL is found also after ``install_as_MySQLdb()``: the module's ``__name__`` stays the same.
     """
     if database is None:
         return None

@@ -1,9 +1,7 @@
-"""What the pool and the wrapper ask a driver. Nothing here does I/O unless its docstring says so."""
+"""What the pool and the wrapper need to know of a driver. No I/O, unless a docstring says so."""
 
 from __future__ import annotations
 
-import _socket
-import contextlib
 import math
 import os
 import select
@@ -11,19 +9,19 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
-from django_db_pooling.drivers.sockets import on_socket
-from django_db_pooling.pool.queue import Bell, ThreadBell
+from django_db_pooling.drivers import sockets
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process import green
+from django_db_pooling.process.wakeup import GreenletWakeup, ThreadWakeup, Wakeup
 
-# Not on every system; where it is missing a closed connection is "unread" and gets a ping.
+# POLLRDHUP is not on every system. Where it is missing, a closed connection looks unread and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 _INTERESTING = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 def passed_through(error: BaseException) -> Iterator[CodeType]:
-    """The functions that an exception has left on its way up."""
+    """The functions that an exception has left, outermost first."""
     trace = error.__traceback__
     while trace is not None:
         yield trace.tb_frame.f_code
@@ -31,35 +29,33 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
 
 
 class Driver:
-    """A driver whose connections are TCP or UNIX sockets. Subclasses say where theirs is."""
+    """For connections over a TCP or UNIX socket. Subclasses say which one."""
 
-    # Attributes that Django's wrapper finds out when it opens a connection.
+    # Classes that come between the pooled wrapper and the backend's own, first one first.
+    mixins: tuple[type, ...] = ()
+    # Attributes in which Django's wrapper caches what it learned of the server while connecting.
     learned: tuple[str, ...] = ()
-    # Whether in_transaction() still says, when a connection has died, how things were before.
-    remembers = False
-    # Whether session_changed() knows more than the text of a statement says.
-    tells_changes = False
-    # Whether there is something that an atomic block could hold together.
+    # Whether in_transaction() of a broken connection says how it was before that.
+    remembers_transaction = False
+    # Whether session_changed() knows more than the statement's text tells.
+    reports_session_changes = False
+    # Where False, atomic() has no effect.
     has_transactions = True
-    # The scope of requests where the settings don't say.
+    # The default of SCOPE.
     scope = "request"
-
-    def basis(self, cls: type[Any]) -> type[Any]:
-        """What the pooled wrapper of a backend is built on, from that backend's own wrapper."""
-        return cls
 
     # -- for the pool ------------------------------------------------------------------------
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
         return green.hub_of_this_thread() if green.patched("socket") else None
 
-    def bell(self) -> Bell:
+    def wakeup(self) -> Wakeup:
         """What a caller sleeps on while it waits for a connection."""
-        return green.HubBell() if green.patched("threading") else ThreadBell()
+        return GreenletWakeup() if green.patched("threading") else ThreadWakeup()
 
     def alive(self, connection: Any) -> bool | None:
-        """False: closed by the server. None: something unread is there, a ping must tell."""
+        """False: closed by the server. None: something unread is there, only a ping can tell."""
         fd = self.fileno(connection)
         if fd is None:
             return False
@@ -75,18 +71,18 @@ class Driver:
         return False if ready[0][1] & _HUNG_UP else None
 
     def drop(self, connection: Any) -> None:
-        """Cut the connection. The server sees its end at once, whoever still refers to the object."""
-        self.shut_down(connection)
-        self.forget(connection)
+        """Cut the connection: the server sees its end at once, also where others refer to the object."""
+        sockets.shut_down(self.fileno(connection))
+        self.disconnect(connection)
 
-    def close(self, connection: Any, linger: float) -> None:
-        """Say goodbye as the protocol wants it (I/O) and wait up to ``linger`` seconds for the answer."""
+    def close(self, connection: Any, close_wait: float) -> None:
+        """Close as the protocol wants it (I/O), then wait up to ``close_wait`` seconds for the server."""
         fd = self.fileno(connection)
-        duplicate = os.dup(fd) if linger and fd is not None else None
+        duplicate = os.dup(fd) if close_wait and fd is not None else None
         try:
-            self.forget(connection)
+            self.disconnect(connection)
             if duplicate is not None:
-                green.cooperative_wait(duplicate, linger)
+                green.cooperative_wait(duplicate, close_wait)
         finally:
             if duplicate is not None:
                 os.close(duplicate)
@@ -97,32 +93,24 @@ class Driver:
         """The socket's descriptor, None when it is closed."""
         raise NotImplementedError
 
-    def forget(self, connection: Any) -> None:
-        """The driver's own close; harmless when closed already. I/O: a goodbye where the socket is open."""
+    def disconnect(self, connection: Any) -> None:
+        """The driver's own close(), where it isn't closed yet (I/O: it tells the server)."""
         connection.close()
-
-    def shut_down(self, connection: Any) -> None:
-        fd = self.fileno(connection)
-        if fd is None:
-            return
-        with contextlib.suppress(OSError):
-            # Nothing is sent, TLS's goodbye neither.
-            on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
 
     def broken(self, connection: Any) -> bool:
         """Whether the driver has given the connection up."""
         return self.fileno(connection) is None
 
     def server_away(self, error: BaseException) -> bool:
-        """Whether connecting has failed since no server is there, or takes nobody in: in a moment it may."""
+        """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
         return False
 
-    def unfit(self, error: Any) -> bool:
-        """Whether an error of the database's says that this connection is of no use to the next request."""
+    def evicts(self, error: Any) -> bool:
+        """Whether, after this error of the database's, no later request should get this connection."""
         return False
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
-        """Whether an error that is none of the database's may have cut a conversation short."""
+        """Whether an exception that isn't the database's may have left an answer unread."""
         return self.unread(connection)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
@@ -134,7 +122,7 @@ class Driver:
         connection.rollback()
 
     def reset(self, connection: Any, seconds: float | None) -> bool:
-        """Make the session what it was when connecting had ended (I/O), outside of a transaction.
+        """Reset the session (I/O) to what it was after connecting, outside of a transaction.
 
         False if this can't be done. Raises the driver's errors.
         """
@@ -148,16 +136,16 @@ class Driver:
         """Whether part of a result is still to come."""
         return False
 
-    def at_rest(self, connection: Any) -> bool:
-        """Whether it is certain that it is open, read to the end, and in no transaction."""
+    def is_clean(self, connection: Any) -> bool:
+        """Whether it is certainly open, read to the end, and in no transaction: there is nothing to clean."""
         return (
             self.in_transaction(connection) is False
             and not self.broken(connection)
             and not self.unread(connection)
         )
 
-    def detach(self, cursor: Any) -> bool:
-        """Cut a cursor that outlived its checkout off; False if the connection can't be kept."""
+    def detach_cursor(self, cursor: Any) -> bool:
+        """Separate a cursor that outlives its checkout from its connection. False if that can't be reused."""
         cursor.close()
         return True
 
@@ -166,7 +154,7 @@ class Driver:
         return False
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        """Connect (I/O): put into a slot what ``make`` returns, in time if the driver can."""
+        """Connect (I/O): put what ``make`` returns into the slot, in time if the driver can."""
         slot.connection = make()
 
     def adapt(self, params: dict[str, Any], seconds: float | None) -> None:
@@ -176,7 +164,7 @@ class Driver:
             params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        """A connection is open and initialised (I/O); ``params`` are those before adapt()."""
+        """Called when a connection is open and initialised (I/O). ``params``: as before adapt()."""
 
     def server_timeout(self, connection: Any) -> float:
         """After how many idle seconds the server closes a connection (I/O)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from MySQLdb import MySQLError, ProgrammingError, cursors
 
-from django_db_pooling.drivers import mysql_errors
+from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.process import green
 
@@ -19,31 +19,31 @@ _DESCRIPTOR = "descriptor_for_pool"
 class MySQLClient(Driver):
     learned = ("isolation_level", "mysql_server_data")
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         return None
 
     def fileno(self, connection: Any) -> int | None:
-        # The C library has closed its socket when the server is lost, but the object stays "open" and
-        # keeps the number, which may be somebody else's by now.
+        # When the server is lost, the C library closes its socket. The object stays "open" and keeps the
+        # number, which may be another socket's by now.
         if not connection.open:
             return None
         fd: int | None
         try:
             fd = None if connection.errno() in _LOST else connection.fileno()
         except ProgrammingError:
-            # Since mysqlclient 2.3, and asked by a fork: another thread is in the middle of a statement.
+            # Since mysqlclient 2.3, in a forked child: another thread was in the middle of a statement.
             fd = getattr(connection, _DESCRIPTOR, None)
         return fd if fd is not None and fd >= 0 else None
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         setattr(connection, _DESCRIPTOR, connection.fileno())
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         if connection.open:
             connection.close()
 
     def in_transaction(self, connection: Any) -> bool | None:
-        # The server's status is not to be had from mysqlclient, but for the autocommit flag in it.
+        # Of the server's status flags mysqlclient gives only autocommit.
         return None if not connection.open or connection.get_autocommit() else True
 
     def unread(self, connection: Any) -> bool:
@@ -56,10 +56,10 @@ class MySQLClient(Driver):
             return True
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, MySQLError) and mysql_errors.server_away(error)
+        return isinstance(error, MySQLError) and errors.mysql_server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return mysql_errors.unfit(error)
+    def evicts(self, error: Any) -> bool:
+        return errors.mysql_evicts(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.
@@ -68,7 +68,7 @@ class MySQLClient(Driver):
             for code in passed_through(error)
         )
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor = getattr(cursor, "cursor", cursor)
         cursor.connection = None
         return not isinstance(cursor, cursors.CursorUseResultMixIn)
@@ -82,7 +82,7 @@ class MySQLClient(Driver):
         if not green.patched("socket"):
             return None
         return (
-            "mysqlclient waits for the server in C and stops every greenlet meanwhile. "
+            "mysqlclient waits for the server in C code and blocks all greenlets meanwhile. "
             "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg2 import OperationalError, extensions
 
-from django_db_pooling.drivers import postgresql_errors
+from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.process import green
 
@@ -27,20 +27,20 @@ class Psycopg2(Driver):
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, OperationalError) and postgresql_errors.server_away(error)
+        return isinstance(error, OperationalError) and errors.postgresql_server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return postgresql_errors.unfit(error.pgcode)
+    def evicts(self, error: Any) -> bool:
+        return errors.postgresql_evicts(error.pgcode)
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
-        # In autocommit mode psycopg2's own does nothing, even after a BEGIN of the user's.
+        # In autocommit mode psycopg2's rollback() does nothing, even after a BEGIN in the user's code.
         if connection.autocommit:
             with connection.cursor() as cursor:
                 cursor.execute("ROLLBACK")
         else:
             connection.rollback()
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         if cursor.name is not None:
             return bool(cursor.closed)
         cursor.close()
@@ -50,7 +50,7 @@ class Psycopg2(Driver):
         if not green.patched("socket") or extensions.get_wait_callback() is not None:
             return None
         return (
-            "psycopg2 waits for the server in C and stops every greenlet meanwhile. "
+            "psycopg2 waits for the server in C code and blocks all greenlets meanwhile. "
             "Use psycopg 3 (pip install 'psycopg[binary]'), or psycogreen's patch_psycopg()."
         )
 

@@ -11,12 +11,12 @@ import psycopg
 from psycopg import ServerCursor, waiting
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from django_db_pooling.drivers import postgresql_errors
+from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.process import green
 
-# What poll() can be told (seconds).
-LONGEST_WAIT = 3600.0
+# poll() takes no longer timeouts (seconds).
+MAX_WAIT = 3600.0
 
 
 class Psycopg3(Driver):
@@ -28,9 +28,9 @@ class Psycopg3(Driver):
         fd: int = connection.pgconn.socket
         return fd
 
-    def forget(self, connection: Any) -> None:
-        """psycopg's own frees what another thread may be in the middle of: an event loop, for example, that
-        closes a cursor whose visitor has left. Then that one sees the end, and what is left goes with it.
+    def disconnect(self, connection: Any) -> None:
+        """Only shut down, where another thread is using the connection: psycopg's close() would free memory
+        that it works with. An event loop, for example, closes the cursor of a request that was cancelled.
         """
         if connection.lock.acquire(blocking=False):
             try:
@@ -38,12 +38,12 @@ class Psycopg3(Driver):
             finally:
                 connection.lock.release()
         else:
-            self.shut_down(connection)
+            sockets.shut_down(self.fileno(connection))
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         pgconn = connection.pgconn
         return bool(pgconn.transaction_status == TransactionStatus.IDLE and pgconn.status == ConnStatus.OK)
 
@@ -51,13 +51,13 @@ class Psycopg3(Driver):
         return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg.OperationalError) and postgresql_errors.server_away(error)
+        return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return postgresql_errors.unfit(error.sqlstate)
+    def evicts(self, error: Any) -> bool:
+        return errors.postgresql_evicts(error.sqlstate)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
-        """A statement of our own, since psycopg's would wait for as long as the server is silent."""
+        """With a statement of our own: psycopg's would wait for as long as the server doesn't answer."""
         if seconds is None:
             return ask()
         try:
@@ -66,7 +66,7 @@ class Psycopg3(Driver):
             return False
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
-        # As in usable(). After that, psycopg's own sends nothing.
+        # As in usable(). After it psycopg's rollback() sends nothing.
         is_ours = connection.prepare_threshold is None and self.in_transaction(connection)
         if is_ours and not _answers(connection, b"ROLLBACK", seconds):
             raise psycopg.OperationalError("no answer to a rollback")
@@ -79,7 +79,7 @@ class Psycopg3(Driver):
             return False
         return _answers(connection, b"DISCARD ALL", seconds)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):
             # Its portal lives on in the session, and closing it is a round trip.
             return bool(cursor.closed)
@@ -90,22 +90,22 @@ class Psycopg3(Driver):
         if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):
             return None
         return (
-            "psycopg was imported before gevent's patch, waits in C and stops every greenlet meanwhile. "
-            "Call gevent.monkey.patch_all() before anything imports psycopg."
+            "psycopg was imported before gevent's patch: it waits in C code and blocks all greenlets "
+            "meanwhile. Call gevent.monkey.patch_all() before anything imports psycopg."
         )
 
 
 def _answers(connection: Any, statement: bytes, seconds: float | None) -> bool:
-    """Whether the server does this, in time. In another thread somebody may be closing a cursor."""
-    if not connection.lock.acquire(timeout=LONGEST_WAIT if seconds is None else seconds):
+    """Whether the server executes this, in time. Another thread may be closing a cursor meanwhile."""
+    if not connection.lock.acquire(timeout=MAX_WAIT if seconds is None else seconds):
         return False
     try:
-        return _does(connection.pgconn, statement, math.inf if seconds is None else seconds)
+        return _execute(connection.pgconn, statement, math.inf if seconds is None else seconds)
     finally:
         connection.lock.release()
 
 
-def _does(pgconn: Any, statement: bytes, seconds: float) -> bool:
+def _execute(pgconn: Any, statement: bytes, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     pgconn.send_query(statement)
     pgconn.flush()
@@ -115,7 +115,7 @@ def _does(pgconn: Any, statement: bytes, seconds: float) -> bool:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            green.cooperative_wait(pgconn.socket, min(left, LONGEST_WAIT))
+            green.cooperative_wait(pgconn.socket, min(left, MAX_WAIT))
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is None:

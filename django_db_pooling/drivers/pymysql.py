@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pymysql
 from pymysql.constants import ER, SERVER_STATUS
 
-from django_db_pooling.drivers import mysql_errors
+from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.process import green
 
@@ -25,17 +25,17 @@ _COM_RESET_CONNECTION = 0x1F
 # mysql__com_8h.html beside it. PyMySQL doesn't know them.
 _CLIENT_SESSION_TRACK = 1 << 23
 _SERVER_SESSION_STATE_CHANGED = 1 << 14
-# Attribute of a connection: what its session was like when it was opened.
+# Attribute of a connection: its session's state when it was opened.
 _AT_FIRST = "at_first_for_pool"
-# Another one: its character set and collation then, which set_character_set() forgets.
+# Another one: its character set and collation then, which set_character_set() overwrites.
 _CHARACTERS = "characters_for_pool"
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
     learned = ("isolation_level", "mysql_server_data")
-    remembers = True
-    tells_changes = True
+    remembers_transaction = True
+    reports_session_changes = True
 
     def fileno(self, connection: Any) -> int | None:
         sock = connection._sock
@@ -44,7 +44,7 @@ class PyMySQL(Driver):
         fd: int = sock.fileno()
         return fd if fd >= 0 else None
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         self._forget_result(connection)
         if connection.open:
             connection.close()
@@ -52,12 +52,12 @@ class PyMySQL(Driver):
     def drop(self, connection: Any) -> None:
         self._forget_result(connection)
         sock = connection._sock
-        self.shut_down(connection)
+        sockets.shut_down(self.fileno(connection))
         green.in_thread_of(getattr(sock, "hub", None), connection._force_close)
 
     @staticmethod
     def _forget_result(connection: Any) -> None:
-        # Its finalizer would read the rest from a socket that is gone, in whatever thread that runs.
+        # The result's finalizer would read the rest of it, from a closed socket, in any thread.
         if connection._result is not None:
             connection._result.unbuffered_active = False
 
@@ -65,7 +65,7 @@ class PyMySQL(Driver):
         # The status comes with OK packets, so with autocommit off it lags behind a SELECT.
         return bool(connection.server_status & _TRANSACTION_FLAGS != _NO_TRANSACTION)
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         return (
             connection._sock is not None
             and connection.server_status & _TRANSACTION_FLAGS == _NO_TRANSACTION
@@ -77,10 +77,10 @@ class PyMySQL(Driver):
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and mysql_errors.server_away(error)
+        return isinstance(error, pymysql.MySQLError) and errors.mysql_server_away(error)
 
-    def unfit(self, error: Any) -> bool:
-        return mysql_errors.unfit(error)
+    def evicts(self, error: Any) -> bool:
+        return errors.mysql_evicts(error)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # A read that is cut short closes the socket, a write doesn't. What fails before anything
@@ -106,7 +106,7 @@ class PyMySQL(Driver):
             connection.rollback()
 
     def reset(self, connection: Any, seconds: float | None) -> bool:
-        """What the server resets, and then the rest of what PyMySQL's ``connect()`` sets.
+        """The server's reset, and then what else PyMySQL's ``connect()`` sets.
 
         https://dev.mysql.com/doc/refman/8.4/en/mysql-reset-connection.html. It doesn't undo a USE, leaves
         roles as they are and doesn't do again what the server's ``init_connect`` says.
@@ -127,10 +127,10 @@ class PyMySQL(Driver):
             _track_session(connection)
             if at_first is None:
                 return True
-            found = _look_at(connection)
+            found = _read_state(connection)
             return found is not None and found.role == at_first.role
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         # Django's own wrapper is around it. Closing would read what is left of the result.
         getattr(cursor, "cursor", cursor).connection = None
         return True
@@ -145,7 +145,7 @@ class PyMySQL(Driver):
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         _track_session(connection)
-        setattr(connection, _AT_FIRST, _look_at(connection))
+        setattr(connection, _AT_FIRST, _read_state(connection))
         setattr(connection, _CHARACTERS, (connection.charset, connection.collation))
         connection._read_timeout = params.get("read_timeout")
         connection._write_timeout = params.get("write_timeout")
@@ -166,9 +166,9 @@ class PyMySQL(Driver):
             return float(cursor.fetchone()[0])
 
 
-class _Look(NamedTuple):
-    """All in one round trip. ``role``: those that are active; ``init_connect``: statements that the server
-    executes for each new connection; ``wait_timeout``: in seconds.
+class _State(NamedTuple):
+    """Of a session, read in one round trip. ``role``: the active ones; ``init_connect``: statements that the
+    server executes for each new connection; ``wait_timeout``: in seconds.
     """
 
     role: str | None
@@ -176,8 +176,8 @@ class _Look(NamedTuple):
     wait_timeout: int
 
 
-def _look_at(connection: Any) -> _Look | None:
-    """None where the server doesn't know what is asked: that has no roles."""
+def _read_state(connection: Any) -> _State | None:
+    """None where the server is too old to have roles."""
     try:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute("SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout")
@@ -186,8 +186,8 @@ def _look_at(connection: Any) -> _Look | None:
         if not connection.open:
             raise
         return None
-    # What poses as a server may answer anything.
-    return _Look(*found) if found and len(found) == len(_Look._fields) else None
+    # A proxy may answer anything.
+    return _State(*found) if found and len(found) == len(_State._fields) else None
 
 
 def _track_session(connection: Any) -> None:
@@ -199,7 +199,7 @@ def _track_session(connection: Any) -> None:
         try:
             connection.query("SET SESSION session_track_state_change = ON")
         except pymysql.MySQLError as error:
-            # What poses as a server may not know it.
+            # A proxy may not know it.
             if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE:
                 raise
 
@@ -227,7 +227,7 @@ def _file_state(path: Any) -> tuple[object, ...]:
 class _Context:
     """A TLS context whose sockets are closed when their handshake is interrupted.
 
-    They take the descriptor over before it, and PyMySQL then closes the socket that they took it from.
+    wrap_socket() takes the descriptor over before the handshake: the socket that PyMySQL closes has none.
     """
 
     __slots__ = ("_context",)
@@ -248,12 +248,12 @@ class _Context:
         return getattr(self._context, name)
 
 
-def _keep_tls_contexts() -> None:
+def _cache_tls_contexts() -> None:
     """Make PyMySQL build its TLS context once for the same options and files, not in every connect.
 
     Building one loads the system's certificates, 20 ms of CPU. PyMySQL 1.2 does it by default,
     because it tries TLS first. A context given as ``ssl=`` would mean that TLS is required, so the
-    place to keep it is where PyMySQL makes it. A context is meant to serve many connections.
+    place to cache it is where PyMySQL makes it. A context is meant to serve many connections.
     """
     build = pymysql.connections.Connection._create_ssl_ctx
     if hasattr(build, "__wrapped__"):
@@ -270,12 +270,12 @@ def _keep_tls_contexts() -> None:
         files += [system.cafile, system.capath]
         try:
             key = (tuple(sorted(options.items())), tuple(_file_state(path) for path in files if path))
-            kept = contexts.get(key)
+            cached = contexts.get(key)
         except TypeError:
             return _Context(build(self, options))
-        if kept is not None and kept[0] is ssl.SSLContext:
-            return kept[1]
-        # The first one, or the others are from before gevent's patch and don't work after it.
+        if cached is not None and cached[0] is ssl.SSLContext:
+            return cached[1]
+        # A context from before gevent's patch does not work after it.
         context = _Context(build(self, options))
         if len(contexts) >= 16:
             contexts.clear()
@@ -286,6 +286,6 @@ def _keep_tls_contexts() -> None:
 
 
 with contextlib.suppress(AttributeError):
-    _keep_tls_contexts()
+    _cache_tls_contexts()
 
 DRIVER = PyMySQL()

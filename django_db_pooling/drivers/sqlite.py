@@ -24,7 +24,7 @@ class SQLite(Driver):
         # id of a connection -> its file's path, and which file that was when it was opened.
         self._files: dict[int, tuple[str, tuple[int, int] | None]] = {}
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         return None
 
     def fileno(self, connection: Any) -> int | None:
@@ -44,7 +44,7 @@ class SQLite(Driver):
         self._files.pop(id(connection), None)
         connection.close()
 
-    def close(self, connection: Any, linger: float) -> None:
+    def close(self, connection: Any, close_wait: float) -> None:
         self.drop(connection)
 
     def broken(self, connection: Any) -> bool:
@@ -55,7 +55,7 @@ class SQLite(Driver):
             return True
         return False
 
-    def at_rest(self, connection: Any) -> bool:
+    def is_clean(self, connection: Any) -> bool:
         try:
             return not connection.in_transaction
         except sqlite3.ProgrammingError:

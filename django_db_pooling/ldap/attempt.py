@@ -1,4 +1,4 @@
-"""A call that nothing can interrupt, in a native thread of its own; who waits for it can leave."""
+"""A blocking call that can't be interrupted, in a native thread: its caller may leave before it ends."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from django_db_pooling.pool.queue import Bell
 from django_db_pooling.process import green
+from django_db_pooling.process.wakeup import Wakeup
 
-# A ring is only a hint: seconds between looks.
-LOOK_AROUND = 0.5
+# A wake-up may get lost: seconds between looks.
+RECHECK_INTERVAL = 0.5
 
 
-class Late(Exception):
-    """The call isn't over in time; it goes on. ``seconds``: how long it was waited for."""
+class AttemptTimeout(Exception):
+    """The call isn't over in time; it goes on. ``seconds``: how long its caller has waited."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"not over after {seconds:.1f} s")
@@ -22,27 +22,26 @@ class Late(Exception):
 
 
 class Attempt:
-    """Runs ``call`` at once. Under gevent, too, in a native thread: it may block that.
+    """Runs ``call`` at once in a native thread, under gevent, too. ``wakeup``: what its caller sleeps on.
 
-    ``bell``: of whoever waits. For connecting in C, which blocks gevent's hub, and which no deadline and no
-    exception of Python's ends.
+    For connecting in C: it blocks gevent's hub, and neither a deadline nor an exception in Python ends it.
     """
 
-    def __init__(self, call: Callable[[], None], bell: Bell) -> None:
+    def __init__(self, call: Callable[[], None], wakeup: Wakeup) -> None:
         self.is_over = False
-        self._bell = bell
+        self._wakeup = wakeup
         self._error: BaseException | None = None
-        self._afterwards: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
         green.original("_thread", "start_new_thread")(self._run, (call,))
 
     def wait(self, seconds: float | None) -> None:
-        """Until the call is over. Raises its error, and Late after so many seconds; None: no limit."""
+        """Wait for the end. Raises the call's error, and AttemptTimeout after ``seconds``; None: no limit."""
         began = time.monotonic()
         while not self.is_over:
-            left = LOOK_AROUND if seconds is None else began + seconds - time.monotonic()
+            left = RECHECK_INTERVAL if seconds is None else began + seconds - time.monotonic()
             if left <= 0:
-                raise Late(time.monotonic() - began)
-            self._bell.wait(min(left, LOOK_AROUND))
+                raise AttemptTimeout(time.monotonic() - began)
+            self._wakeup.wait(min(left, RECHECK_INTERVAL))
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -51,10 +50,10 @@ class Attempt:
                 del error
 
     def when_over(self, function: Callable[[], None]) -> None:
-        """Call it at the end, in the thread of the attempt; here and now when that is over."""
-        self._afterwards.append(function)
+        """Call it at the end, in the attempt's thread; at once, in this one, where the attempt is over."""
+        self._callbacks.append(function)
         if self.is_over:
-            self._finish()
+            self._run_callbacks()
 
     def _run(self, call: Callable[[], None]) -> None:
         try:
@@ -63,13 +62,13 @@ class Attempt:
             self._error = error
         finally:
             self.is_over = True
-            self._bell.ring()
-            self._finish()
+            self._wakeup.wake()
+            self._run_callbacks()
 
-    def _finish(self) -> None:
+    def _run_callbacks(self) -> None:
         while True:
             try:
-                function = self._afterwards.popleft()
+                function = self._callbacks.popleft()
             except IndexError:
                 return
             function()

@@ -1,27 +1,36 @@
-"""What django-ldapdb's wrapper lacks to be one as Django wants it, for the pooled wrapper to build on."""
+"""What django-ldapdb's DatabaseWrapper lacks: Django's way to connect and close, errors, whole operations."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ldap
 from django.db import Error as DjangoError
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_db_pooling.ldap.connecting import AWAY, close, connect
+from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
+from django_db_pooling.ldap.driver import LDAP
+from django_db_pooling.pool.slots import Slot
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
-    from django_db_pooling.backend.wrapper import PooledWrapper
 
-    class Backend(PooledWrapper):
-        """What django-ldapdb's wrapper has besides."""
+    class Pooled(Protocol):
+        """What is used here of the pooled wrapper, which comes before this class."""
+
+        @property
+        def slot(self) -> Slot | None: ...
+        def operation(self, deadline: Deadline | None = None) -> AbstractContextManager[None]: ...
+        def lose(self) -> None: ...
+
+    class Backend(BaseDatabaseWrapper, Pooled):
+        """What is used here of django-ldapdb's wrapper, which comes after it."""
 
         page_size: int
 
@@ -36,33 +45,33 @@ else:
 
 
 @functools.cache
-def _both(error: type[Exception]) -> type[Exception]:
-    """Django's OperationalError and python-ldap's own: whoever catches one of them catches it."""
+def _also_operational_error(error: type[Exception]) -> type[Exception]:
+    """A subclass of Django's OperationalError and of python-ldap's class: code may catch either."""
     return type(error.__name__, (OperationalError, error), {"__module__": error.__module__})
 
 
-class Directory(Backend):
+class DirectoryWrapper(Backend):
     """Mixed in between the pooled wrapper and django-ldapdb's."""
 
     def translate(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        """Errors of the server and the way to it become Django's, too; what it says of data stays LDAP's."""
+        """Errors of the connection become Django's, too; what the server says of data stays python-ldap's."""
         if not issubclass(exc_type, ldap.LDAPError) or issubclass(exc_type, DjangoError):
             return
-        if issubclass(exc_type, AWAY) or self.connection is None:
+        if issubclass(exc_type, SERVER_AWAY) or self.connection is None:
             self.errors_occurred = True
             if issubclass(exc_type, ldap.TIMEOUT) and self.connection is not None:
-                # What comes next would wait behind the answer that is late.
+                # The late answer would come before that of the next request.
                 self.lose()
-            raise _both(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
+            raise _also_operational_error(exc_type)(*exc_value.args).with_traceback(traceback) from exc_value
 
-    # Django's own: django-ldapdb's bind at each use, and close behind the back of _close().
+    # Django's own methods again: django-ldapdb's bind at each use and close without _close().
 
     def ensure_connection(self) -> None:
         BaseDatabaseWrapper.ensure_connection(self)
-        if self.slot is not None and self.connection.is_changed:
-            # Somebody has bound it, and keeps it to the end of the request. What comes now isn't theirs.
+        if self.slot is not None and self.connection.is_dirty:
+            # In request scope: code of the user's has bound it as somebody else. Bind as the settings say.
             params = self.get_connection_params()
-            self._be_patient()
+            self._limit_answers()
             with self.wrap_database_errors:
                 self.connection.simple_bind_s(params["bind_dn"], params["bind_pw"])
 
@@ -95,29 +104,25 @@ class Directory(Backend):
     # -- operations -----------------------------------------------------------------------------
 
     def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]:
-        """django-ldapdb's, but complete before the first entry is told, and once more on a fresh connection
-        where the first one turns out to be dead.
+        """django-ldapdb's, but complete before the first entry is handed out: between two entries the
+        connection may be used for something else, or be given back.
 
-        Between two entries their user may need this connection for something else, or not at all.
+        Where it turns out to be broken, the search is made once more on a fresh one.
         """
-        yield from self._found(super().search_s, arguments, keywords)
+        yield from self._search(super().search_s, arguments, keywords)
 
-    def _found(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
+    def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
-        try:
-            with self._operation():
-                try:
-                    with self.wrap_database_errors:
-                        return list(search(*arguments, **keywords))
-                except ldap.SERVER_DOWN:
-                    if self.connection is not None:
-                        raise
-            timeout = self._pool.limits.timeout
-            self._deadline = Deadline(timeout, began)
-            with self._operation(), self.wrap_database_errors:
-                return list(search(*arguments, **keywords))
-        finally:
-            self._deadline = None
+        with self._operation():
+            timeout = None if self.slot is None else self.slot.pool.limits.timeout
+            try:
+                with self.wrap_database_errors:
+                    return list(search(*arguments, **keywords))
+            except ldap.SERVER_DOWN:
+                if self.connection is not None:
+                    raise
+        with self._operation(Deadline(timeout, began)), self.wrap_database_errors:
+            return list(search(*arguments, **keywords))
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
         with self._operation(), self.wrap_database_errors:
@@ -136,17 +141,22 @@ class Directory(Backend):
             return super().rename_s(*arguments, **keywords)
 
     @contextmanager
-    def _operation(self) -> Iterator[None]:
-        """Around one: the connection that it takes stays to its end."""
-        self._inside += 1
-        try:
-            self.ensure_connection()
-            self._be_patient()
+    def _operation(self, deadline: Deadline | None = None) -> Iterator[None]:
+        with self.operation(deadline):
+            self._limit_answers(deadline)
             yield
-        finally:
-            self._inside -= 1
-            self.release_if_free()
 
-    def _be_patient(self) -> None:
+    def _limit_answers(self, deadline: Deadline | None = None) -> None:
+        """The server must answer by this deadline; None: within the pool's timeout."""
         if self.slot is not None:
-            self.connection.patience = self._seconds_left()
+            deadline = deadline or Deadline(self.slot.pool.limits.timeout)
+            self.connection.answer_timeout = deadline.left()
+
+
+class BackendDriver(LDAP):
+    """The driver of django-ldapdb's aliases."""
+
+    mixins = (DirectoryWrapper,)
+
+
+DRIVER = BackendDriver()

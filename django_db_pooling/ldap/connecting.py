@@ -14,8 +14,8 @@ from django_db_pooling.ldap.servers import servers
 
 C = TypeVar("C", bound=Connector)
 
-# Not there, or not taking anybody in at this moment. Another server may, or this one in a moment.
-AWAY = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.UNAVAILABLE, ldap.BUSY, ldap.TIMEOUT)
+# The server isn't there or accepts nobody: another one may, or the same one in a moment.
+SERVER_AWAY = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.UNAVAILABLE, ldap.BUSY, ldap.TIMEOUT)
 
 
 def connect(
@@ -29,31 +29,31 @@ def connect(
     timeout: float = -1,
     seconds: float | None = None,
 ) -> C:
-    """A connection to the server whose turn it is, or else to another one of the list (I/O that blocks).
+    """A connection to the next server in turn, or else to another one of the list (I/O that blocks).
 
-    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this; what a TLS
-    handshake takes can't be limited. A wrong password isn't tried elsewhere: that could lock the account.
+    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this, but a TLS
+    handshake can't be limited. A wrong password isn't tried on another server: that could lock the account.
     Raises ldap.LDAPError.
     """
-    known = servers(uris)
+    balancer = servers(uris)
     until = None if seconds is None else time.monotonic() + seconds
-    candidates = known.in_turn()
+    candidates = balancer.in_order()
     for others in reversed(range(len(candidates))):
         uri = candidates[-1 - others]
         left = None if until is None else max(until - time.monotonic(), 0.01)
         connection = cls(uri)
         connection.timeout = timeout
         try:
-            with known.attempt(uri):
+            with balancer.trying(uri):
                 connection.open(
                     bind,
                     password,
                     start_tls=start_tls,
                     options=options,
-                    seconds=known.seconds_for_one(left, others),
+                    seconds=balancer.seconds_for_one(left, others),
                 )
-        except AWAY:
-            known.missed(uri)
+        except SERVER_AWAY:
+            balancer.mark_away(uri)
             close(connection)
             if not others:
                 raise
@@ -61,14 +61,14 @@ def connect(
             close(connection)
             raise
         else:
-            known.found(uri)
+            balancer.mark_up(uri)
             return connection
     raise AssertionError("a list of URIs is never empty")
 
 
 def close(connection: Connector) -> None:
-    """Say goodbye (a send) and free what libldap has of it. Harmless when that has been done."""
+    """Unbind (a send) and free libldap's memory. Harmless when that has been done."""
     connection.descriptor = None
-    # AttributeError: python-ldap's object has none of libldap's any more.
+    # AttributeError: python-ldap's object was unbound already.
     with contextlib.suppress(ldap.LDAPError, AttributeError):
         connection.unbind_s()

@@ -1,4 +1,4 @@
-"""python-ldap: no transactions, sessions bound to a name, and connecting in C."""
+"""python-ldap: no transactions, connections that are bound as somebody, and connecting in C."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from typing import Any
 
 import ldap
 
-from django_db_pooling.backend.mixing import mixed
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.ldap.attempt import Attempt, Late
+from django_db_pooling.ldap.attempt import Attempt, AttemptTimeout
 from django_db_pooling.ldap.connecting import close
 from django_db_pooling.pool.slots import Slot
 
 
 class LDAP(Driver):
     learned = ("page_size",)
-    remembers = True
+    remembers_transaction = True
     has_transactions = False
     scope = "transaction"
 
-    def basis(self, cls: type[Any]) -> type[Any]:
-        # Needs Django, which the rest of this can do without.
-        from django_db_pooling.ldap.backend import Directory
-
-        return mixed(Directory, cls)
-
-    def home(self) -> object:
-        # libldap's locks are native ones, and what is waited for is only a descriptor.
+    def affinity(self) -> object:
+        # Any hub can use any connection: the locks are native ones, and only a descriptor is waited for.
         return None
 
     def fileno(self, connection: Any) -> int | None:
@@ -36,45 +29,46 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_put, slot, make), self.bell())
+        attempt = slot.attempt = Attempt(partial(_fill, slot, make), self.wakeup())
         try:
             attempt.wait(seconds)
-        except Late as late:
-            raise ldap.TIMEOUT({"desc": "Timed out", "info": f"connecting is {late}"}) from None
+        except AttemptTimeout as error:
+            info = f"still connecting after {error.seconds:.1f} s"
+            raise ldap.TIMEOUT({"desc": "Timed out", "info": info}) from None
         slot.attempt = None
 
-    def forget(self, connection: Any) -> None:
+    def disconnect(self, connection: Any) -> None:
         close(connection)
 
     def alive(self, connection: Any) -> bool | None:
-        # Whatever comes unasked says that the server is about to go.
+        # Something unread that nobody has asked for is a notice of disconnection.
         return super().alive(connection) is True
 
     def broken(self, connection: Any) -> bool:
-        return connection.is_dead or connection.descriptor is None
+        return connection.is_broken or connection.descriptor is None
 
     def unread(self, connection: Any) -> bool:
-        """Whether an answer is still to come, or it isn't for everybody any more."""
-        return bool(connection.pending) or connection.is_changed
+        """Whether an answer is still to come, or its session is not fit for others."""
+        return bool(connection.pending) or connection.is_dirty
 
     def in_transaction(self, connection: Any) -> bool:
         return False
 
-    def at_rest(self, connection: Any) -> bool:
-        return super().at_rest(connection) and connection.is_as_opened
+    def is_clean(self, connection: Any) -> bool:
+        return super().is_clean(connection) and connection.has_options_as_opened
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
-        """A directory has no transactions. What else may be as its user left it are options."""
-        connection.restore()
+        """LDAP has no transactions, but options that its user may have changed."""
+        connection.restore_options()
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         return bool(connection.is_usable(seconds))
 
     def server_away(self, error: BaseException) -> bool:
-        # One that was late may still be at it.
+        # Not ldap.TIMEOUT: the attempt that was late may still go on.
         return isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
 
-    def detach(self, cursor: Any) -> bool:
+    def detach_cursor(self, cursor: Any) -> bool:
         cursor.connection = None
         return True
 
@@ -82,7 +76,7 @@ class LDAP(Driver):
         params["seconds"] = seconds
 
 
-def _put(slot: Slot, make: Callable[[], Any]) -> None:
+def _fill(slot: Slot, make: Callable[[], Any]) -> None:
     slot.connection = make()
 
 

@@ -1,4 +1,4 @@
-"""A pool of connections that are bound as different people."""
+"""A pool whose connections are bound as different users."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
 
 
-class ForOne(LDAP):
-    """The driver of a pool whose own connections are bound as one identity."""
+class BoundDriver(LDAP):
+    """The driver of a pool that opens connections of one identity by itself."""
 
     def __init__(self, own: Identity) -> None:
         self._own = own
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         return self._own
 
 
 class DirectoryPool(Pool):
-    """Connections to one directory. Where they are at home is their identity: nobody else gets one.
+    """Connections to one directory. The affinity of each is its identity: no other identity gets it.
 
-    Nor are they bound anew. When there are as many as may be, an idle one of somebody else makes room.
+    None is bound anew for another user. At the cap an idle one of another identity makes room.
     """
 
     def __init__(self, name: str, limits: Limits, own: Identity) -> None:
-        super().__init__(redact(name), limits, ForOne(own))
+        super().__init__(redact(name), limits, BoundDriver(own))
 
     def reopened(self, slot: Slot) -> None:
-        """Its connection was dead and is replaced."""
-        self.found_dead()
+        """Its connection was broken and is replaced."""
+        self.found_broken()
         self.counts.broken += 1
         self.counts.closed[Closed.BROKEN] += 1
         self.opened(slot)
 
-    def purge(self, concerns: Callable[[Identity], bool]) -> None:
-        """Close what is idle and bound as one of these; those in use are closed as they come back."""
+    def purge(self, is_concerned: Callable[[Identity], bool]) -> None:
+        """Close idle connections of these identities now, those in use as they come back."""
         for slot in self._living():
-            if isinstance(slot.home, Identity) and concerns(slot.home):
-                slot.unusable = True
+            if isinstance(slot.affinity, Identity) and is_concerned(slot.affinity):
+                slot.broken = True
                 if self._claim_idle(slot):
                     self.close(slot, Closed.RECYCLED)
 
     def _dismiss(self, slot: Slot, reason: Closed | None) -> None:
-        # Any thread can say goodbye for any identity.
+        # Any thread can close a connection of any identity.
         self.close(slot, reason)

@@ -1,24 +1,24 @@
-"""An overview as plain text."""
+"""An overview as a table of plain text."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from django_db_pooling.log import printable
+from django_db_pooling.log import escape_unprintable
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import humanize
 from django_db_pooling.workers.overview import Overview, PoolPicture
 
-# The text fits into so many.
+# The table fits into as many columns of a terminal.
 COLUMNS = 80
-HEADINGS = ("in use", "idle", "opening", "waiting", "free", "limit", "out/s")
+HEADINGS = ("in use", "idle", "opening", "waiting", "free", "limit", "per s")
 FIGURES = "".join(f" {{:>{max(len(heading), 5)}}}" for heading in HEADINGS)
 NAME = COLUMNS - len(FIGURES.format(*HEADINGS))
-SHOWN = 5
+MAX_SHOWN = 5
 
 
 def table(overview: Overview, columns: int = COLUMNS) -> str:
-    """Pools, processes, longest holders and latest troubles, in lines of at most so many characters."""
+    """Pools, processes, longest holders and latest problems, in lines of at most ``columns`` characters."""
     at = datetime.fromtimestamp(overview.at).strftime("%H:%M:%S")
     count = len(overview.workers)
     lines = [f"{count} process{'' if count == 1 else 'es'} at {at}"]
@@ -31,19 +31,19 @@ def _pool(pool: PoolPicture) -> list[str]:
     lines = [f"{_cut(pool.alias, NAME):{NAME}}{FIGURES.format(*HEADINGS)}"]
     rate = pool.history[-1].checkouts if pool.history else None
     if len(pool.members) != 1:
-        lines.append(_row("  together", pool.total, pool.free, rate))
+        lines.append(_row("  total", pool.total, pool.free, rate))
     for member in pool.members:
         name = f"  {member.pid} {member.program}"
         lines.append(_row(name, member.stats, member.stats.free, member.checkouts))
     lines += [
-        f"  last minute: waited {_times(pool.waits.p50, pool.waits.p95)}",
-        f"               held   {_times(pool.helds.p50, pool.helds.p95)}",
+        f"  last minute:  wait {_times(pool.waits.p50, pool.waits.p95)}",
+        f"                hold {_times(pool.helds.p50, pool.helds.p95)}",
     ]
-    for number, holding in enumerate(pool.holders[:SHOWN]):
-        label = "held longest:" if number == 0 else ""
+    for number, holding in enumerate(pool.holders[:MAX_SHOWN]):
+        label = "longest held:" if number == 0 else ""
         lines.append(f"  {label:13} {humanize.duration(holding.seconds):>6}  {holding.pid}  {holding.who}")
-    for number, trouble in enumerate(pool.troubles[:SHOWN]):
-        label = "trouble:" if number == 0 else ""
+    for number, trouble in enumerate(pool.troubles[:MAX_SHOWN]):
+        label = "problems:" if number == 0 else ""
         times = f" ({trouble.times} times)" if trouble.times > 1 else ""
         lines.append(f"  {label:13} {humanize.age(trouble.ago)} ago{times}  {trouble.pid}  {trouble.text}")
     return lines
@@ -66,10 +66,10 @@ def _row(name: str, stats: PoolStats, free: int | None, rate: float | None) -> s
 def _times(p50: float | None, p95: float | None) -> str:
     if p50 is None:
         return "-"
-    return f"{humanize.duration(p50)} by half, {humanize.duration(p95)} by 95 % at most"
+    return f"p50 {humanize.duration(p50)}, p95 {humanize.duration(p95)}"
 
 
-def _cut(text: str, most: int) -> str:
-    # What came from files was escaped by whoever wrote them. A terminal does what it is told, so once more.
-    text = printable(text)
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _cut(text: str, max_length: int) -> str:
+    # Text from files was escaped by the process that wrote it. Once more, since a terminal obeys escapes.
+    text = escape_unprintable(text)
+    return text if len(text) <= max_length else text[: max_length - 3] + "..."

@@ -1,85 +1,73 @@
-"""Starts what tells monitoring systems about the pools, where their libraries are installed.
+"""Starts the exporters that ``settings.DB_POOL_METRICS`` lists; by default none.
 
-Nothing here, and nothing that the pools import, imports prometheus_client or opentelemetry before that.
-``settings.DB_POOL_METRICS = False`` switches both off.
+Nothing imports their libraries before that.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from importlib.util import find_spec
-from typing import Protocol
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core.checks import CheckMessage, Error, register
 
-from django_db_pooling.process.duties import duties
+from django_db_pooling import checks
+from django_db_pooling.conf import Problem
+from django_db_pooling.log import redact
 
-# Who has a meter provider has imported this, or named one in the variable.
-OPENTELEMETRY = "opentelemetry.metrics"
-PROVIDER_VARIABLE = "OTEL_PYTHON_METER_PROVIDER"
-
-
-class Exporter(Protocol):
-    """Something that hands figures on.
-
-    ``tick``: called every second while there is something to look after. ``end``: when the process ends.
-    """
-
-    def tick(self) -> None: ...
-
-    def end(self) -> None: ...
-
-
-# What is called, in this process and its forks.
-exporters: list[Exporter] = []
-_is_started = False
-# OpenTelemetry's provider may be set at any time, also after the pools have begun.
-_awaits_provider = False
+ID = "django_db_pooling.E007"
+# Of each: what starts it.
+EXPORTERS = {"prometheus": "register", "opentelemetry": "start"}
 
 
 def start() -> None:
-    """Export from now on, as far as settings and libraries allow it; calling it again changes nothing.
+    """Export from now on, as soon as there are settings; calling it again changes nothing.
 
-    Where there are no settings yet it does nothing, and is called again with the first pool. Never raises: a
-    site without metrics is better than none.
+    ``patch()`` raises what is wrong with them; for those that come later the log has it.
     """
-    global _is_started, _awaits_provider
-    if not _is_started:
-        if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
-            return
-        _is_started = True
-        if not getattr(settings, "DB_POOL_METRICS", True):
-            return
-        _awaits_provider = True
-        if find_spec("prometheus_client") is not None:
-            duties.do("metrics for Prometheus", _start_prometheus)
-    if _awaits_provider and (OPENTELEMETRY in sys.modules or PROVIDER_VARIABLE in os.environ):
-        duties.do("metrics for OpenTelemetry", _start_opentelemetry)
+    found = problems()
+    checks.log_once(found)
+    if not found:
+        for name in _names():
+            getattr(_module(name), EXPORTERS[name])()
 
 
-def tick() -> None:
-    """A second has passed. Never raises."""
-    start()
-    for exporter in exporters:
-        duties.do(f"metrics of {type(exporter).__name__}", exporter.tick)
+def problems() -> list[Problem]:
+    names = _names()
+    if not isinstance(names, list | tuple) or not set(map(str, names)) <= EXPORTERS.keys():
+        return [
+            Problem(
+                ID,
+                f"DB_POOL_METRICS is {redact(repr(names))}.",
+                f"It must be a list of exporters, which are {' and '.join(map(repr, EXPORTERS))}.",
+            )
+        ]
+    found = []
+    for name in names:
+        try:
+            _module(name)
+        except ImportError as error:
+            found.append(
+                Problem(
+                    ID,
+                    f"DB_POOL_METRICS has {name!r}, whose library can't be imported: {redact(error)}.",
+                    f"Run: pip install 'django_db_pooling[{name}]'",
+                )
+            )
+    return found
 
 
-def end() -> None:
-    """The process ends. Never raises."""
-    for exporter in exporters:
-        duties.do(f"metrics of {type(exporter).__name__}", exporter.end)
+def _names() -> Any:
+    are_there = settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)
+    return getattr(settings, "DB_POOL_METRICS", []) if are_there else []
 
 
-def _start_prometheus() -> None:
-    from django_db_pooling.metrics import prometheus
-
-    prometheus.register()
+def _module(name: str) -> Any:
+    return import_module(f"django_db_pooling.metrics.{name}")
 
 
-def _start_opentelemetry() -> None:
-    global _awaits_provider
-    _awaits_provider = False
-    from django_db_pooling.metrics import opentelemetry
-
-    _awaits_provider = not opentelemetry.start()
+@register
+def check_metrics(app_configs: Iterable[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [Error(problem.message, hint=problem.hint, id=problem.id) for problem in problems()]

@@ -8,8 +8,8 @@ AT_A_TIME = 2
 # One more may start to open when all that are opening have taken this many seconds.
 STALLED = 0.5
 # Between one caller's attempts while the server is not there (seconds): they grow with the time it is away.
-LEAST_PAUSE = 0.05
-MOST_PAUSE = 0.5
+MIN_PAUSE = 0.05
+MAX_PAUSE = 0.5
 
 
 class Growth:
@@ -49,15 +49,15 @@ class Growth:
         opening = list(self._opening.values())
         if self.away:
             # One probes; and where there is something to wait for, not all the time.
-            return not opening and not (others and now - self._last_failure() < MOST_PAUSE)
+            return not opening and not (others and now - self._last_failure() < MAX_PAUSE)
         return len(opening) < AT_A_TIME or all(now - since > STALLED for since in opening)
 
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]
 
-    def seen_away(self, now: float, patience: float) -> bool:
+    def seen_away(self, now: float, max_wait: float) -> bool:
         """Whether the server was away so lately that nobody needs to wait for what the next attempt finds."""
-        return self.outage and now - self._last_failure() <= max(patience, MOST_PAUSE)
+        return self.outage and now - self._last_failure() <= max(max_wait, MAX_PAUSE)
 
     def succeeded(self) -> float | None:
         """Since when callers were failed until now; None: they weren't."""
@@ -77,17 +77,17 @@ class Growth:
     def failed(self, error: Exception, now: float) -> None:
         self.last_error = (now, error)
 
-    def found_nobody(self, began: float, now: float, patience: float) -> float | None:
+    def found_nobody(self, began: float, now: float, max_wait: float) -> float | None:
         """An attempt that began then found no server.
 
-        Seconds to wait before the next one, or None: it has been away for longer than ``patience``.
+        Seconds to wait before the next one, or None: it has been away for longer than ``max_wait``.
         """
         last = self._last_failure()
-        if self._away_since is None or (not self.outage and began - last > max(patience, MOST_PAUSE)):
+        if self._away_since is None or (not self.outage and began - last > max(max_wait, MAX_PAUSE)):
             # For the first time, or the last time is long ago.
             self._away_since = began
         away = now - self._away_since
-        if away >= patience:
+        if away >= max_wait:
             self.outage = True
             return None
-        return min(max(away, LEAST_PAUSE), MOST_PAUSE) * random.uniform(0.5, 1.0)
+        return min(max(away, MIN_PAUSE), MAX_PAUSE) * random.uniform(0.5, 1.0)

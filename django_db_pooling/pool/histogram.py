@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from dataclasses import dataclass
-from typing import ClassVar
 
 # Upper bounds in seconds; one more bucket is for what took longer.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -54,35 +52,17 @@ class Durations:
 
 
 class Histogram:
-    """Adds durations up. ``samples``: the latest durations themselves, where somebody collects them."""
+    """Adds durations up."""
 
-    __slots__ = ("buckets", "samples", "seconds")
-    # How many samples new ones keep until somebody collects them; 0: nobody does.
-    most_samples: ClassVar[int] = 0
+    __slots__ = ("buckets", "seconds")
 
     def __init__(self) -> None:
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
-        self.samples: deque[float] | None = None
-        if self.most_samples:
-            self.keep(self.most_samples)
-
-    def keep(self, most: int) -> None:
-        """Keep up to so many samples from now on, unless that is so already."""
-        if self.samples is None:
-            self.samples = deque(maxlen=most)
-
-    def collect(self) -> list[float]:
-        """Those since the last time, the oldest first."""
-        samples = self.samples
-        # Others only append meanwhile.
-        return [] if samples is None else [samples.popleft() for _ in range(len(samples))]
 
     def observe(self, seconds: float) -> None:
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
         self.seconds += seconds
-        if self.samples is not None:
-            self.samples.append(seconds)
 
     def read(self, at_once: int = 0) -> Durations:
         """What there is. ``at_once``: of others that took no time."""

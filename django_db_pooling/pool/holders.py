@@ -1,13 +1,30 @@
-"""Connections that are held suspiciously long: who has them, since which line of code."""
+"""Who holds a connection, since which line of code, and which ones are held suspiciously long."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterable
 from types import FrameType
 
-from django_db_pooling.log import label, redact
+from django_db_pooling.log import redact, safe_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.slots import Slot
+
+
+class Holder:
+    """Names the thread that holds a connection, and its request. ``owner``: what holds it there."""
+
+    __slots__ = ("ident", "owner", "request")
+
+    def __init__(self, owner: object) -> None:
+        self.ident = threading.get_ident()
+        self.owner = weakref.ref(owner)
+        self.request: str | None = None
+
+    def __str__(self) -> str:
+        name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
+        return f"{self.request or 'code outside of a request'} in thread {safe_label(name)}"
 
 
 class Holding:
@@ -33,10 +50,10 @@ class Holding:
         return getattr(self._holder, "request", None)
 
     def __str__(self) -> str:
-        return f"{self._holder}, taken at {label(self._file)}:{self._line}"
+        return f"{self._holder}, taken at {safe_label(self._file)}:{self._line}"
 
 
-def asker(holder: object) -> str:
+def request_label(holder: object) -> str:
     """The request of a holder, if it has one: str() of a holder may take a lock."""
     return redact(getattr(holder, "request", None) or "code outside of a request")
 

@@ -16,7 +16,7 @@ from django_db_pooling.log import extra, logger, redact
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
-MOST_NOTES = 1000
+MAX_NOTES = 1000
 
 
 class Event(NamedTuple):
@@ -30,9 +30,9 @@ class Event(NamedTuple):
 EVENTS = {
     "created": Event(logging.INFO, "pool created: size %(size)s, max_outstanding %(max_outstanding)s"),
     "resized": Event(logging.INFO, "limits changed: size %(size)s, max_outstanding %(max_outstanding)s"),
-    "retired": Event(logging.INFO, "settings changed: this pool ends, another one begins"),
-    "recycled": Event(logging.INFO, "recycled: every connection is replaced as it comes back"),
-    "ordered": Event(logging.INFO, "%(action)s, as ordered by %(by)s"),
+    "retired": Event(logging.INFO, "settings changed: this pool is closed, a new one replaces it"),
+    "recycled": Event(logging.INFO, "recycled: every connection is replaced when it is returned"),
+    "ordered": Event(logging.INFO, "%(action)s, requested by %(by)s"),
     "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),
     "closed": Event(logging.DEBUG, "connection %(connection)d closed after %(seconds).1f s: %(reason)s"),
     "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),
@@ -41,30 +41,32 @@ EVENTS = {
     "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),
     "connect_again": Event(logging.WARNING, "connecting works again, after %(seconds).1f s", True),
     "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
-    "dead": Event(logging.INFO, "connection found dead", True),
-    "lost": Event(logging.WARNING, "connection lost in a statement of %(request)s: %(error)s", True),
+    "dead": Event(logging.INFO, "idle connection found broken", True),
+    "lost": Event(logging.WARNING, "connection lost during a statement of %(request)s: %(error)s", True),
     "rolled_back": Event(logging.WARNING, "transaction left open was rolled back: %(request)s", True),
-    "rollback_failed": Event(logging.WARNING, "a transaction can't be rolled back: %(error)s", True),
+    "rollback_failed": Event(logging.WARNING, "rolling back a transaction failed: %(error)s", True),
     "atomic_left_open": Event(
-        logging.WARNING, "rolling back an atomic block that was never left: %(request)s", True
+        logging.WARNING, "request ended inside atomic(), rolling back: %(request)s", True
     ),
     "session_ended": Event(
         logging.WARNING,
-        "the session that %(holder)s had changed was ended: others needed its connection, or it had rested "
-        "for long; pooling.scope('request') around the work keeps it",
+        "a session changed by %(holder)s was ended: its connection was needed elsewhere, or not used for "
+        "long; to keep it, wrap the work in pooling.scope('request')",
         True,
     ),
-    "reset_failed": Event(logging.WARNING, "a session can't be made as new: %(error)s", True),
-    "reclaimed": Event(logging.WARNING, "connection reclaimed, its holder is gone: %(request)s", True),
-    "held": Event(logging.WARNING, "held for %(seconds).1f s by %(holder)s"),
-    "came_back": Event(logging.WARNING, "came back after %(seconds).1f s from %(holder)s"),
+    "reset_failed": Event(logging.WARNING, "resetting a session failed: %(error)s", True),
+    "reclaimed": Event(
+        logging.WARNING, "connection reclaimed, its holder ended without returning it: %(request)s", True
+    ),
+    "held": Event(logging.WARNING, "connection held for %(seconds).1f s by %(holder)s"),
+    "came_back": Event(logging.WARNING, "connection returned after %(seconds).1f s by %(holder)s"),
 }
 
 # What is told outside of a pool's journal.
 OTHERS = {
     "check": "a finding of the system checks",
-    "housekeeping": "the housekeeper can't start, or has failed",
-    "status": "the directory that processes share can't be used, or can again; a file in it can't be",
+    "housekeeping": "a housekeeping task failed or works again; the housekeeper can't start",
+    "status": "the status directory can't be used, or can be used again; a file in it is ignored",
 }
 
 
@@ -90,7 +92,7 @@ class Journal:
 
     def __init__(self, alias: str) -> None:
         self._alias = redact(alias)
-        self._notes: deque[_Note] = deque(maxlen=MOST_NOTES)
+        self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
         self._storms: dict[str, _Storm] = {}
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)

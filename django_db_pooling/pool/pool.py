@@ -23,49 +23,50 @@ from django_db_pooling.log import redact
 from django_db_pooling.pool.coalesce import Coalesced
 from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.histogram import BOUNDS
-from django_db_pooling.pool.holders import Leaks, asker
+from django_db_pooling.pool.holders import Leaks, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.queue import Bell, Waiter
+from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.slots import Rest, Slot
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats, Trouble
 from django_db_pooling.process import fork
+from django_db_pooling.process.wakeup import Wakeup
 
 # Waiters look for themselves this often (seconds): at openings that stall, and as a net.
-LOOK_AROUND = 0.5
+RECHECK_INTERVAL = 0.5
 # While another native thread is just handing out: seconds between looks.
-GLIMPSE = 0.001
+SPIN_INTERVAL = 0.001
 # Idle connections over `size` stay this many seconds.
 EXCESS_STAYS = 10.0
 # A server may count a connection until it has read its end: seconds to wait for it at the cap.
-LINGER = 0.05
+CLOSE_WAIT = 0.05
 # A changed session outside of units of work stays its user's: for so many seconds although others wait, and
 # for so many at most.
-REST, LONGEST_REST = 1.0, 10.0
+MIN_REST, MAX_REST = 1.0, 10.0
 # A slot's finalizer has run so many seconds after its last reference has gone, or never will.
 FINALIZED = 2.0
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1
-MOST_TROUBLES = 20
+MAX_TROUBLES = 20
 
 
 class Driver(Protocol):
     """What a pool needs to know about its connections. Only ``close`` may do I/O.
 
-    ``bell``: what a caller of this thread or greenlet sleeps on.
+    ``wakeup``: what a caller of this thread or greenlet sleeps on.
     ``alive``: True, False, or None where only a question to the server could tell.
-    ``close``: waits up to ``linger`` seconds for the server to have closed, too.
+    ``close``: waits up to ``close_wait`` seconds for the server to have closed, too.
     """
 
-    def home(self) -> object: ...
+    def affinity(self) -> object: ...
 
-    def bell(self) -> Bell: ...
+    def wakeup(self) -> Wakeup: ...
 
     def alive(self, connection: Any) -> bool | None: ...
 
     def drop(self, connection: Any) -> None: ...
 
-    def close(self, connection: Any, linger: float) -> None: ...
+    def close(self, connection: Any, close_wait: float) -> None: ...
 
 
 class CheckoutTimeout(Exception):
@@ -111,12 +112,12 @@ class Pool:
         # First come, first served. Membership is the claim: whoever removes a waiter must serve it.
         self._waiters: deque[Waiter] = deque()
         self._match = Coalesced(self._serve_waiters)
-        self._death_seen_at = -math.inf
+        self._suspect_before = -math.inf
         self.journal = Journal(name)
         self.leaks = Leaks(self.journal)
         self.counts = Counts()
         # The latest things that went wrong.
-        self.troubles: deque[Trouble] = deque(maxlen=MOST_TROUBLES)
+        self.troubles: deque[Trouble] = deque(maxlen=MAX_TROUBLES)
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -125,38 +126,38 @@ class Pool:
         deadline: float | None = None,
         holder: object = None,
         began: float | None = None,
-        home: object = None,
-        noted: bool = True,
+        affinity: object = None,
+        counted: bool = True,
     ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already
-        never waits. ``began``: since when the caller has been at it, if not from now. ``home``: what
-        it needs instead of a connection of the driver's home at this moment. ``noted``: whether a
+        never waits. ``began``: since when the caller has been at it, if not from now. ``affinity``: what
+        it needs instead of a connection of the driver's affinity at this moment. ``counted``: whether a
         timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
         """
-        if home is None:
-            home = self.driver.home()
-        slot = None if self._waiters else self._pop(home)
+        if affinity is None:
+            affinity = self.driver.affinity()
+        slot = None if self._waiters else self._pop(affinity)
         if slot is not None and not self._fit(slot):
             self.close(slot)
             slot = None
         if slot is None:
-            slot = self._queue(home, deadline, began, noted)
+            slot = self._queue(affinity, deadline, began, counted)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1
         return slot
 
-    def _pop(self, home: object) -> Slot | None:
+    def _pop(self, affinity: object) -> Slot | None:
         try:
             # Looked at before it is popped: meanwhile it would be hidden from those whom it fits.
-            if self._idle[-1].home is not home:
+            if self._idle[-1].affinity is not affinity:
                 return None
             slot = self._idle.pop()
         except IndexError:
             return None
-        if slot.home is home:
+        if slot.affinity is affinity:
             return slot
         # Another one, put there this instant.
         self._put_back(slot)
@@ -170,11 +171,11 @@ class Pool:
             alive = self.driver.alive(slot.connection)
             if alive is False:
                 self.counts.broken += 1
-                slot.unusable = True
-                self.found_dead()
+                slot.broken = True
+                self.found_broken()
                 return False
             if alive is None:
-                self.doubt(slot)
+                self.suspect(slot)
             return True
         except BaseException:
             # The frames that the error refers to have the slot: it would last as long as the error.
@@ -184,18 +185,18 @@ class Pool:
     def _is_stale(self, slot: Slot) -> bool:
         return slot.generation != self._generation or time.monotonic() >= slot.expires_at
 
-    def _queue(self, home: object, deadline: float | None, began: float | None, noted: bool) -> Slot:
+    def _queue(self, affinity: object, deadline: float | None, began: float | None, counted: bool) -> Slot:
         started = time.monotonic()
         if began is None:
             began = started
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(next(self._numbers), home, impatient, self.driver.bell())
+        waiter = Waiter(next(self._numbers), affinity, impatient, self.driver.wakeup())
         try:
             self._waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has looked for it.
             if impatient or self._idle or self._head() is waiter or self.growth.outage:
                 self._match()
-            slot = self._wait_in_queue(waiter, deadline, started, began, noted)
+            slot = self._wait_in_queue(waiter, deadline, started, began, counted)
             self.counts.queued += 1
             return slot
         except BaseException:
@@ -208,25 +209,25 @@ class Pool:
                 self.counts.longest_wait_seconds = waited
 
     def _wait_in_queue(
-        self, waiter: Waiter, deadline: float | None, started: float, began: float, noted: bool
+        self, waiter: Waiter, deadline: float | None, started: float, began: float, counted: bool
     ) -> Slot:
         """What comes for a waiter that stands in the queue. Raises CheckoutTimeout and ServerAway."""
         most = self.limits.max_waiting
         admitted = most is None
         while True:
-            while not waiter.wait(self._patience(deadline if admitted else started)):
+            while not waiter.wait(self._sleep_limit(deadline if admitted else started)):
                 now = time.monotonic()
                 if self._match.running:
                     # Another native thread is handing out this instant, maybe to us.
                     pass
                 elif not admitted:
                     if most is not None and len(self._waiters) > most:
-                        why = f"MAX_WAITING ({most}) callers wait already"
-                        raise self.refusal(0.0, why, noted)
+                        why = f"MAX_WAITING ({most}) callers are already waiting"
+                        raise self.refusal(0.0, why, counted)
                     admitted = True
                 elif deadline is not None and now >= deadline:
                     waited = now - began if began < deadline else 0.0
-                    raise self.refusal(waited, f"waited {waited:.1f} s", noted)
+                    raise self.refusal(waited, f"waited {waited:.1f} s", counted)
                 self._match()
             slot = waiter.take()
             if slot.connection is None or self._fit(slot):
@@ -235,13 +236,13 @@ class Pool:
             self._return_to_queue(waiter)
             self.close(slot)
 
-    def _patience(self, deadline: float | None) -> float:
+    def _sleep_limit(self, deadline: float | None) -> float:
         if deadline is None:
-            return LOOK_AROUND
+            return RECHECK_INTERVAL
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            return GLIMPSE if self._match.running else 0.0
-        return min(remaining, LOOK_AROUND)
+            return SPIN_INTERVAL if self._match.running else 0.0
+        return min(remaining, RECHECK_INTERVAL)
 
     def _return_to_queue(self, waiter: Waiter) -> None:
         """To its old place: others whose connections were dead, too, may be back before it."""
@@ -298,7 +299,7 @@ class Pool:
             return
         at, error = self.growth.last_error
         for waiter in list(self._waiters):
-            if self._others_may_come_back(waiter.home):
+            if self._others_may_come_back(waiter.affinity):
                 continue
             try:
                 self._waiters.remove(waiter)
@@ -306,11 +307,13 @@ class Pool:
                 # Another native thread has thought of it.
                 continue
             ago = time.monotonic() - at
-            waiter.turn_away(ServerAway(f"pool {self.name!r}: {ago:.1f} s ago, not tried again", error))
+            waiter.turn_away(
+                ServerAway(f"pool {self.name!r}: connecting failed {ago:.1f} s ago, not tried again", error)
+            )
 
-    def _others_may_come_back(self, home: object) -> bool:
+    def _others_may_come_back(self, affinity: object) -> bool:
         return any(
-            slot.home is home and slot.connection is not None and not self.doubts(slot)
+            slot.affinity is affinity and slot.connection is not None and not self.is_suspect(slot)
             for slot in self._living()
         )
 
@@ -319,21 +322,21 @@ class Pool:
         head = self._head()
         if head is None:
             return None
-        slot = self._idle_at(head.home) or self._bare_slot(head) or self._rested_at(head.home)
+        slot = self._idle_at(head.affinity) or self._bare_slot(head) or self._rested_at(head.affinity)
         if slot is not None:
             return head, slot
-        homes = [slot.home for slot in list(self._idle)] + [rest.home for rest in list(self._resting)]
-        if any(home is not head.home for home in homes):
+        unused: list[Slot | Rest] = [*list(self._idle), *list(self._resting)]
+        if any(each.affinity is not head.affinity for each in unused):
             # Of other hubs, and the head must not open in their place yet.
             for waiter in list(self._waiters):
-                slot = self._idle_at(waiter.home) or self._rested_at(waiter.home)
+                slot = self._idle_at(waiter.affinity) or self._rested_at(waiter.affinity)
                 if slot is not None:
                     return waiter, slot
         return None
 
-    def _idle_at(self, home: object) -> Slot | None:
+    def _idle_at(self, affinity: object) -> Slot | None:
         for slot in reversed(list(self._idle)):
-            if slot.home is home and self._claim_idle(slot):
+            if slot.affinity is affinity and self._claim_idle(slot):
                 return slot
         return None
 
@@ -344,10 +347,10 @@ class Pool:
             return False
         return True
 
-    def _rested_at(self, home: object) -> Slot | None:
+    def _rested_at(self, affinity: object) -> Slot | None:
         now = time.monotonic()
         for rest in list(self._resting):
-            if rest.home is home and now - rest.since >= REST:
+            if rest.affinity is affinity and now - rest.since >= MIN_REST:
                 slot = self.resume(rest)
                 if slot is not None:
                     self._count_held(slot, now)
@@ -355,29 +358,29 @@ class Pool:
         return None
 
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
-        if not waiter.impatient and not self._may_open(waiter.home):
+        if not waiter.impatient and not self._may_open(waiter.affinity):
             return None
-        slot = self._new_slot(waiter.home)
+        slot = self._new_slot(waiter.affinity)
         if slot is None:
             # A connection of another hub is of no use to this waiter, but its place is.
             for foreign in list(self._idle):
-                if foreign.home is not waiter.home and self._claim_idle(foreign):
+                if foreign.affinity is not waiter.affinity and self._claim_idle(foreign):
                     self.discard(foreign, Closed.SURPLUS)
-                    return self._new_slot(waiter.home)
+                    return self._new_slot(waiter.affinity)
         return slot
 
-    def _may_open(self, home: object) -> bool:
-        others = self.growth.away and self._others_may_come_back(home)
+    def _may_open(self, affinity: object) -> bool:
+        others = self.growth.away and self._others_may_come_back(affinity)
         return self.growth.may_begin(time.monotonic(), others)
 
     def _has_room(self) -> bool:
         most = self.limits.max_outstanding
         return most is None or len(self._slots) < most
 
-    def _new_slot(self, home: object) -> Slot | None:
+    def _new_slot(self, affinity: object) -> Slot | None:
         if not self._has_room():
             return None
-        slot = Slot(self, next(self._numbers), self._generation, home)
+        slot = Slot(self, next(self._numbers), self._generation, affinity)
         self._slots[slot.number] = weakref.ref(slot)
         self.growth.begin(slot.number, time.monotonic())
         if self._over_cap():
@@ -395,7 +398,7 @@ class Pool:
 
     def opened(self, slot: Slot) -> None:
         """The taker of a bare slot has put a usable connection into it."""
-        slot.opened_at = slot.proved_at = time.monotonic()
+        slot.opened_at = slot.validated_at = time.monotonic()
         age = self.limits.max_age
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
@@ -424,18 +427,18 @@ class Pool:
         Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
         since others have connections that may come back; None: give up with this error.
         """
-        patience, now = self.limits.connect_retry, time.monotonic()
-        if patience <= 0:
+        max_wait, now = self.limits.connect_retry, time.monotonic()
+        if max_wait <= 0:
             return None
-        pause = self.growth.found_nobody(began, now, patience)
+        pause = self.growth.found_nobody(began, now, max_wait)
         self.growth.failed(error, now)
         if deadline is not None and now + (pause or 0.0) >= deadline:
             return None
-        return 0.0 if self._others_may_come_back(self.driver.home()) else pause
+        return 0.0 if self._others_may_come_back(self.driver.affinity()) else pause
 
     # -- giving back ------------------------------------------------------------------------
 
-    def keeps(self, slot: Slot) -> bool:
+    def wants(self, slot: Slot) -> bool:
         """Whether this connection has a future here; without one it should be closed."""
         most = self.limits.max_outstanding
         return not (self.closing or self._is_stale(slot)) and (most is None or len(self._slots) <= most)
@@ -459,8 +462,6 @@ class Pool:
             helds = self.counts.helds
             helds.buckets[bisect_left(BOUNDS, held)] += 1
             helds.seconds += held
-            if helds.samples is not None:
-                helds.samples.append(held)
             if slot.overdue is not None:
                 self.leaks.came_back(slot, held)
         slot.taken_at = 0.0
@@ -502,7 +503,7 @@ class Pool:
         at_cap = most is not None and len(self._slots) >= most
         try:
             if slot.connection is not None and not self._is_inherited(slot):
-                self.driver.close(slot.connection, LINGER if at_cap else 0.0)
+                self.driver.close(slot.connection, CLOSE_WAIT if at_cap else 0.0)
         except Exception as error:
             self.journal.note("close_failed", error=redact(error))
         finally:
@@ -542,12 +543,12 @@ class Pool:
         if fork.is_own(self._process):
             return False
         if slot.connection is not None:
-            fork.keep(slot.connection)
+            fork.never_free(slot.connection)
         return True
 
     def _why(self, slot: Slot) -> Closed:
         """Why a connection is not kept."""
-        if slot.unusable:
+        if slot.broken:
             return Closed.BROKEN
         if self.closing or slot.generation != self._generation:
             return Closed.RECYCLED
@@ -564,30 +565,30 @@ class Pool:
         self.counts.reclaimed += 1
         holder = slot.holder
         self.discard(slot, Closed.UNCLEAN)
-        self.journal.note("reclaimed", request=asker(holder))
+        self.journal.note("reclaimed", request=request_label(holder))
 
     # -- doubt -----------------------------------------------------------------------------
 
-    def death_seen(self) -> None:
+    def suspect_all(self) -> None:
         """A connection was closed by the server: all that were opened before now are suspect."""
-        self._death_seen_at = time.monotonic()
+        self._suspect_before = time.monotonic()
 
-    def found_dead(self) -> None:
+    def found_broken(self) -> None:
         """So was one that nobody was using."""
-        self.death_seen()
+        self.suspect_all()
         self.journal.note("dead")
 
-    def doubts(self, slot: Slot) -> bool:
+    def is_suspect(self, slot: Slot) -> bool:
         """Whether a connection died since this one was last known to be good, or it looks odd."""
-        return slot.proved_at <= self._death_seen_at
+        return slot.validated_at <= self._suspect_before
 
-    def doubt(self, slot: Slot) -> None:
+    def suspect(self, slot: Slot) -> None:
         """Something odd has happened with this connection: its next taker asks the server."""
-        slot.proved_at = -math.inf
+        slot.validated_at = -math.inf
 
-    def proved(self, slot: Slot) -> None:
+    def validated(self, slot: Slot) -> None:
         """The taker has asked the server, and it answered."""
-        slot.proved_at = time.monotonic()
+        slot.validated_at = time.monotonic()
 
     # -- changing and looking after -----------------------------------------------------------
 
@@ -622,15 +623,15 @@ class Pool:
 
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
-        home = self.driver.home()
+        affinity = self.driver.affinity()
         for rest in list(self._resting):
             self._end_rest(rest)
         for slot in list(self._idle):
-            if slot.home is home and self._claim_idle(slot):
+            if slot.affinity is affinity and self._claim_idle(slot):
                 self.close(slot, Closed.RECYCLED)
 
     def _dismiss(self, slot: Slot, reason: Closed | None) -> None:
-        if slot.home is self.driver.home():
+        if slot.affinity is self.driver.affinity():
             self.close(slot, reason)
         else:
             self.discard(slot, reason)
@@ -666,7 +667,7 @@ class Pool:
         """Close what has been idle for too long, is too old, dead, or more than wanted at rest."""
         now = time.monotonic()
         for rest in list(self._resting):
-            if self.closing or now - rest.since >= LONGEST_REST:
+            if self.closing or now - rest.since >= MAX_REST:
                 self._end_rest(rest)
         for slot in list(self._idle):
             reason = self._not_wanted(slot, now - slot.returned_at)
@@ -698,10 +699,10 @@ class Pool:
 
     def reserve_minimum(self) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
-        home = self.driver.home()
-        if self.closing or len(self._slots) >= self.limits.min_size or not self._may_open(home):
+        affinity = self.driver.affinity()
+        if self.closing or len(self._slots) >= self.limits.min_size or not self._may_open(affinity):
             return None
-        slot = self._new_slot(home)
+        slot = self._new_slot(affinity)
         if slot is None:
             # A matcher in another thread may have found no room because of this attempt.
             self._match()
@@ -758,8 +759,8 @@ class Pool:
         if is_news:
             self.journal.note(kind, error=text, **fields)
 
-    def refusal(self, waited: float, why: str, noted: bool = True) -> CheckoutTimeout:
-        """The error for a caller that gets no connection, counted and told of if it is ``noted``."""
+    def refusal(self, waited: float, why: str, counted: bool = True) -> CheckoutTimeout:
+        """The error for a caller that gets no connection, counted and told of if it is ``counted``."""
         now = time.monotonic()
         stats = self.snapshot()
         message = (
@@ -774,7 +775,7 @@ class Pool:
             at, error = self.growth.last_error
             message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
         refusal = CheckoutTimeout(message, waited)
-        if noted:
+        if counted:
             self.counts.timeouts += 1
             self.note("timeout", refusal, seconds=waited, **stats.moment())
         return refusal

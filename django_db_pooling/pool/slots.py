@@ -16,12 +16,12 @@ class Rest:
     slot; who comes later finds none, also where the same slot rests again, for somebody else.
     """
 
-    __slots__ = ("home", "pool", "since", "slot")
+    __slots__ = ("affinity", "pool", "since", "slot")
 
     def __init__(self, slot: Slot, since: float) -> None:
         # None once it is over: a user that doesn't come back must not keep the slot alive.
         self.slot: Slot | None = slot
-        self.home, self.pool = slot.home, slot.pool
+        self.affinity, self.pool = slot.affinity, slot.pool
         self.since = since
 
 
@@ -42,24 +42,24 @@ class Slot:
         "expires_at",
         "generation",
         "holder",
-        "home",
+        "affinity",
         "locks",
         "number",
         "opened_at",
         "overdue",
         "pool",
-        "proved_at",
+        "validated_at",
         "returned_at",
         "taken_at",
-        "unsettled",
-        "unusable",
+        "maybe_in_transaction",
+        "broken",
     )
 
-    def __init__(self, pool: Pool, number: int, generation: int, home: object) -> None:
+    def __init__(self, pool: Pool, number: int, generation: int, affinity: object) -> None:
         self.number = number
         self.generation = generation
         # Where the connection can be used: gevent's hub of the native thread that opens it.
-        self.home = home
+        self.affinity = affinity
         # None until the holder has opened one, and after it is closed.
         self.connection: Any = None
         # What is opening one in another thread. Until that ends the slot can't be free.
@@ -67,7 +67,7 @@ class Slot:
         # Seconds of time.monotonic(), as all times here.
         self.opened_at = 0.0
         self.expires_at = 0.0
-        self.proved_at = 0.0
+        self.validated_at = 0.0
         self.returned_at = 0.0
         self.taken_at = 0.0
         # Its session was changed: it is made as new before somebody else has it.
@@ -77,9 +77,9 @@ class Slot:
         # How many locks its session holds, as far as the texts of its statements tell.
         self.locks = 0
         # A transaction may be open in it: its next taker rolls back.
-        self.unsettled = False
+        self.maybe_in_transaction = False
         # Its user has seen that the server doesn't answer.
-        self.unusable = False
+        self.broken = False
         # Whatever str() says who has it.
         self.holder: object = None
         # That, once it was told that it is held for too long.

@@ -41,8 +41,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.checkouts = 0
-        # Of these, those that had to queue.
-        self.queued = 0
+        # Of these, those that had to queue, and how many were read as those that didn't.
+        self.queued = self.at_once = 0
         self.opened = 0
         self.timeouts = 0
         self.resets = 0
@@ -56,17 +56,14 @@ class Counts:
         self.helds = Histogram()
         self.connects = Histogram()
 
-    @property
-    def at_once(self) -> int:
-        """How many checkouts didn't have to queue."""
-        # One that is about to be counted has queued already.
-        return max(0, self.checkouts - self.queued)
-
     def read(self) -> dict[str, Any]:
         """The fields of PoolStats."""
         told = dict(vars(self))
-        del told["queued"]
+        del told["queued"], told["at_once"]
         closed = dict(told["closed"])
+        # Who queued is counted as such a moment before the checkout is. What was read never goes back: rate()
+        # would take that for a restart.
+        self.at_once = max(self.at_once, self.checkouts - self.queued)
         waits = self.waits.read(at_once=self.at_once)
         helds, connects = self.helds.read(), self.connects.read()
         return told | {
@@ -84,12 +81,12 @@ class Counts:
 class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.
 
-    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment, everything from
-    ``checkouts`` on only grows. ``broken``: connections found dead or given up after an
-    interrupted statement. ``held_seconds``: connections checked out;
+    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment; everything from
+    ``checkouts`` on only grows. ``broken``: connections closed by the server or
+    interrupted in a statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
-    ``resets``: sessions made as new. ``pins``: connections kept to the end of
-    a request or scope on purpose. ``reclaimed``: checkouts that their holder dropped without giving back.
+    ``resets``: sessions that were reset. ``pins``: connections pinned to the end of
+    a request or scope. ``reclaimed``: connections whose holder ended without returning them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 # For talking to the server (seconds), also where the time is nearly over: granted once.
-LEAST = 1.0
+MIN_SECONDS = 1.0
 # Nothing can be waited for in no time.
 SHORTEST = 0.01
 
@@ -29,7 +29,7 @@ class Deadline:
             return None
         now = time.monotonic()
         if self._talking_until is None:
-            self._talking_until = max(self.until, now + LEAST)
+            self._talking_until = max(self.until, now + MIN_SECONDS)
         return max(self._talking_until - now, SHORTEST)
 
     @property

@@ -1,15 +1,15 @@
-"""Forks: noticing one, also one that Python isn't told of, and what a child has from its parent.
+"""Forks: noticing one, also one that Python's hooks don't see, and giving up what is the parent's.
 
 ``os.fork()`` calls hooks; a server written in C may fork without them, as uWSGI does for its workers. So
-whoever is about to use something of this process's asks first::
+every function that is about to use something of this process's asks first::
 
     if not fork.noticed[0]:
         fork.notice()
 
-A child must neither use nor destroy its parent's connections. A destructor could say goodbye on a socket that
-is the parent's (mysqlclient's does), or roll the parent's transaction back in its file (sqlite3's does). So
-these objects are kept for good: not even the end of the child's interpreter, which clears its modules,
-destroys them.
+A child must neither use nor destroy its parent's connections. A destructor could send COM_QUIT on a
+socket that is the parent's (mysqlclient's does), or roll the parent's transaction back in its file
+(sqlite3's does). So these objects are never freed: not even the end of the child's interpreter, which clears
+its modules, destroys them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _wiped_in_children() -> mmap.mmap | _Pid:
         page.madvise(-1)
     except OSError:
         return page
-    # An emulator that says yes to everything.
+    # It accepts anything: an emulator, which may not do it.
     return _Pid()
 
 
@@ -69,19 +69,19 @@ _functions: list[Callable[[], None]] = []
 _immortal: list[Any] = []
 # By process: a lock that was taken in the parent would never be released.
 _locks: dict[int, Any] = {}
-# The process in which somebody is at it.
+# The process in which notice() is running.
 _noticing_in: int | None = None
 
 
 def in_child(function: Callable[[], None]) -> None:
-    """Call this in each forked child before anything of the parent's is used there. It may be called again
-    where something has interrupted it. No I/O but on files, no switch of greenlets.
+    """Call this in each forked child before anything of the parent's is used there; again, where it was
+    interrupted. No I/O but on files, no switch of greenlets.
     """
     _functions.append(function)
 
 
 def notice() -> None:
-    """In a forked child: give up what is the parent's. When it returns that is done, by whichever thread."""
+    """In a forked child: give up what is the parent's. That is done when it returns, by whichever thread."""
     lock = _locks.setdefault(os.getpid(), green.original("_thread", "RLock")())
     with lock:
         _notice()
@@ -90,7 +90,7 @@ def notice() -> None:
 def _notice() -> None:
     global process, _noticing_in
     if noticed[0] or _noticing_in == os.getpid():
-        # Another thread was faster, or one of the functions asks for what it is to give up.
+        # Another thread was faster, or one of the functions uses what it is about to give up.
         return
     _noticing_in = os.getpid()
     try:
@@ -110,24 +110,24 @@ os.register_at_fork(after_in_child=notice)
 
 
 def is_own(owner: object) -> bool:
-    """Whether this is the process that ``process`` stood for then. For finalizers: they strike anywhere, also
-    in a child that hasn't noticed yet.
+    """Whether this is the process that ``process`` stood for then. For finalizers, which run
+    anywhere, also in a child that hasn't noticed yet.
     """
     return bool(noticed[0]) and owner is process
 
 
 def forks_silently() -> bool:
-    """Whether this process forks without telling Python, at any moment: uWSGI's master does.
+    """Whether this process may fork at any moment, past Python's hooks: uWSGI's master does.
 
-    A thread that is running just then leaves the child locks that nobody releases, the interpreter's own
-    first. So such a process must have none.
+    A thread that is running just then leaves the child locks that are never released, the interpreter's
+    own first. So such a process must have no threads.
     """
     masterpid = getattr(sys.modules.get("uwsgi"), "masterpid", None)
     return callable(masterpid) and masterpid() == os.getpid()
 
 
 def cut_off(descriptors: Iterable[int | None]) -> None:
-    """Put /dev/null where these sockets are: whoever writes to one by mistake disturbs nobody."""
+    """Put /dev/null where these sockets are: writing to one by mistake does no harm."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in descriptors:
         if descriptor is not None:
@@ -135,9 +135,9 @@ def cut_off(descriptors: Iterable[int | None]) -> None:
     os.close(null)
 
 
-def keep(thing: Any) -> None:
-    """Never let this object's destructor run."""
+def never_free(thing: Any) -> None:
+    """Never let the destructor of this object run, not even at the end of the interpreter."""
     _immortal.append(thing)
     if pythonapi is not None:
-        # One reference more than anybody will give up.
+        # One reference more than will ever be given up.
         pythonapi.Py_IncRef(py_object(thing))

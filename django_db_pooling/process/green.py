@@ -13,7 +13,7 @@ _patched: set[str] = set()
 
 
 def patched(module: str) -> bool:
-    """Whether gevent's monkey patching has replaced this standard module: for good, once it has."""
+    """Whether gevent's monkey patching has replaced this standard module: once it has, for good."""
     if module not in _patched:
         is_patched = _of_gevents_monkey("is_module_patched")
         if is_patched is None or not is_patched(module):
@@ -64,47 +64,3 @@ def cooperative_wait(fd: int, seconds: float) -> None:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)
-
-
-class HubBell:
-    """Wakes one greenlet, from its own native thread or another one.
-
-    gevent's locks do that too, at three times the price, and before gevent 26.8 a release in
-    another native thread may go unnoticed.
-    """
-
-    __slots__ = ("_hub", "_rung", "_sleeper")
-
-    def __init__(self) -> None:
-        self._hub = hub_of_this_thread()
-        self._rung = False
-        self._sleeper: Any = None
-
-    def ring(self) -> None:
-        self._rung = True
-        sleeper = self._sleeper
-        if sleeper is not None:
-            loop = self._hub.loop
-            if self._hub.thread_ident == original("_thread", "get_ident")():
-                loop.run_callback(sleeper.switch, None)
-            elif loop is not None:
-                # None: its thread has ended.
-                loop.run_callback_threadsafe(sleeper.switch, None)
-
-    def wait(self, seconds: float) -> bool:
-        if seconds > 0 and not self._rung:
-            sleeper = self._sleeper = sys.modules["gevent.hub"].Waiter(self._hub)
-            timer = self._hub.loop.timer(seconds)
-            try:
-                # Somebody in another native thread may have rung before there was a sleeper.
-                if not self._rung:
-                    timer.start(sleeper.switch, None)
-                    sleeper.get()
-            finally:
-                self._sleeper = None
-                timer.stop()
-                timer.close()
-        if not self._rung:
-            return False
-        self._rung = False
-        return True

@@ -1,4 +1,4 @@
-"""The thread that looks after pools while nobody asks for a connection."""
+"""The thread in which everything runs that has to be done each second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from django_db_pooling.log import extra, logger, redact
 from django_db_pooling.process import fork, green
-from django_db_pooling.process.duties import Duties
+from django_db_pooling.process.tasks import Tasks
 
 TICK = 1.0  # seconds
 
@@ -17,10 +17,10 @@ class Housekeeper:
     """Calls ``work`` every second until it returns False: there is nothing to look after.
 
     A plain daemon thread, so a greenlet where gevent has patched threading. When that happens later, the
-    native thread rests and a greenlet takes its place: what is opened in a native thread is of no use to
-    the others. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed. In
-    uWSGI's master it does nothing: that must have no threads, and once its workers are there it uses no
-    connection.
+    native thread sleeps for good and a greenlet takes its place: a connection that is opened in a native
+    thread can't be used in the others. ``ensure_running`` costs little while it runs. After a fork a new
+    Housekeeper is needed. In uWSGI's master it does nothing: that must have no threads, and once its workers
+    are there it uses no connection.
     """
 
     def __init__(self, work: Callable[[], bool]) -> None:
@@ -29,7 +29,7 @@ class Housekeeper:
         # Whether what runs, or ran last, is a greenlet.
         self._is_greenlet = False
         self._process = fork.process
-        self._duties = Duties()
+        self._tasks = Tasks()
 
     def ensure_running(self) -> None:
         is_greenlet = green.patched("threading")
@@ -41,10 +41,12 @@ class Housekeeper:
                 target=self._run, args=(is_greenlet,), name="django_db_pooling housekeeper", daemon=True
             ).start()
         except RuntimeError as error:
-            # No more threads, or the interpreter is ending. Nobody's query depends on housekeeping.
+            # No more threads, or the interpreter is ending. No query depends on housekeeping.
             self._running = False
-            told = redact(error)
-            logger.error("The housekeeper can't start: %s", told, extra=extra("housekeeping", error=told))
+            redacted = redact(error)
+            logger.error(
+                "The housekeeper can't start: %s", redacted, extra=extra("housekeeping", error=redacted)
+            )
         except BaseException:
             self._running = False
             raise
@@ -61,26 +63,26 @@ class Housekeeper:
         while True:
             time.sleep(TICK)
             if not fork.is_own(self._process):
-                # gevent's greenlets live on in a forked child, where threading has forgotten them and
+                # In a forked child gevent's greenlets live on, but threading doesn't know them any more and
                 # would raise at their end.
                 threading.Event().wait()
             if green.patched("threading") is not is_greenlet:
-                # threading has forgotten this one, too.
-                _rest_for_good()
+                # threading doesn't know this one any more, either.
+                _sleep_for_good()
             if self._has_more_work():
                 continue
-            # Gone before it looks a last time: who has something new either sees that, or is seen.
+            # It says that it is gone before it looks a last time: new work either finds that, or is found.
             self._running = False
             if not self._has_more_work() or self._running:
                 return
             self._running = True
 
     def _has_more_work(self) -> bool:
-        return self._duties.do("looking after the pools", self._work) is not False
+        return self._tasks.run("housekeeping", self._work) is not False
 
 
-def _rest_for_good() -> None:
+def _sleep_for_good() -> None:
     """In a native thread, whether gevent has patched or not."""
-    silence = green.original("_thread", "allocate_lock")()
-    silence.acquire()
-    silence.acquire()
+    lock = green.original("_thread", "allocate_lock")()
+    lock.acquire()
+    lock.acquire()

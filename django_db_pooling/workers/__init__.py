@@ -1,1 +1,1 @@
-"""One host, many processes: what they tell each other, in files."""
+"""Many processes on one host: each reports on its pools in a file and reads commands from others."""

@@ -1,6 +1,6 @@
-"""What one process of a site tells all others on its host to do: small files that each looks at every second.
+"""Commands from one process of a site to all on its host: small files that each looks for every second.
 
-They lie where the processes tell each other about their pools.
+They are in the directory of the reports.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from django_db_pooling.workers import status_dir
 from django_db_pooling.workers.decoding import decode
 from django_db_pooling.workers.status_dir import Kind
 
-# Seconds after which nobody carries an order out any more, and after which it is forgotten.
+# Seconds in which a command is carried out, and after which it is removed.
 VALID = 30.0
-REMEMBERED = 120.0
+KEPT = 120.0
 
 
 class Action(StrEnum):
-    """What can be ordered."""
+    """What a command can be."""
 
     # Replace every connection as it comes back.
     RECYCLE = "recycle"
@@ -30,8 +30,8 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """``id``: no two have the same. ``at``: seconds of ``time.time()``. ``by``: whoever gave it."""
+class Command:
+    """``id``: unique. ``at``: seconds of ``time.time()``. ``by``: the name of the user who gave it."""
 
     id: str
     at: float
@@ -40,67 +40,64 @@ class Order:
     by: str
 
 
-def give(alias: str, action: Action, by: str) -> Order:
-    """Tell all processes, this one included (I/O). Raises OSError where they can't be told."""
-    order = Order(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
+def give(alias: str, action: Action, by: str) -> Command:
+    """To all processes, this one included (I/O). Raises OSError where the directory can't be used."""
+    command = Command(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
     with status_dir.opened(make=True) as directory:
-        directory.write(Kind.ORDER, order.id, json.dumps(asdict(order)).encode())
-    logger.info("%s: %s was ordered by %s", redact(alias), action, order.by)
-    return order
+        directory.write(Kind.COMMAND, command.id, json.dumps(asdict(command)).encode())
+    logger.info("%s: %s requested by %s", redact(alias), action, command.by)
+    return command
 
 
-def given() -> list[Order]:
+def given() -> list[Command]:
     """Those of the last two minutes, the latest first (reads files)."""
     try:
         with status_dir.opened() as directory:
-            found = directory.read(Kind.ORDER, directory.ids(Kind.ORDER), _understood)
+            found = directory.read(Kind.COMMAND, directory.ids(Kind.COMMAND), _decoded)
     except OSError:
         return []
     now = time.time()
-    # Neither older than that nor from a future in which the clock was set back.
+    # Nor from the future: then the clock was set back.
     return sorted(
-        (order for order in found if abs(now - order.at) <= REMEMBERED),
-        key=lambda order: (order.at, order.id),
+        (command for command in found if abs(now - command.at) <= KEPT),
+        key=lambda command: (command.at, command.id),
         reverse=True,
     )
 
 
-def _understood(one: str, text: bytes) -> Order:
+def _decoded(one: str, text: bytes) -> Command:
     """Raises ValueError where it isn't what this version of the package writes."""
-    order = decode(Order, text)
-    if order.id != one:
-        raise ValueError("it is another order")
-    return order
+    command = decode(Command, text)
+    if command.id != one:
+        raise ValueError("its id does not match its file name")
+    return command
 
 
 class Listener:
-    """Finds what this process has to carry out: each order once, and none from before its start."""
+    """Finds what this process has to carry out: each command once, and none from before its start."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        # The ids of what was carried out here, and when, of time.monotonic(): for as long as they are there,
-        # and could be found again.
-        self.obeyed: dict[str, float] = {}
+        # By id: when it was carried out here, of time.monotonic(). As long as its file may be found again.
+        self.carried_out: dict[str, float] = {}
 
-    def due(self) -> list[Order]:
-        """New orders, the oldest first (reads files, and removes those that are forgotten)."""
+    def due(self) -> list[Command]:
+        """New commands, the oldest first (reads files, and removes old ones)."""
         try:
             with status_dir.opened() as directory:
-                directory.clear(Kind.ORDER, REMEMBERED)
-                ids = set(directory.ids(Kind.ORDER))
-                news = directory.read(Kind.ORDER, ids - self.obeyed.keys(), _understood)
+                directory.clear(Kind.COMMAND, KEPT)
+                ids = set(directory.ids(Kind.COMMAND))
+                new = directory.read(Kind.COMMAND, ids - self.carried_out.keys(), _decoded)
         except OSError:
             return []
-        # In this order, so that nobody seems younger than an order that came after its start.
+        # In this order: what came after this process's start must not seem to be older than that.
         now, clock = time.time(), time.monotonic()
         found = sorted(
-            (order for order in news if self._is_due(now - order.at, clock)),
-            key=lambda order: (order.at, order.id),
+            (command for command in new if self._is_due(now - command.at, clock)),
+            key=lambda command: (command.at, command.id),
         )
-        known = {
-            one: since for one, since in self.obeyed.items() if one in ids or clock - since <= REMEMBERED
-        }
-        self.obeyed = known | dict.fromkeys((order.id for order in found), clock)
+        known = {one: since for one, since in self.carried_out.items() if one in ids or clock - since <= KEPT}
+        self.carried_out = known | dict.fromkeys((command.id for command in found), clock)
         return found
 
     def _is_due(self, age: float, clock: float) -> bool:

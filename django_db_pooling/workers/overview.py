@@ -1,4 +1,4 @@
-"""One picture of all processes of a site on this host, made of what each of them tells.
+"""One picture of all processes of a site on this host, made of their reports.
 
 ``look()`` reads; everything else here is arithmetic.
 """
@@ -13,16 +13,16 @@ from typing import Any
 
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.registry import registry
 from django_db_pooling.workers import commands
-from django_db_pooling.workers.commands import Order
+from django_db_pooling.workers.agent import agent
+from django_db_pooling.workers.commands import Command
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolReport, Report, read
 
-MOST_HOLDERS = 10
-MOST_TROUBLES = 20
-# A moment is told of when every process had the time to take its sample.
+MAX_HOLDERS = 10
+MAX_TROUBLES = 20
+# Seconds after which every process has taken its sample of a moment.
 SETTLED = 2.0
-# What makes the difference between two texts that say the same.
+# By what two texts of the same trouble differ.
 NUMBERS = re.compile(r"\d+(\.\d+)?")
 HELD = " Held longest: "
 
@@ -41,7 +41,7 @@ class Spread:
 class Moment:
     """The five seconds before ``at``, of ``time.time()``: rates per second, means in seconds, counts.
 
-    Rates are None where no process can tell, means where nothing happened.
+    Rates are None where no process has two samples, means where nothing happened.
     """
 
     at: float
@@ -61,7 +61,7 @@ class Member:
     pid: int
     program: str
     age: float
-    heard: float
+    reported_ago: float
     stats: PoolStats
     checkouts: float | None
 
@@ -116,21 +116,21 @@ class PoolPicture:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process: seconds since its start and since it was heard last."""
+    """A process: seconds since its start and since its last report."""
 
     pid: int
     program: str
     age: float
-    heard: float
+    reported_ago: float
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPicture:
-    """Something that was ordered, and by how many processes of how many it was carried out."""
+class CommandStatus:
+    """A command, seconds since it was given, and how many processes of how many have carried it out."""
 
-    order: Order
+    command: Command
     ago: float
-    obeyed: int
+    carried_out: int
     of: int
 
 
@@ -141,7 +141,7 @@ class Overview:
     at: float
     workers: list[Worker]
     pools: list[PoolPicture]
-    orders: list[OrderPicture]
+    commands: list[CommandStatus]
 
     @property
     def waiting(self) -> int:
@@ -155,14 +155,14 @@ class Overview:
 def look(own: bool = True) -> Overview:
     """How things are (reads files). ``own``: with this process, by its live figures."""
     found = {report.id: report for report in read()}
-    mine = registry.report() if own else None
+    mine = agent.report() if own else None
     if mine is not None:
         found[mine.id] = mine
     seen = sorted(found.values(), key=lambda report: (report.pid, report.id))
     return picture(seen, commands.given(), time.time())
 
 
-def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overview:
+def picture(reports: list[Report], given: Iterable[Command], now: float) -> Overview:
     """What these reports come to."""
     aliases = dict.fromkeys(alias for report in reports for alias in report.pools)
     return Overview(
@@ -172,15 +172,15 @@ def picture(reports: list[Report], given: Iterable[Order], now: float) -> Overvi
             for report in reports
         ],
         pools=[_pool(alias, [each for each in reports if alias in each.pools], now) for alias in aliases],
-        orders=[
-            OrderPicture(
-                order,
-                _since(now, order.at),
-                sum(order.id in report.obeyed for report in reports),
-                # Who came later starts with nothing that is older than the order.
-                sum(report.started_at < order.at for report in reports),
+        commands=[
+            CommandStatus(
+                command,
+                _since(now, command.at),
+                sum(command.id in report.carried_out for report in reports),
+                # Who came later starts with nothing that is older than the command.
+                sum(report.started_at < command.at for report in reports),
             )
-            for order in given
+            for command in given
         ],
     )
 
@@ -244,7 +244,7 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
         pid=report.pid,
         program=report.program,
         age=_since(now, report.started_at),
-        heard=_since(now, report.at),
+        reported_ago=_since(now, report.at),
         stats=part.stats,
         checkouts=history[-1].checkouts if history else None,
     )
@@ -256,22 +256,22 @@ def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
         for report in reports
         for seconds, who in report.pools[alias].held
     ]
-    return sorted(found, key=lambda holding: holding.seconds, reverse=True)[:MOST_HOLDERS]
+    return sorted(found, key=lambda holding: holding.seconds, reverse=True)[:MAX_HOLDERS]
 
 
 def _troubles(alias: str, reports: list[Report], now: float) -> list[Trouble]:
     """The latest of each kind, the latest first."""
     found: dict[tuple[str, str], Trouble] = {}
-    told = [
+    troubles = [
         Trouble(ago + _since(now, report.at), kind, text, report.pid, 1)
         for report in reports
         for ago, kind, text in report.pools[alias].troubles
     ]
-    for trouble in sorted(told, key=lambda trouble: trouble.ago):
+    for trouble in sorted(troubles, key=lambda trouble: trouble.ago):
         key = trouble.kind, NUMBERS.sub("0", trouble.text.partition(HELD)[0])
         same = found.get(key)
         found[key] = trouble if same is None else replace(same, times=same.times + 1)
-    return list(found.values())[:MOST_TROUBLES]
+    return list(found.values())[:MAX_TROUBLES]
 
 
 class _Sums:

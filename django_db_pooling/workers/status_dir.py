@@ -1,7 +1,7 @@
-"""The directory in which the processes of a site tell each other things: small files, replaced as a whole.
+"""The directory that the processes of a site share: small files, replaced as a whole.
 
 This file alone decides whether a directory can be trusted, and it alone opens, lists, writes and removes
-files there. Trusted is a directory of this user's that nobody else may enter. It is looked at by descriptor,
+files there. Trusted is a directory of this user's that no other user may enter. It is checked by descriptor,
 at each use, and everything in it is reached from that descriptor, so that nothing leads anywhere else,
 whatever others do to the names above. Only files of our own names are read or removed.
 """
@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
@@ -29,31 +30,38 @@ from django_db_pooling.log import extra, logger, redact
 T = TypeVar("T")
 
 # Bytes of a file; more than that isn't read.
-MOST_BYTES = 8 * 1024 * 1024
-# Of the files that were passed over, so many are remembered, so that the log says it of each once.
-MOST_REMEMBERED = 1000
+MAX_BYTES = 8 * 1024 * 1024
+# So many ignored files are remembered, so that each is logged once.
+MAX_IGNORED = 1000
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# It may be one that nobody can list.
+# It may be one that we can't list.
 _PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _NAME = re.compile(
-    r"django_db_pooling-(?P<kind>report|order)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
+    r"django_db_pooling-(?P<kind>report|command)-(?P<id>[0-9]{1,20}-[0-9a-f]{32})\.json"
     r"(?P<unfinished>\.[0-9a-f]{32}\.new)?"
 )
 
-_passed_over: set[str] = set()
+_ignored: set[str] = set()
 
 
 class Kind(StrEnum):
     """What a file is about."""
 
     REPORT = "report"
-    ORDER = "order"
+    COMMAND = "command"
 
 
 class Refused(OSError):
-    """The directory, or a file in it, can't be trusted or used; says why and what to do."""
+    """The directory, or a file in it, can't be trusted or used; its text has why and what to do."""
+
+
+def is_on() -> bool:
+    """Whether processes report: the app is installed, or settings.DB_POOL_STATUS_DIR is a path."""
+    if hasattr(settings, "DB_POOL_STATUS_DIR"):
+        return settings.DB_POOL_STATUS_DIR is not None
+    return apps.ready and apps.is_installed("django_db_pooling")
 
 
 def parent() -> Path:
@@ -74,7 +82,7 @@ def path() -> Path:
 
 
 def new_id(number: int) -> str:
-    """One that nobody else has, on whatever host; ``number`` is for people, and for their order."""
+    """A unique one, on whatever host; ``number`` is for people, and to sort by."""
     return f"{number}-{secrets.token_hex(16)}"
 
 
@@ -99,8 +107,8 @@ def opened(make: bool = False) -> Iterator[Directory]:
     given = getattr(settings, "DB_POOL_STATUS_DIR", "/")
     # One that is relative would be another one for each working directory.
     if not isinstance(given, str | os.PathLike) or not os.path.isabs(given) or "\0" in os.fspath(given):
-        told = redact(repr(given))
-        raise Refused(f"DB_POOL_STATUS_DIR is {told}: make it the absolute path of a directory")
+        value = redact(repr(given))
+        raise Refused(f"DB_POOL_STATUS_DIR is {value}: make it the absolute path of a directory")
     with contextlib.ExitStack() as held:
         yield _open(held, make)
 
@@ -164,8 +172,8 @@ def _make(where: Path, above: int | None) -> None:
         pass
     except OSError as error:
         raise Refused(
-            f"{where} can't be made, {error.strerror}: let user id {os.geteuid()} write into {where.parent}, "
-            "or set DB_POOL_STATUS_DIR to another directory"
+            f"{where} can't be created, {error.strerror}: let user id {os.geteuid()} write into "
+            f"{where.parent}, or set DB_POOL_STATUS_DIR to another directory"
         ) from error
 
 
@@ -184,7 +192,7 @@ def _check(found: os.stat_result, where: Path) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _refused(where, "is a symbolic link")
     if not stat.S_ISDIR(found.st_mode):
-        raise _refused(where, "is no directory")
+        raise _refused(where, "is not a directory")
     if found.st_uid != os.geteuid():
         raise _refused(where, f"belongs to user id {found.st_uid}, not to {os.geteuid()}")
     mode = stat.S_IMODE(found.st_mode)
@@ -207,21 +215,21 @@ class Directory:
         """Of the files of a kind."""
         return [match["id"] for match in self._ours(kind) if match["unfinished"] is None]
 
-    def read(self, kind: Kind, ids: Collection[str], understand: Callable[[str, bytes], T]) -> list[T]:
-        """What ``understand`` makes of the ids and texts of these files.
+    def read(self, kind: Kind, ids: Collection[str], decode: Callable[[str, bytes], T]) -> list[T]:
+        """What ``decode`` makes of the ids and texts of these files.
 
-        What is no file of ours is passed over, and where ``understand`` raises ValueError; the log says so.
+        What is no file of ours is ignored, and where ``decode`` raises ValueError; that is logged.
         """
         found = []
         for one in ids:
             name = _file_name(kind, one)
             try:
-                found.append(understand(one, self._read(name)))
+                found.append(decode(one, self._read(name)))
             except FileNotFoundError:
                 # Gone this instant.
                 continue
             except (OSError, ValueError) as error:
-                self._pass_over(name, error)
+                self._ignore(name, error)
         return found
 
     def write(self, kind: Kind, one: str, text: bytes) -> None:
@@ -243,7 +251,7 @@ class Directory:
         self._remove(_file_name(kind, one))
 
     def clear(self, kind: Kind, seconds: float) -> None:
-        """Remove files of a kind that nobody has written for so long, and unfinished ones."""
+        """Remove files of a kind that weren't written for so many seconds, unfinished ones, too."""
         for match in self._ours(kind):
             with contextlib.suppress(OSError):
                 found = os.stat(match[0], dir_fd=self._descriptor, follow_symlinks=False)
@@ -263,32 +271,32 @@ class Directory:
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise Refused("it is no regular file")
+                raise Refused("it is not a regular file")
             if found.st_uid != os.geteuid():
                 raise Refused(f"it belongs to user id {found.st_uid}")
             if found.st_nlink > 1:
-                raise Refused("it has another name, too")
+                raise Refused("it has more than one hard link")
             with open(descriptor, "rb", closefd=False) as file:
-                text = file.read(MOST_BYTES + 1)
+                text = file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-        if len(text) > MOST_BYTES:
-            raise Refused(f"it has more than {MOST_BYTES} bytes")
+        if len(text) > MAX_BYTES:
+            raise Refused(f"it has more than {MAX_BYTES} bytes")
         return text
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._descriptor)
 
-    def _pass_over(self, name: str, error: Exception) -> None:
-        if name in _passed_over:
+    def _ignore(self, name: str, error: Exception) -> None:
+        if name in _ignored:
             return
-        if len(_passed_over) >= MOST_REMEMBERED:
-            _passed_over.clear()
-        _passed_over.add(name)
-        said = redact(str(error))
-        fields = extra("status", error=said)
-        logger.warning("passing over %s: %s", redact(self._where / name), said, extra=fields)
+        if len(_ignored) >= MAX_IGNORED:
+            _ignored.clear()
+        _ignored.add(name)
+        why = redact(str(error))
+        fields = extra("status", error=why)
+        logger.warning("ignoring %s: %s", redact(self._where / name), why, extra=fields)
 
 
 def _file_name(kind: Kind, one: str) -> str:

@@ -1,4 +1,4 @@
-"""The admin can look at everything and change what can't upset the books."""
+"""The admin shows everything, and can change what doesn't affect balances."""
 
 from __future__ import annotations
 

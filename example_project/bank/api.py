@@ -1,4 +1,4 @@
-"""The endpoints for programs. Each says what it costs, so that a load test knows what it measures."""
+"""The endpoints for programs. Each docstring has its cost, so that a load test knows what it measures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def balance(request: HttpRequest, pk: int) -> JsonResponse:
 
 @require_safe
 def mixed(request: HttpRequest, pk: int) -> JsonResponse:
-    """A query, a simulated slow call to somebody else, a query."""
+    """A query, a simulated slow call to another service, a query."""
     row = _number_and_balance(pk)
     if row is None:
         return _no_such_account()
@@ -40,5 +40,5 @@ def mixed(request: HttpRequest, pk: int) -> JsonResponse:
 
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """No query: says that this process answers, not that its database does."""
+    """No query: shows that this process answers, not that its database does."""
     return HttpResponse("ok\n", content_type="text/plain")

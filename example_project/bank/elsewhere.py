@@ -1,4 +1,4 @@
-"""Stands for a service somewhere else that takes its time. Simulated: it only sleeps."""
+"""Simulates a slow service elsewhere: it only sleeps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from datetime import UTC, datetime
 from unittest.mock import patch
@@ -169,7 +170,10 @@ class EndpointTests(TestCase):
             self.assertEqual(self.client.get("/healthz").content, b"ok\n")
             self.assertIn("pools", self.client.get("/pool.json").json())
             # What prometheus_client itself has to say is there without the pools, too.
-            self.assertContains(self.client.get("/metrics"), "python_info")
+            metrics = self.client.get("/metrics")
+            self.assertContains(metrics, "python_info")
+            if os.environ.get("POOLING") != "off":
+                self.assertContains(metrics, "# TYPE django_db_pool_size gauge")
 
 
 class TransferTests(TestCase):

@@ -1,4 +1,4 @@
-"""The one way money moves."""
+"""The only way to move money."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bank.models import Account, Transfer
 
 
 class TransferRefused(Exception):
-    """Its text is for the customer."""
+    """Its text is shown to the customer."""
 
 
 def transfer(source_id: int, target_id: int, amount: int, reference: str = "") -> Transfer:

@@ -39,7 +39,7 @@ def _suggested_accounts():
 
 
 def _clerk_of(account: Account):
-    """Who looks after it, where the site has a directory that says so."""
+    """The clerk who looks after it, if the site has a directory."""
     if not apps.is_installed("people"):
         return None
     from people.clerks import clerk_of
@@ -127,7 +127,7 @@ def new_transfer(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def quote(request: HttpRequest) -> HttpResponse:
-    """A customer's money in another currency: a query, a slow call to somebody else, a query."""
+    """A customer's money in another currency: a query, a slow call to another service, a query."""
     form = QuoteForm(request.GET or None)
     context = {"form": form, "slow_call_ms": round(SLOW_CALL_SECONDS * 1000)}
     steps = Steps()

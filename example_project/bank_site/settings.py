@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -39,6 +40,9 @@ INSTALLED_APPS = [
 if os.environ.get("POOLING") != "off":
     # Pools in manage.py too, and the page of pools.
     INSTALLED_APPS.append("django_db_pooling")
+    if find_spec("prometheus_client") is not None:
+        # On /metrics.
+        DB_POOL_METRICS = ["prometheus"]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

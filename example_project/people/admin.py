@@ -1,4 +1,4 @@
-"""The admin can look at what the directory says and leaves it as it is."""
+"""The admin shows the directory, and changes nothing."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def clerk_of(account: Account) -> Person | None:
-    """None also when the directory is away: an account's page can do without."""
+    """None also if the directory is unavailable: an account's page works without it."""
     try:
         return Person.objects.filter(uid=f"user0{account.number[-2:]}").first()
     except (OperationalError, LDAPError) as failure:

@@ -40,7 +40,7 @@ class DirectoryTestCase(TransactionTestCase):
 
     @contextmanager
     def searches(self):
-        """The filters of the searches that are made, and "call" for the slow call to somebody else."""
+        """The filters of the searches that are made, and "call" for the slow call to another service."""
         directory, made = connections["directory"], []
         search = directory.search_s
 

@@ -44,7 +44,7 @@ def people(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def person(request: HttpRequest, uid: str) -> HttpResponse:
-    """Who it is and what they look after: a search, a slow call to somebody else, a search."""
+    """Who it is and what they look after: a search, a slow call to another service, a search."""
     steps = Steps()
     shown = steps.timed("LDAP search", lambda: get_object_or_404(Person, uid=uid))
     rate = steps.timed("simulated call", lambda: exchange_rate(CURRENCY))

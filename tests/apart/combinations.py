@@ -76,7 +76,7 @@ def _of_ldap(folder: str, *modules: str) -> Iterator[Combination]:
 
 FOLDERS = {
     "behaviour": list(_of_behaviour()),
-    "directory": list(_of_ldap("directory", "ldapdb")),
+    "ldap_backend": list(_of_ldap("ldap_backend", "ldapdb")),
     "ldap_manager": list(_of_ldap("ldap_manager")),
     "page": [Combination("page", "", {}, [], lambda request: {})],
 }

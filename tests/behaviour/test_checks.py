@@ -186,7 +186,7 @@ def test_counts_of_processes_are_whole_numbers(name: str, value: Any) -> None:
 
 def test_patch_logs_the_same_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "django_db_pooling")
-    monkeypatch.setattr(checks, "_said", set())
+    monkeypatch.setattr(checks, "_logged", set())
     settings = {"ATOMIC_REQUESTS": True, "CONN_HEALTH_CHECKS": True}
     with alias(POOL={"SCOPE": "transaction"}, **settings):
         pooling.patch()
@@ -216,7 +216,7 @@ def limit() -> int:
     """How many connections the server has for us."""
     with plain() as wrapper, wrapper.cursor() as cursor:
         if MYSQL:
-            cursor.execute("SELECT @@max_connections - 1")
+            cursor.execute("SELECT @@max_connections")
         else:
             cursor.execute(
                 "SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END) "
@@ -232,7 +232,7 @@ def of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @servers
-def test_more_than_the_server_takes_is_a_warning_with_the_number_that_fits(of_four: None) -> None:
+def test_more_than_the_server_accepts_is_a_warning_with_the_number_that_fits(of_four: None) -> None:
     most = limit() // 4
     assert asked(DB_POOL_WORKERS=most) == []
     [warning] = asked(DB_POOL_WORKERS=most + 1)
@@ -258,7 +258,7 @@ def test_gunicorns_number_of_workers_is_known_and_the_settings_beat_it(
 def test_without_a_number_of_processes_it_is_told_for_how_many_it_is_enough(of_four: None) -> None:
     [info] = asked()
     assert short([info]) == ["I001"]
-    assert f"enough for {limit() // 4} processes" in info.msg
+    assert f"Enough for {limit() // 4} processes" in info.msg
     assert info.level == logging.INFO
 
 
@@ -271,7 +271,7 @@ def test_a_minimum_that_the_server_cannot_hold(monkeypatch: pytest.MonkeyPatch) 
 
 
 @servers
-def test_no_limit_of_the_pool_is_more_than_any_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_without_a_limit_is_more_than_any_server_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections.settings["default"], "POOL", {"MAX_OUTSTANDING": None})
     assert short(asked(DB_POOL_WORKERS=1)) == ["W005"]
     assert short(asked()) == ["I001"]
@@ -299,7 +299,7 @@ def test_a_limit_of_the_role_counts(of_four: None, monkeypatch: pytest.MonkeyPat
         with override_settings(DB_POOL_WORKERS=2):
             [warning] = check_capacity(None, [ALIAS])
         assert short([warning]) == ["W005"]
-        assert "takes 6" in warning.msg
+        assert "accepts 6" in warning.msg
 
 
 @pytest.mark.only("psycopg", "psycopg2")
@@ -311,7 +311,7 @@ def test_a_limit_of_the_database_counts(of_four: None) -> None:
             [warning] = asked(DB_POOL_WORKERS=8)
         finally:
             cursor.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
-    assert "takes 30 (CONNECTION LIMIT 30 of the database)" in warning.msg
+    assert "accepts 30 (CONNECTION LIMIT 30 of the database)" in warning.msg
 
 
 @servers

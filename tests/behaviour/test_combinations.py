@@ -14,10 +14,9 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_db_pooling import pooling
-from django_db_pooling.backend.checkin import Sessions
-from django_db_pooling.backend.checkout import Opening
-from django_db_pooling.backend.errors import Losing
-from django_db_pooling.backend.lease import Leasing
+from django_db_pooling.backend.checkin import Checkin
+from django_db_pooling.backend.checkout import Checkout
+from django_db_pooling.backend.errors import BrokenConnections
 from django_db_pooling.pool import Pool
 from tests.behaviour.conftest import (
     GEVENT,
@@ -84,11 +83,11 @@ def left_open(alias: str) -> None:
 
 
 STEPS = {
-    "open": Step(cold, (Opening, "_open"), False),
-    "check": Step(warm, (Losing, "is_usable"), False),
-    "reset at checkout": Step(dirty_and_abandoned, (Sessions, "_renew"), False),
-    "reset at the end": Step(dirty, (Sessions, "_renew"), True),
-    "roll back": Step(left_open, (Leasing, "_roll_back"), True),
+    "open": Step(cold, (Checkout, "_open"), False),
+    "check": Step(warm, (BrokenConnections, "is_usable"), False),
+    "reset at checkout": Step(dirty_and_abandoned, (Checkin, "_reset_session"), False),
+    "reset at the end": Step(dirty, (Checkin, "_reset_session"), True),
+    "roll back": Step(left_open, (Checkin, "_roll_back"), True),
     "close": Step(recycled, (Pool, "close"), True),
 }
 

@@ -76,7 +76,7 @@ def test_one_deadline_holds_however_many_connections_give_no_answer(proxied: tup
         pass
     eventually(lambda: pooling.stats(alias).idle == 6)
     [pool] = registry.pools(alias)
-    pool.death_seen()
+    pool.suspect_all()
     proxy.deaf()
     began = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def test_it_holds_for_a_session_that_was_left_at_rest_too(
     def job() -> None:
         sql("SET @mine = 1" if MYSQL else "SET my.own = 'mine'", using=alias)
         [pool] = registry.pools(alias)
-        pool.death_seen()
+        pool.suspect_all()
         proxy.deaf()
         began = time.monotonic()
         try:
@@ -129,7 +129,7 @@ def test_half_of_the_time_is_left_for_a_fresh_connection(proxied: tuple[str, Tcp
     one(alias)
     connections[alias].close()
     [pool] = registry.pools(alias)
-    pool.death_seen()
+    pool.suspect_all()
     proxy.forget()
     token(alias)
     assert pooling.stats(alias).opened == 2

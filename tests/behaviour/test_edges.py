@@ -35,7 +35,7 @@ def test_a_connection_that_fails_its_check_is_gone_when_no_other_comes(
     one()
     connection.close()
     (pool,) = registry.pools("default")
-    pool.death_seen()
+    pool.suspect_all()
     somebody_else: list[Any] = []
 
     def unusable(*_: object) -> bool:

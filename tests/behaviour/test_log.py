@@ -16,12 +16,13 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.backends.signals import connection_created
 
 from django_db_pooling import log, pooling
+from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.owner import patience
+from django_db_pooling.owner import max_wait
 from django_db_pooling.pool import journal
 from django_db_pooling.process import housekeeper
-from django_db_pooling.registry import DatabasePool, registry
-from django_db_pooling.workers import reports
+from django_db_pooling.registry import registry
+from django_db_pooling.workers.publish import Publisher
 from tests.behaviour.conftest import (
     DRIVER,
     GEVENT,
@@ -197,7 +198,7 @@ def test_an_error_that_is_not_the_servers_is_no_outage(
         eventually(lambda: told(caplog, alias, "opened"))
         assert not told(caplog, alias, "connect")
         assert not told(caplog, alias, "connect_again")
-        with held(4, alias), patience(0.1), pytest.raises(PoolTimeout) as caught:
+        with held(4, alias), max_wait(0.1), pytest.raises(PoolTimeout) as caught:
             one(alias)
         assert "connect error" not in str(caught.value)
 
@@ -343,7 +344,7 @@ def test_no_password_whatever_goes_wrong(caplog: pytest.LogCaptureFixture, obser
             said.append(repr(pool.held()))
             pool.journal.write(is_last=True)
         said.append(repr(pooling.stats()))
-        report = reports.Publisher().report(registry.all_stats(), registry.pools(alias), [])
+        report = Publisher().report(registry.all_stats(), registry.pools(alias), [])
         said.append(repr(report))
 
     pool = {"CONNECT_RETRY": 0.1, "TIMEOUT": 0.3, "LEAK_THRESHOLD": 0.05, "MIN_SIZE": 1}
@@ -424,6 +425,6 @@ def test_of_two_pools_of_one_alias_the_one_that_fails_is_told_of_once(
     monkeypatch.setattr(failing, "maintain", fail)
     monkeypatch.setattr(registry, "_pools", {"default": (failing, fine)})
     for _ in range(3):
-        registry._look_after()
+        registry.every_second()
     told = [record.getMessage().partition(",")[0] for record in caplog.records]
     assert [line for line in told if "looking" in line] == ["looking after the pool 'default' failed"]

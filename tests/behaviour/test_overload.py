@@ -125,17 +125,17 @@ def test_a_connection_held_for_long_is_told_of_once_with_its_line_and_when_it_is
 
     with another_alias(POOL={"LEAK_THRESHOLD": 0.1}) as alias:
         with held(1, alias):
-            eventually(lambda: said(f"{alias}: held for"))
-            [warning] = said(f"{alias}: held for")
+            eventually(lambda: said(f"{alias}: connection held for"))
+            [warning] = said(f"{alias}: connection held for")
             assert re.search(r"conftest\.py:\d+$", warning), warning
             with pytest.raises(OperationalError, match=r"Held longest: .* taken at .*conftest\.py:\d+"):
                 pooling.set_pool_size(1, max_outstanding=1, timeout=0, alias=alias)
                 one(alias)
             assert not said("came back")
-        eventually(lambda: said(f"{alias}: came back after"))
-        [back] = said(f"{alias}: came back after")
+        eventually(lambda: said(f"{alias}: connection returned after"))
+        [back] = said(f"{alias}: connection returned after")
         assert warning.rpartition(" by ")[2] in back
-        assert len(said(f"{alias}: held for")) == 1
+        assert len(said(f"{alias}: connection held for")) == 1
 
 
 def test_without_a_threshold_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -569,3 +569,17 @@ def test_settings_of_the_session_are_made_for_each_physical_connection() -> None
     answers = in_threads([together] * 4)
     assert all(answer == answers[0] for answer in answers)
     assert look() == answers[0]
+
+
+@servers
+def test_a_cursor_without_a_database_closes_what_is_idle_in_its_own_database_and_nothing_else() -> None:
+    """CREATE DATABASE ... TEMPLATE and DROP DATABASE fail while anybody is connected there."""
+    system = "information_schema" if MYSQL else "postgres"
+    with another_alias() as same, another_alias(NAME=system) as elsewhere:
+        for alias in ("default", same, elsewhere):
+            one(alias)
+            connections[alias].close()
+        assert [pooling.stats(alias).idle for alias in (same, elsewhere)] == [1, 1]
+        with connection._nodb_cursor() as cursor:  # type: ignore[attr-defined]
+            cursor.execute("SELECT 1")
+        assert [pooling.stats(alias).idle for alias in ("default", same, elsewhere)] == [0, 0, 1]

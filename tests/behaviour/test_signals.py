@@ -108,7 +108,7 @@ def test_no_lock_stays_taken_when_finding_a_pool_is_struck() -> None:
                     registry.pool_for(wrapper, driver)
                 for pool in registry.pools(alias):
                     pool.closing = True
-                registry._forget_empty()
+                registry._forget_ended()
             assert registry._lock.acquire(timeout=PATIENCE), f"a lock stays taken, after {strikes}"
             registry._lock.release()
             if time.monotonic() > end:

@@ -26,10 +26,9 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import Value
 
 from django_db_pooling import pooling
-from django_db_pooling.backend.checkin import Sessions
-from django_db_pooling.backend.checkout import Opening
-from django_db_pooling.backend.errors import Losing
-from django_db_pooling.backend.lease import Leasing
+from django_db_pooling.backend.checkin import Checkin
+from django_db_pooling.backend.checkout import Checkout
+from django_db_pooling.backend.errors import BrokenConnections
 from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool import Pool
@@ -69,12 +68,12 @@ SHARED = "for all to read"
 # Where it can be suspended, by functions that it is inside of. The first that applies is the point.
 POINTS: dict[str, list[Any]] = {
     "closing": [Pool.close],
-    "resetting": [Sessions._renew],
-    "checking": [Losing.is_usable],
-    "connecting": [Opening._open],
+    "resetting": [Checkin._reset_session],
+    "checking": [BrokenConnections.is_usable],
+    "connecting": [Checkout._open],
     "waiting": [Pool._queue],
     "committing": [BaseDatabaseWrapper._commit],
-    "rolling back": [BaseDatabaseWrapper._rollback, Leasing._roll_back],
+    "rolling back": [BaseDatabaseWrapper._rollback, Checkin._roll_back],
     "fetching": [],
     "executing": [CursorWrapper._execute],
     "setting autocommit": [BaseDatabaseWrapper.set_autocommit],

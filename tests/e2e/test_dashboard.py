@@ -31,7 +31,7 @@ PATIENCE = 30.0
 ROOTS = {"included": "/pools/", "admin": "/admin/django_db_pooling/connectionpool/"}
 PAGES = ["", "live/", "overview.json"]
 ACTIONS = ["default/recycle/", "default/close-idle/"]
-NOTICE = "The database could not be asked who you are"
+NOTICE = "Your login could not be checked, because the database is not available."
 COOKIE = "django_db_pooling_staff"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -44,7 +44,7 @@ from unittest import mock
 from django.core import signing
 from django_db_pooling.dashboard import access
 old = signing.loads({cookie!r}, salt=access._SALT)
-with mock.patch("time.time", return_value=time.time() - access.REMEMBERED - 1):
+with mock.patch("time.time", return_value=time.time() - access.COOKIE_AGE - 1):
     print("cookie " + signing.dumps(old, salt=access._SALT))
 """
 
@@ -212,12 +212,12 @@ def test_nothing_before_the_page_needs_a_connection(site: PoolsSite, root: str) 
 # -- acting ------------------------------------------------------------------------------------------
 
 
-def orders(site: PoolsSite) -> list[str]:
-    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-order-*"))
+def commands(site: PoolsSite) -> list[str]:
+    return sorted(path.name for path in Path(site.environment["SITE_STATUS_DIR"]).glob("*/*/*-command-*"))
 
 
 def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: Visitor) -> None:
-    before, closed = orders(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
+    before, closed = commands(site), all_workers_have_connections(site, boss)["total"]["closed_by_reason"]
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
         for path in ACTIONS:
             assert boss.ask(root + path, method).status in (403, 405), method
@@ -227,16 +227,16 @@ def test_whatever_is_no_post_changes_nothing(site: PoolsSite, root: str, boss: V
     for path in PAGES:
         assert boss.ask(root + path, "POST").status in (403, 405)
     time.sleep(2.5)
-    assert orders(site) == before
+    assert commands(site) == before
     assert default(boss.overview())["total"]["closed_by_reason"]["recycled"] == closed["recycled"]
 
 
 def test_without_a_token_nothing_is_done(site: PoolsSite, root: str, boss: Visitor) -> None:
-    before = orders(site)
+    before = commands(site)
     for path in ACTIONS:
         assert boss.ask(root + path, "POST").status == 403
         assert boss.ask(root + path, "POST", csrfmiddlewaretoken="x" * 64).status == 403
-    assert orders(site) == before
+    assert commands(site) == before
 
 
 def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, root: str, boss: Visitor) -> None:
@@ -245,11 +245,11 @@ def test_staff_without_the_permission_look_and_no_more(site: PoolsSite, root: st
     page = clerk.ask(root)
     assert page.status == 200
     assert "<form" not in page.text and "<form" in boss.ask(root).text
-    before = orders(site)
+    before = commands(site)
     token = token_of(clerk.ask("/admin/").text)
     for path in ACTIONS:
         assert clerk.ask(root + path, "POST", csrfmiddlewaretoken=token).status == 403
-    assert orders(site) == before
+    assert commands(site) == before
 
 
 def test_what_there_is_not_is_not_found(site: PoolsSite, root: str, boss: Visitor) -> None:
@@ -270,8 +270,8 @@ def test_a_button_reaches_all_workers(
 
     def done() -> bool:
         # Not by the page: the connection that a worker asks with who that is would not be idle.
-        order = json.loads(site.manage("db_pools", "--json").stdout)["orders"][0]
-        return bool(order["obeyed"] == order["of"] == WORKERS)
+        command = json.loads(site.manage("db_pools", "--json").stdout)["commands"][0]
+        return bool(command["carried_out"] == command["of"] == WORKERS)
 
     eventually(done, PATIENCE)
     # Those of the visitors since.
@@ -281,7 +281,7 @@ def test_a_button_reaches_all_workers(
         assert was["pid"] == member["pid"]
         closed = [each["stats"]["closed_by_reason"]["recycled"] for each in (was, member)]
         assert closed[1] - closed[0] >= was["stats"]["idle"]
-    assert f"done by {WORKERS} of {WORKERS} processes" in boss.ask(root).text
+    assert f"done in {WORKERS} of {WORKERS} processes" in boss.ask(root).text
 
 
 # -- what it shows ---------------------------------------------------------------------------------
@@ -390,14 +390,14 @@ def test_an_exhausted_pool_can_be_looked_at(
         for visitor in (without, forged, outdated):
             for path in PAGES:
                 answer = answered_soon(lambda visitor=visitor, path=path: visitor.ask(root + path))
-                assert (answer.status, answer.text) == (503, "The database could not be asked who you are.\n")
+                assert (answer.status, answer.text) == (503, f"{NOTICE}\n")
         # Who has no session is nobody, without a question.
         assert answered_soon(lambda: only.ask(root)).status == 302
         assert answered_soon(lambda: only.ask(f"{root}live/")).status == 403
-        had = orders(site)
+        had = commands(site)
         answer = answered_soon(lambda: boss.ask(root + ACTIONS[0], "POST", csrfmiddlewaretoken=token))
-        assert answer.status == 503 and "nothing was done" in answer.text
-        assert orders(site) == had
+        assert answer.status == 503 and "Nothing was done" in answer.text
+        assert commands(site) == had
         # Nobody who only wanted to look counts as one who gave up.
         assert timeouts() == before
         waiting = site.manage("db_pools", "--fail-if-waiting", "3")
@@ -451,7 +451,7 @@ def test_damaged_files_are_passed_over_by_page_and_command(site: PoolsSite, boss
         pids = {member["pid"] for member in before["members"]}
         for overview in (boss.overview(), json.loads(done.stdout)):
             assert {worker["pid"] for worker in overview["workers"]} == pids
-        assert site.site.log.count(f"passing over {damaged[0]}: pools: ") >= 1
+        assert site.site.log.count(f"ignoring {damaged[0]}: pools: ") >= 1
     finally:
         for path in damaged:
             path.unlink(missing_ok=True)
@@ -466,7 +466,7 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
     try:
         # Whichever worker answers knows of itself.
         page = boss.ask("/pools/")
-        assert page.status == 200 and "can’t tell each other anything" in page.text
+        assert page.status == 200 and "can’t share their status" in page.text
         assert f"{directory} is open to other users (mode 0770)" in page.text
         assert len(boss.overview()["workers"]) == 1
         done = site.manage("db_pools")
@@ -475,12 +475,14 @@ def test_a_directory_that_others_can_enter_is_refused_and_the_site_works_on(
         token = token_of(page.text)
         answer = boss.ask("/pools/default/recycle/", "POST", csrfmiddlewaretoken=token)
         assert answer.status == 503 and "open to other users" in answer.text
-        eventually(lambda: site.site.log.count("can't tell other processes") == WORKERS, 10.0)
+        eventually(lambda: site.site.log.count("can't share pool status") == WORKERS, 10.0)
     finally:
         directory.chmod(0o700)
     eventually(lambda: len(boss.overview()["workers"]) == WORKERS, 15.0)
-    eventually(lambda: site.site.log.count("can be told again") == WORKERS, 20.0)
-    assert "can’t tell each other anything" not in boss.ask("/pools/").text
+    eventually(
+        lambda: site.site.log.count("sharing pool status with other processes works again") == WORKERS, 20.0
+    )
+    assert "can’t share their status" not in boss.ask("/pools/").text
 
 
 # -- the command ---------------------------------------------------------------------------------------
@@ -491,7 +493,7 @@ def test_where_nothing_runs_the_command_says_so(site: PoolsSite, tmp_path: Path)
     for arguments in ([], ["--json"], ["--fail-if-waiting", "0"], ["--plan"]):
         done = nobody.manage("db_pools", *arguments)
         assert done.returncode == 2
-        assert "No process of this site has told anything" in done.stderr
+        assert "No process of this site reports its pools" in done.stderr
         assert "INSTALLED_APPS" in done.stderr and str(tmp_path) in done.stderr
         assert "Traceback" not in done.stderr
     assert json.loads(nobody.manage("db_pools", "--json").stdout)["workers"] == []
@@ -505,7 +507,7 @@ def test_the_table(site: PoolsSite, boss: Visitor) -> None:
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(f"{WORKERS} processes at ")
     assert sum(" gunicorn " in line for line in lines) == WORKERS
-    assert sum("  together " in line for line in lines) == 1
+    assert sum("  total " in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(("hosts", "status"), [(1, 0), (2, 0), (3, 1)])
@@ -515,20 +517,20 @@ def test_the_plan_is_held_against_the_servers_limit(
     eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--plan", "--workers=4", f"--hosts={hosts}")
     assert done.returncode == status, done
-    assert "the server takes    50" in done.stdout
+    assert "  limit         50 (max_connections 50)" in done.stdout
     assert f"{hosts} x 4 x {MOST} = " in done.stdout
 
 
 def test_the_plan_of_postgresql(postgresql: DatabaseServer) -> None:
     with pools_site(postgresql, pooling=(SIZE, MOST), processes=2) as site:
         done = site.manage("db_pools", "--plan", "--workers=1")
-        assert "default 20 by its settings" in done.stdout
+        assert "default 20 (from settings)" in done.stdout
         site.visitor("boss")
         eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
         done = site.manage("db_pools", "--plan", "--workers=8")
-        assert "the server takes    50, 3 of them reserved for superusers" in done.stdout, done
+        assert "  limit         47 (max_connections 50, less 3 reserved)" in done.stdout, done
         assert f"1 x 8 x {MOST} = 48" in done.stdout
-        assert (done.returncode, "1 too many; 5 for each process would" in done.stdout) == (1, True)
+        assert (done.returncode, "1 too many; 5 per process would fit" in done.stdout) == (1, True)
 
 
 # -- in a browser --------------------------------------------------------------------------------------
@@ -583,8 +585,8 @@ def test_under_load_it_refreshes_itself_without_complaints(
             page.window(390, 844, mobile=True)
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
             page.evaluate("document.getElementById('recycle-default').click()")
-            page.until("location.hash === '#pool-default' && document.querySelector('.order') !== null")
-            page.until("document.querySelector('.order').textContent.includes('done by 4 of 4 processes')")
+            page.until("location.hash === '#pool-default' && document.querySelector('.command') !== null")
+            page.until("document.querySelector('.command').textContent.includes('done in 4 of 4 processes')")
             assert page.complaints == []
     finally:
         load.end()
@@ -609,7 +611,7 @@ def test_it_says_when_there_is_no_answer_and_when_one_is_logged_out(
     with page_of(chromium, boss) as page:
         page.open(f"{site.site.url}/pools/")
         page.offline(True)
-        page.until("document.getElementById('stale').textContent.startsWith('No figures since ')")
+        page.until("document.getElementById('stale').textContent.startsWith('Not updated since ')")
         page.offline(False)
         page.until("document.getElementById('stale').hidden")
         page.send("Network.clearBrowserCookies")

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.concurrency import PATIENCE, eventually, in_threads
 from tests.conftest import require, require_module
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 
 USERS = 30
-PATIENCE = 10.0  # seconds
 ROOT = Path(__file__).parent.parent.parent
 GEVENT = "gevent" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("socket")
 
@@ -90,34 +90,9 @@ def uri_of(proxy: TcpProxy) -> str:
     return f"ldap://{proxy.host}:{proxy.port}"
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Wait until it is true; fail when that takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"still not true after {PATIENCE} s: {condition}"
-        time.sleep(0.01)
-
-
 def together(*functions: Callable[[], Any]) -> list[Any]:
     """Run all at the same time; their results, or the first one's exception."""
-    results: list[Any] = [None] * len(functions)
-    errors: list[BaseException] = []
-
-    def run(number: int, function: Callable[[], Any]) -> None:
-        try:
-            results[number] = function()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in enumerate(functions)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(2 * PATIENCE)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
-    return results
+    return in_threads(list(functions))
 
 
 @contextmanager
@@ -203,7 +178,7 @@ URI, BIND, PASSWORD, BASE = {arguments!r}
 def find(connection, uid="user007"):
     return [dn for dn, _ in connection.search_s(BASE, ldap.SCOPE_SUBTREE, f"(uid={{uid}})", ["uid"])]
 
-def tell(what):
+def report(what):
     print(json.dumps(what), flush=True)
 
 def wait(pid):

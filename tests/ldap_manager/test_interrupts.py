@@ -20,7 +20,7 @@ from tests.ldap_manager.conftest import (
     uri_of,
     whoami,
 )
-from tests.ldap_manager.test_death import open_files
+from tests.ldap_manager.test_faults import open_files
 from tests.proxy import TcpProxy
 from tests.slapd import Slapd
 
@@ -66,7 +66,7 @@ class Interruption:
             self._seen += 1
 
 
-@pytest.mark.parametrize("state", ["cold", "idle", "somebody else's", "dead", "dies"])
+@pytest.mark.parametrize("state", ["cold", "idle", "another user's", "broken", "breaks"])
 @pytest.mark.parametrize("error", ["GreenletExit", "Timeout"])
 def test_an_interruption_at_any_point(
     state: str, error: str, manager: Make, server: Slapd, proxy: TcpProxy
@@ -77,7 +77,7 @@ def test_an_interruption_at_any_point(
     def use() -> None:
         for whose, name in [((), server.user_dn(0)), (user, user[0])] * 3:
             with two.connection(*whose) as connection:
-                if state == "dies":
+                if state == "breaks":
                     proxy.drop()
                 assert len(find(connection, server, EVERYBODY)) == server.users
                 assert whoami(connection) == f"dn:{name}"
@@ -89,11 +89,11 @@ def test_an_interruption_at_any_point(
         elif state == "idle":
             with two.connection(), two.connection(*user):
                 pass
-        elif state == "somebody else's":
+        elif state == "another user's":
             third = server.user_dn(2), server.user_password(2)
             with held(two, 2, *third):
                 pass
-        elif state == "dead":
+        elif state == "broken":
             with two.connection(), two.connection(*user):
                 pass
             proxy.drop()
@@ -152,7 +152,7 @@ def test_kills_at_random_moments(manager: Make, server: Slapd, proxy: TcpProxy) 
     eventually(lambda: proxy.connections == 0 and open_files() <= files + 6)
 
 
-def test_who_leaves_a_connect_that_hangs_is_gone_at_once_and_the_slot_when_it_is_over(
+def test_a_caller_leaves_a_hanging_connect_at_once_and_its_slot_is_free_when_that_is_over(
     manager: Make, server: Slapd
 ) -> None:
     two = manager(wait_timeout=None)

@@ -150,7 +150,7 @@ def reachable(*roots: Any) -> Iterator[Any]:
                 todo.append(vars(thing))
 
 
-def assert_told_nowhere(secrets: list[str], *roots: Any) -> None:
+def assert_hidden(secrets: list[str], *roots: Any) -> None:
     for thing in reachable(*roots):
         if isinstance(thing, str | bytes | bytearray):
             text = thing if isinstance(thing, str) else bytes(thing).decode("latin-1")
@@ -166,10 +166,10 @@ def test_no_password_can_be_read(manager: Make, server: Slapd, caplog: pytest.Lo
     errors = []
     with two.connection() as mine, two.connection(server.user_dn(1), server.user_password(1)) as other:
         for connection in (mine, other):
-            assert_told_nowhere(secrets, connection, vars(connection))
+            assert_hidden(secrets, connection, vars(connection))
             for value in vars(connection).values():
                 assert not any(secret in repr(value) for secret in secrets)
-        assert_told_nowhere(secrets, two, two._pool._living())
+        assert_hidden(secrets, two, two._pool._living())
         with pytest.raises(Exception) as caught, two.connection():
             pass
         errors.append(str(caught.value))
@@ -188,13 +188,13 @@ def test_no_password_can_be_read(manager: Make, server: Slapd, caplog: pytest.Lo
         errors.append(str(away.value))
         del away
     texts = [repr(two), str(two), repr(vars(two)), repr(two.stats()), repr(two.passwd), str(two.passwd)]
-    texts += [repr(mine), str(mine), repr(mine.cred), str(other), repr(other.cred), repr(two._own)]
+    texts += [repr(mine), str(mine), repr(mine.cred), str(other), repr(other.cred), repr(two._own_identity)]
     texts += [caplog.text, *errors]
     assert not any(secret in text for secret in secrets for text in texts)
-    assert_told_nowhere(secrets, two, two.stats(), mine, other, *two._pool.connections())
+    assert_hidden(secrets, two, two.stats(), mine, other, *two._pool.connections())
 
 
-def test_an_error_of_connecting_keeps_nobody_alive(manager: Make, server: Slapd) -> None:
+def test_an_error_of_connecting_keeps_no_object_alive(manager: Make, server: Slapd) -> None:
     """What the pool remembers of it has no frames, in which there are passwords and other people's things."""
     import weakref
 
@@ -211,9 +211,9 @@ def test_an_error_of_connecting_keeps_nobody_alive(manager: Make, server: Slapd)
             pass
         return weakref.ref(thing)
 
-    told = use()
+    dropped = use()
     gc.collect()
-    assert told() is None
+    assert dropped() is None
     two.uri = server.uri
     with two.connection() as connection:
         assert find(connection, server) == [server.user_dn(7)]

@@ -19,7 +19,7 @@ both_forks = pytest.mark.parametrize("fork", ["os.fork", "silent_fork"])
 @both_forks
 def test_a_child_opens_its_own_and_the_parents_go_on(in_process: Run, server: Slapd, fork: str) -> None:
     before = server.monitor()
-    told = in_process(
+    reported = in_process(
         f"fork = {fork}\n"
         """
 with manager.connection():
@@ -34,21 +34,21 @@ with manager.connection() as mine:
         # One is in use, one was idle.
         assert len(manager) == 0
         with manager.connection() as own, manager.connection() as another:
-            tell([find(own), find(another), own is not mine and another is not mine])
-        tell(len(manager))
+            report([find(own), find(another), own is not mine and another is not mine])
+        report(len(manager))
         gc.collect()
         # What the parent has given it heals by itself, on a connection of the child's.
-        tell(find(mine))
-        tell(len(manager))
+        report(find(mine))
+        report(len(manager))
         sys.exit()
     assert wait(pid) == 0
-    tell([find(mine, "user008"), mine.descriptor == number])
+    report([find(mine, "user008"), mine.descriptor == number])
 with manager.connection() as one, manager.connection() as two:
-    tell([find(one), find(two), len(manager)])
+    report([find(one), find(two), len(manager)])
 """
     )
     dn = [server.user_dn(7)]
-    assert told == [[dn, dn, True], 2, dn, 2, [[server.user_dn(8)], True], [dn, dn, 2]]
+    assert reported == [[dn, dn, True], 2, dn, 2, [[server.user_dn(8)], True], [dn, dn, 2]]
     # Two of the parent's, two of the child's and the one that has healed.
     assert server.monitor().total_connections - before.total_connections == 5
 
@@ -58,7 +58,7 @@ with manager.connection() as one, manager.connection() as two:
 def test_a_child_that_leaves_the_block_disturbs_nobody(
     in_process: Run, server: Slapd, end: str, fork: str
 ) -> None:
-    told = in_process(f"""
+    reported = in_process(f"""
 fork = {fork}
 def work():
     with manager.connection() as mine:
@@ -67,7 +67,7 @@ def work():
         pid = fork()
         if pid:
             assert wait(pid) in (0, -9)
-            tell(find(mine))
+            report(find(mine))
             return
         own = manager.connection()
         own.__enter__()
@@ -81,9 +81,9 @@ def work():
     {end}
 work()
 with manager.connection() as one, manager.connection() as two:
-    tell([find(one), find(two)])
+    report([find(one), find(two)])
 """)
-    assert told == [[server.user_dn(7)], [[server.user_dn(7)]] * 2]
+    assert reported == [[server.user_dn(7)], [[server.user_dn(7)]] * 2]
 
 
 @both_forks
@@ -93,7 +93,7 @@ def test_a_fork_while_another_thread_connects_for_the_first_time(
     """The child has no such thread: its place must be free."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
-        told = in_process(f"""
+        reported = in_process(f"""
 fork = {fork}
 one = ConnectionManager("ldaps://127.0.0.1:{port}", BIND, PASSWORD, size=1, wait_timeout=1)
 def use():
@@ -107,23 +107,23 @@ thread.start()
 eventually(lambda: one.stats().opening)
 pid = fork()
 if not pid:
-    tell(len(one))
+    report(len(one))
     one.uri = URI
     with one.connection() as connection:
-        tell(find(connection))
+        report(find(connection))
     os._exit(0)
 assert wait(pid) == 0
 thread.join()
-tell(len(one))
+report(len(one))
 """)
-    assert told == [0, [server.user_dn(7)], 1]
+    assert reported == [0, [server.user_dn(7)], 1]
 
 
-def test_a_process_ends_without_a_word(in_process: Run, server: Slapd) -> None:
+def test_a_process_ends_silently(in_process: Run, server: Slapd) -> None:
     """While connections are idle, in use and being made."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
-        told = in_process(f"""
+        reported = in_process(f"""
 stuck = ConnectionManager("ldaps://127.0.0.1:{port}", BIND, PASSWORD, size=1, wait_timeout=0.1)
 try:
     with stuck.connection():
@@ -133,9 +133,9 @@ except ldap.TIMEOUT:
 with manager.connection():
     pass
 in_use = manager.connection()
-tell(find(in_use.__enter__()))
+report(find(in_use.__enter__()))
 other = manager.connection()
-tell(find(other.__enter__()))
+report(find(other.__enter__()))
 other.__exit__(None, None, None)
 cycle = [in_use]
 cycle.append(cycle)
@@ -144,13 +144,13 @@ def use():
         pass
 threading.Thread(target=use, daemon=True).start()
 """)
-    assert told == [[server.user_dn(7)]] * 2
+    assert reported == [[server.user_dn(7)]] * 2
 
 
 def test_idle_connections_are_unbound_at_the_end(in_process: Run, server: Slapd) -> None:
     assert in_process("""
 with manager.connection() as connection:
-    tell(find(connection))
+    report(find(connection))
 """) == [[server.user_dn(7)]]
 
 
@@ -159,14 +159,14 @@ def test_django_is_not_needed(in_process: Run, server: Slapd) -> None:
 assert not any(name.partition(".")[0] == "django" for name in sys.modules)
 sys.modules["django"] = None
 with manager.connection() as connection:
-    tell(find(connection))
-tell([manager.authenticate(BIND, PASSWORD), manager.authenticate(BIND, "wrong")])
+    report(find(connection))
+report([manager.authenticate(BIND, PASSWORD), manager.authenticate(BIND, "wrong")])
 """) == [[server.user_dn(7)], [True, False]]
 
 
 @pytest.mark.gevent
 def test_hubs_of_several_native_threads_share_connections(in_process: Run, server: Slapd) -> None:
-    told = in_process("""
+    reported = in_process("""
 import gevent
 from gevent import monkey
 start = monkey.get_original("_thread", "start_new_thread")
@@ -186,17 +186,17 @@ for _ in range(4):
     start(run, ())
 run()
 eventually(lambda: len(over) == 5)
-tell([len(found), max(seen) <= 3, found.count(found[0])])
-tell([three.stats().in_use, three.stats().waiting])
+report([len(found), max(seen) <= 3, found.count(found[0])])
+report([three.stats().in_use, three.stats().waiting])
 """)
-    assert told == [[250, True, 250], [0, 0]]
+    assert reported == [[250, True, 250], [0, 0]]
 
 
 @both_forks
 def test_a_child_can_connect_whatever_its_parents_threads_did_at_that_moment(
     in_process: Run, server: Slapd, fork: str
 ) -> None:
-    told = in_process(
+    reported = in_process(
         f"fork = {fork}\n"
         """
 # As a thread that is just making a connection.
@@ -205,9 +205,9 @@ pid = fork()
 if not pid:
     signal.alarm(5)
     with manager.connection() as connection:
-        tell(find(connection))
+        report(find(connection))
     os._exit(0)
-tell(wait(pid))
+report(wait(pid))
 """
     )
-    assert told == [[server.user_dn(7)], 0]
+    assert reported == [[server.user_dn(7)], 0]

@@ -95,7 +95,7 @@ def test_who_comes_first_is_served_first(manager: Make) -> None:
     assert served == [0, 1, 2]
 
 
-def test_who_waits_in_vain_is_told_how_long(manager: Make, server: Slapd) -> None:
+def test_the_error_after_waiting_in_vain_says_how_long(manager: Make, server: Slapd) -> None:
     from django_db_pooling.ldap import MaxConnectionReachedError
 
     full = manager(wait_timeout=0.2)
@@ -134,7 +134,7 @@ def test_with_no_time_to_wait_a_free_one_or_a_new_one_is_had_but_nobody_waits(
     "wrong",
     [{"size": 0}, {"size": -1}, {"min_size": 3}, {"min_size": -1}, {"uri": " "}, {"connector_cls": object}],
 )
-def test_what_makes_no_sense_is_refused(manager: Make, wrong: dict[str, object]) -> None:
+def test_arguments_that_make_no_sense_are_refused(manager: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(TypeError if "connector_cls" in wrong else ValueError):
         manager(**wrong)
 
@@ -142,7 +142,7 @@ def test_what_makes_no_sense_is_refused(manager: Make, wrong: dict[str, object])
 # -- whose ----------------------------------------------------------------------------------
 
 
-def test_nobody_gets_the_connection_of_somebody_else(manager: Make, server: Slapd) -> None:
+def test_no_user_gets_the_connection_of_another(manager: Make, server: Slapd) -> None:
     two = manager()
     before = server.monitor()
     with two.connection() as mine, two.connection(server.user_dn(1), server.user_password(1)) as other:
@@ -161,7 +161,7 @@ def test_nobody_gets_the_connection_of_somebody_else(manager: Make, server: Slap
     assert (after.binds - middle.binds, after.total_connections - middle.total_connections) == (1, 0)
 
 
-def test_an_idle_one_of_somebody_else_makes_room(manager: Make, server: Slapd) -> None:
+def test_an_idle_one_of_another_user_makes_room(manager: Make, server: Slapd) -> None:
     two = manager()
     with held(two, 2) as mine:
         pass
@@ -178,7 +178,7 @@ def test_an_idle_one_of_somebody_else_makes_room(manager: Make, server: Slapd) -
     assert_whole(two, server)
 
 
-def test_nobody_is_a_user_too(manager: Make, server: Slapd) -> None:
+def test_anonymous_is_a_user_too(manager: Make, server: Slapd) -> None:
     anonymous = manager(bind=None, passwd=None)
     before = server.monitor()
     with anonymous.connection() as connection:
@@ -206,7 +206,7 @@ def test_an_old_connection_is_replaced(manager: Make, server: Slapd) -> None:
     eventually(lambda: len(short) == 0 and server.monitor().connections == 0)
 
 
-def test_idle_connections_are_closed_but_for_the_least(manager: Make, server: Slapd) -> None:
+def test_idle_connections_are_closed_but_for_min_size(manager: Make, server: Slapd) -> None:
     some = manager(size=5, min_size=2, idle_timeout=0.3)
     with held(some, 5):
         assert server.monitor().connections == 5
@@ -218,7 +218,7 @@ def test_idle_connections_are_closed_but_for_the_least(manager: Make, server: Sl
         assert server.monitor().total_connections == before.total_connections
 
 
-def test_the_least_is_kept_open(manager: Make, server: Slapd) -> None:
+def test_min_size_is_kept_open(manager: Make, server: Slapd) -> None:
     some = manager(size=3, min_size=2)
     assert len(some) == 0
     with some.connection():

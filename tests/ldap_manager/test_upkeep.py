@@ -1,6 +1,8 @@
-"""What the log is told of managers that can't be looked after."""
+"""What the log says of managers that can't be looked after."""
 
 from __future__ import annotations
+
+import weakref
 
 import pytest
 
@@ -18,20 +20,20 @@ class Changing(ConnectionManager):
         self.looks += 1
         return f"{self.looks} connections"
 
-    def look_after(self) -> bool:
+    def every_second(self) -> bool:
         if self.fails:
             raise OSError
         return False
 
 
-def test_a_manager_that_fails_is_told_of_once_whatever_it_looks_like_and_beside_one_that_works(
+def test_a_manager_that_fails_is_logged_once_whatever_it_looks_like_and_beside_one_that_works(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upkeep, "_things", weakref.WeakValueDictionary())
     failing, fine = (Changing("ldap://127.0.0.1:1") for _ in range(2))
     fine.fails = False
-    monkeypatch.setattr(upkeep, "_kept", [failing, fine])
     for _ in range(3):
-        assert upkeep._look_after_all()
+        assert upkeep._every_second()
     failing.fails = False
-    assert not upkeep._look_after_all()
+    assert not upkeep._every_second()
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]

@@ -50,7 +50,7 @@ def test_options_that_cannot_be_undone_cost_the_connection(
     assert_whole(one, server)
 
 
-def test_a_connection_that_was_bound_as_somebody_else_is_not_handed_on(manager: Make, server: Slapd) -> None:
+def test_a_connection_that_was_bound_as_another_user_is_not_handed_on(manager: Make, server: Slapd) -> None:
     import ldap
 
     one = manager(size=1)
@@ -118,7 +118,7 @@ def test_an_exception_in_the_block_passes_and_the_connection_is_kept(manager: Ma
         assert first is second is third is fourth
 
 
-def test_what_is_dropped_without_an_end_comes_back(manager: Make, server: Slapd) -> None:
+def test_a_connection_that_is_dropped_is_reclaimed(manager: Make, server: Slapd) -> None:
     two = manager()
     for _ in range(5):
         one, other = two.connection(), two.connection(server.user_dn(1), server.user_password(1))
@@ -142,14 +142,14 @@ def test_a_subclass_of_the_connector_is_used(manager: Make, server: Slapd) -> No
         assert connection.find("user003") == [server.user_dn(3)]
 
 
-def test_whoever_may_not_look_at_the_root_may_connect_as_nobody(manager: Make) -> None:
+def test_an_anonymous_connection_needs_no_access_to_the_root(manager: Make) -> None:
     with Slapd(users=2, extra=['access to dn.base="" by users read by * none']) as strict:
         one = manager(strict.uri, bind=None, passwd=None, size=1)
         with one.connection() as connection:
             assert whoami(connection) == ""
             connection.simple_bind_s(strict.user_dn(1), strict.user_password(1))
             assert find(connection, strict, "(uid=user001)") == [strict.user_dn(1)]
-        one._pool.death_seen()
+        one._pool.suspect_all()
         with one.connection() as connection:
             assert whoami(connection) == ""
 
@@ -238,15 +238,15 @@ def everything(client: Any, message: int, **how: Any) -> list[Any]:
     """All that there is to be had of an answer, part by part."""
     import ldap
 
-    told = []
+    parts = []
     while True:
         answer = client.result4(message, **how)
         if answer[0] is None:
             time.sleep(0)
             continue
-        told.append(answer[:2] + answer[3:])
+        parts.append(answer[:2] + answer[3:])
         if answer[0] not in (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIATE):
-            return told
+            return parts
 
 
 def joined(parts: list[Any]) -> Any:

@@ -135,9 +135,9 @@ def test_it_says_why_its_process_can_tell_nothing(boss: Client, tmp_path: Path) 
 
     missing = tmp_path / "two" / "three"
     with override_settings(ROOT_URLCONF=EVERYWHERE, DB_POOL_STATUS_DIR=str(missing)):
-        eventually(lambda: f"{missing} can&#x27;t be made, No such file or directory" in page())
+        eventually(lambda: f"{missing} can&#x27;t be created, No such file or directory" in page())
     with override_settings(ROOT_URLCONF=EVERYWHERE):
-        eventually(lambda: "can’t tell each other anything" not in page())
+        eventually(lambda: "can’t share their status" not in page())
 
 
 # -- the permission ------------------------------------------------------------------------------------

@@ -9,3 +9,4 @@ INSTALLED_APPS = [*OTHERS, "django_prometheus"]
 ROOT_URLCONF = "tests.site.metrics_urls"
 # Of django-prometheus: it would ask the database at the start.
 PROMETHEUS_EXPORT_MIGRATIONS = False
+DB_POOL_METRICS = ["prometheus"]

@@ -15,3 +15,4 @@ _file = Path(os.environ["SITE_OTEL_FILE"]).open("a", buffering=1)  # noqa: SIM11
 _exporter = ConsoleMetricExporter(out=_file, formatter=lambda data: data.to_json(indent=None) + "\n")
 _reader = PeriodicExportingMetricReader(_exporter, export_interval_millis=500)
 metrics.set_meter_provider(MeterProvider([_reader]))
+DB_POOL_METRICS = ["opentelemetry"]

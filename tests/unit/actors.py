@@ -10,7 +10,7 @@ from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed
-from tests.unit.fiber_driver import Away, Fault, FiberBell
+from tests.unit.fiber_driver import Away, Fault, FiberWakeup
 from tests.unit.fibers import suspend
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Kill(BaseException):
 class Actor:
     """What one thread or greenlet does: a request, or something that looks after the pool."""
 
-    def __init__(self, world: World, name: str, home: object, deadline: float | None = None) -> None:
+    def __init__(self, world: World, name: str, affinity: object, deadline: float | None = None) -> None:
         self.world, self.pool = world, world.pool
-        self.name, self.home, self.deadline = name, home, deadline
+        self.name, self.affinity, self.deadline = name, affinity, deadline
         self.slot: Slot | None = None
         # Its place in the queue, during a checkout, and whether its deadline was over when it came.
-        self.bell: FiberBell | None = None
+        self.wakeup: FiberWakeup | None = None
         self.impatient = False
         self.phase = "while looking after"
         self.order = "give back"
@@ -69,26 +69,28 @@ class Actor:
 
     @property
     def where(self) -> str:
-        point, bell = self.fiber.point, self.bell
-        if point == "waiting" and bell is not None and not self.is_queued:
-            return "turned away" if bell.is_turned_away else "served"
+        point, wakeup = self.fiber.point, self.wakeup
+        if point == "waiting" and wakeup is not None and not self.is_queued:
+            return "turned away" if wakeup.is_turned_away else "served"
         return point or "nowhere"
 
     @property
     def is_queued(self) -> bool:
-        return self.bell is not None and self.bell in self.world.queue
+        return self.wakeup is not None and self.wakeup in self.world.queue
 
     @property
     def is_served(self) -> bool:
-        return self.bell is not None and not (self.is_queued or self.bell.is_turned_away)
+        return self.wakeup is not None and not (self.is_queued or self.wakeup.is_turned_away)
 
     @property
     def wakes_at(self) -> float:
         """When it goes on by itself: a sleeper when its time has come, unless it was woken."""
-        bell = self.bell
+        wakeup = self.wakeup
         if self.fiber.point == "pausing":
             return self.pauses_until
-        return -math.inf if self.fiber.point != "waiting" or bell is None or bell.rung else bell.wakes_at
+        return (
+            -math.inf if self.fiber.point != "waiting" or wakeup is None or wakeup.woken else wakeup.wakes_at
+        )
 
     @property
     def is_due(self) -> bool:
@@ -165,11 +167,11 @@ class Actor:
             world.is_refused(self, refusal)
             raise
         finally:
-            bell, self.bell = self.bell, None
+            wakeup, self.wakeup = self.wakeup, None
         world.counts.checkouts += 1
-        if bell is not None:
-            self.opening_since = bell.rung_at
-            world.is_in_turn(bell, slot)
+        if wakeup is not None:
+            self.opening_since = wakeup.woken_at
+            world.is_in_turn(wakeup, slot)
         if slot.connection is None:
             if self.gives_up:
                 world.garbage.append(self.let_go())
@@ -200,7 +202,7 @@ class Actor:
                 self.pool.discard(self.let_go())
                 return False
             self.pauses_until = self.world.clock.now + pause
-            assert not self.world.hope(self.home), f"{self} keeps its place while others may come back"
+            assert not self.world.hope(self.affinity), f"{self} keeps its place while others may come back"
             assert self.deadline is None or self.pauses_until < self.deadline, "it pauses beyond its deadline"
             suspend("pausing")
 
@@ -209,15 +211,15 @@ class Actor:
         slot.connection.user = self.name
         suspend("setting up")
         self.world.counts.opened += 1
-        slot.connection.proved_at = self.world.clock.now
+        slot.connection.validated_at = self.world.clock.now
         self.pool.opened(slot)
 
     def make_usable(self, slot: Slot) -> bool:
-        if slot.unsettled:
-            slot.unsettled = False
+        if slot.maybe_in_transaction:
+            slot.maybe_in_transaction = False
             if not self.roll_back(slot):
                 return False
-        return not self.pool.doubts(slot) or self.is_usable(slot)
+        return not self.pool.is_suspect(slot) or self.is_usable(slot)
 
     def is_usable(self, slot: Slot) -> bool:
         try:
@@ -230,8 +232,8 @@ class Actor:
         if slot.connection.is_dead:
             return False
         slot.connection.looks = True
-        slot.connection.proved_at = self.world.clock.now
-        self.pool.proved(slot)
+        slot.connection.validated_at = self.world.clock.now
+        self.pool.validated(slot)
         return True
 
     # -- using ------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ class Actor:
     def execute(self) -> None:
         assert self.slot is not None
         connection = self.slot.connection
-        assert connection.user == self.name and connection.home is self.home
+        assert connection.user == self.name and connection.affinity is self.affinity
         connection.in_statement = True
         try:
             suspend("executing")
@@ -283,8 +285,8 @@ class Actor:
         connection.in_statement = False
 
     def sees_a_death(self) -> None:
-        self.world.death_seen_at = self.world.clock.now
-        self.pool.death_seen()
+        self.world.suspect_before = self.world.clock.now
+        self.pool.suspect_all()
 
     def lose(self) -> None:
         self.world.counts.broken += 1
@@ -320,7 +322,7 @@ class Actor:
             return
         slot = self.let_go()
         try:
-            clean = self.world.keeps(slot) and (
+            clean = self.world.wants(slot) and (
                 slot.connection.in_transaction is False or self.roll_back(slot)
             )
         except BaseException:
@@ -335,8 +337,8 @@ class Actor:
         if self.slot is None:
             return
         slot = self.let_go()
-        if self.world.keeps(slot) and slot.connection.in_transaction is not True:
-            slot.unsettled = slot.connection.in_transaction is None
+        if self.world.wants(slot) and slot.connection.in_transaction is not True:
+            slot.maybe_in_transaction = slot.connection.in_transaction is None
             self.pool.checkin(slot)
         else:
             self.pool.discard(slot)

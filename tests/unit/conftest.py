@@ -14,7 +14,7 @@ from tests.unit.fakes import Clock
 @pytest.fixture
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that gets lost stays lost: waiters don't look for themselves."""
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
     monkeypatch.setattr(growth_module, "STALLED", 3600.0)
 
 

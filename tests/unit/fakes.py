@@ -13,8 +13,8 @@ from typing import Any
 
 from django_db_pooling.pool import Pool
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.queue import ThreadBell
 from django_db_pooling.pool.slots import Slot
+from django_db_pooling.process.wakeup import ThreadWakeup
 
 # Whatever should happen at once has this many seconds before a test gives up.
 SOON = 10.0
@@ -73,11 +73,11 @@ class FakeDriver:
             self.peak = max(self.peak, len(self.open))
         return connection
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         return self.here
 
-    def bell(self) -> ThreadBell:
-        return ThreadBell()
+    def wakeup(self) -> ThreadWakeup:
+        return ThreadWakeup()
 
     def alive(self, connection: Connection) -> bool | None:
         # In the middle of a query there is something to be read.
@@ -91,11 +91,11 @@ class FakeDriver:
         if self.drop_error is not None:
             raise self.drop_error
 
-    def close(self, connection: Connection, linger: float) -> None:
+    def close(self, connection: Connection, close_wait: float) -> None:
         self.at_close()
         with self._lock:
             self.open.pop(connection.number, None)
-            self.closed.append((connection.number, linger))
+            self.closed.append((connection.number, close_wait))
         if self.close_error is not None:
             raise self.close_error
 
@@ -125,7 +125,7 @@ class FakePool(Pool):
 
     def give(self, slot: Slot) -> None:
         """As a wrapper does at the end of its scope."""
-        if self.keeps(slot):
+        if self.wants(slot):
             self.checkin(slot)
         else:
             self.close(slot)

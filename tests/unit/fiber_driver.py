@@ -1,4 +1,4 @@
-"""A driver and bells whose I/O and sleep are suspension points of fibers."""
+"""A driver and wakeups whose I/O and sleep are suspension points of fibers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Connection(fakes.Connection):
 
     def __init__(self, driver: fakes.FakeDriver, number: int) -> None:
         super().__init__(driver, number)
-        self.home = driver.home()
+        self.affinity = driver.affinity()
         self.is_dead = False
         # How often the pool had been recycled when this was begun.
         self.recycles = 0
         # When it last answered.
-        self.proved_at = 0.0
+        self.validated_at = 0.0
         self.in_statement = False
         # None: nobody can know without asking.
         self.in_transaction: bool | None = False
@@ -40,30 +40,30 @@ class Connection(fakes.Connection):
         """A socket that is only forgotten counts on: the pool must close or drop it."""
 
 
-class FiberBell:
+class FiberWakeup:
     """Suspends its actor. It sleeps on when it is resumed before its time: see Actor.is_due."""
 
     def __init__(self, actor: Actor, number: int) -> None:
         self.actor = actor
         self.number = number
-        self.rung = False
-        self.rung_at = self.wakes_at = math.inf
+        self.woken = False
+        self.woken_at = self.wakes_at = math.inf
         # Those before whom it was served.
         self.overtaken: list[Actor] = []
         self.is_turned_away = False
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         self.overtaken = self.actor.world.ahead_of(self)
-        self.rung, self.rung_at = True, self.actor.world.clock.now
+        self.woken, self.woken_at = True, self.actor.world.clock.now
 
     def wait(self, seconds: float) -> bool:
         world, deadline = self.actor.world, self.actor.deadline
-        if seconds > 0 and not self.rung:
+        if seconds > 0 and not self.woken:
             self.wakes_at = world.clock.now + seconds
             assert deadline is None or self.wakes_at <= deadline + 1e-6, "it would sleep beyond its deadline"
             suspend("waiting")
-        rung, self.rung = self.rung, False
-        return rung
+        woken, self.woken = self.woken, False
+        return woken
 
 
 class FiberDriver(fakes.FakeDriver):
@@ -75,8 +75,8 @@ class FiberDriver(fakes.FakeDriver):
         super().__init__()
         self.world = world
         self.connecting = 0
-        self.found_dead: set[int] = set()
-        self._bells = 0
+        self.found_broken: set[int] = set()
+        self._wakeups = 0
 
     def connect(self) -> Any:
         recycles = self.world.recycles
@@ -95,30 +95,30 @@ class FiberDriver(fakes.FakeDriver):
     def sockets(self) -> int:
         return len(self.open) + self.connecting
 
-    def home(self) -> object:
+    def affinity(self) -> object:
         actor = self.world.running
-        return fakes.HERE if actor is None else actor.home
+        return fakes.HERE if actor is None else actor.affinity
 
-    def bell(self) -> Any:
+    def wakeup(self) -> Any:
         actor = self.world.running
         if actor is None:
-            return super().bell()
-        self._bells += 1
+            return super().wakeup()
+        self._wakeups += 1
         # Whoever queues a second time during a checkout has not come later for that.
-        actor.bell = FiberBell(actor, actor.bell.number if actor.bell else self._bells)
+        actor.wakeup = FiberWakeup(actor, actor.wakeup.number if actor.wakeup else self._wakeups)
         actor.impatient = actor.deadline is not None and actor.deadline <= self.world.clock.now
-        return actor.bell
+        return actor.wakeup
 
     def alive(self, connection: Any) -> bool | None:
         if connection.looks is False:
-            self.found_dead.add(connection.number)
-            self.world.death_seen_at = self.world.clock.now
+            self.found_broken.add(connection.number)
+            self.world.suspect_before = self.world.clock.now
         return bool(connection.looks) if connection.looks is not None else None
 
-    def close(self, connection: Any, linger: float) -> None:
+    def close(self, connection: Any, close_wait: float) -> None:
         actor = self.world.running
         if actor is not None:
-            if connection.home is not actor.home:
+            if connection.affinity is not actor.affinity:
                 raise Wrong(f"{connection} is closed in another hub")
-            suspend(f"closing {'in the queue' if actor.bell else actor.phase}")
-        super().close(connection, linger)
+            suspend(f"closing {'in the queue' if actor.wakeup else actor.phase}")
+        super().close(connection, close_wait)

@@ -27,25 +27,25 @@ class TimedOut(Misfortune):
     """As ``gevent.Timeout``."""
 
 
-class CountedBell:
-    """The bell that gevent's greenlets really sleep on."""
+class CountedWakeup:
+    """The wakeup that gevent's greenlets really sleep on."""
 
     def __init__(self, driver: GreenDriver) -> None:
         self._at = driver.at
-        self._bell = Driver().bell()
-        self.ring = self._bell.ring
+        self._wakeup = Driver().wakeup()
+        self.wake = self._wakeup.wake
 
     def wait(self, seconds: float) -> bool:
         with self._at("waiting"):
-            return self._bell.wait(seconds)
+            return self._wakeup.wait(seconds)
 
 
 class GreenDriver(StormyDriver):
-    def home(self) -> object:
-        return Driver().home()
+    def affinity(self) -> object:
+        return Driver().affinity()
 
-    def bell(self) -> Any:
-        return CountedBell(self)
+    def wakeup(self) -> Any:
+        return CountedWakeup(self)
 
 
 class GreenStorm(Storm):
@@ -128,8 +128,8 @@ def main(storm: type[GreenStorm]) -> None:
 
     monkey.patch_all()
     logging.disable()
-    pool_module.LINGER = 0.0
-    pool_module.LOOK_AROUND = 3600.0
+    pool_module.CLOSE_WAIT = 0.0
+    pool_module.RECHECK_INTERVAL = 3600.0
     sys.setswitchinterval(1e-5)
     made = storm(int(sys.argv[1]), float(sys.argv[2]))
     made.run()

@@ -36,13 +36,13 @@ class HubsDriver(GreenDriver):
         self.strayed: list[str] = []
 
     def use(self, connection: Any) -> None:
-        self.is_at_home(connection, "used")
+        self.has_affinity(connection, "used")
 
-    def close(self, connection: Any, linger: float) -> None:
-        self.is_at_home(connection, "closed")
-        super().close(connection, linger)
+    def close(self, connection: Any, close_wait: float) -> None:
+        self.has_affinity(connection, "closed")
+        super().close(connection, close_wait)
 
-    def is_at_home(self, connection: Any, what: str) -> None:
+    def has_affinity(self, connection: Any, what: str) -> None:
         if connection.hub is not green.hub_of_this_thread():
             self.strayed.append(f"{connection} was {what} in another hub")
 

@@ -65,9 +65,9 @@ class StormyDriver(FakeDriver):
         if self.happens(0.05):
             raise OSError
 
-    def close(self, connection: Connection, linger: float) -> None:
+    def close(self, connection: Connection, close_wait: float) -> None:
         self.rest_at("closing", 0.001)
-        super().close(connection, linger)
+        super().close(connection, close_wait)
         if self.happens(0.1):
             raise OSError
         if self.happens(0.05):

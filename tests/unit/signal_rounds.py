@@ -44,7 +44,7 @@ def match() -> Callable[[], object]:
 
 def queue() -> Callable[[], object]:
     """It looks around all the time, and nothing comes."""
-    pool_module.LOOK_AROUND = 0.0
+    pool_module.RECHECK_INTERVAL = 0.0
     pool = FakePool(size=1, max_outstanding=1)
     held = pool.take()
 

@@ -31,17 +31,17 @@ class Struck(Misfortune):
     """Out of the handler."""
 
 
-class ManyHomes(StormyDriver):
+class ManyAffinities(StormyDriver):
     """Callers need connections of their own kind: those of others give way in the middle of a match."""
 
-    homes = (object(), object(), object())
+    affinities = (object(), object(), object())
 
-    def home(self) -> object:
-        return self.luck.choice(self.homes)
+    def affinity(self) -> object:
+        return self.luck.choice(self.affinities)
 
 
 class SignalStorm(Storm):
-    driver_class = ManyHomes
+    driver_class = ManyAffinities
     # What was about to be dropped when its thread was struck is open as long as the traceback refers to it.
     most_open = CAP + 1
 
@@ -99,9 +99,9 @@ class SignalStorm(Storm):
 def main(seed: int, seconds: float) -> Any:
     logging.disable()
     sys.setswitchinterval(1e-5)
-    pool_module.LINGER = 0.0
+    pool_module.CLOSE_WAIT = 0.0
     # They go round often.
-    pool_module.LOOK_AROUND = 0.0005
+    pool_module.RECHECK_INTERVAL = 0.0005
     storm = SignalStorm(seed, seconds)
     storm.run()
     return storm

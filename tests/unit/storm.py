@@ -23,7 +23,7 @@ from tests.unit.fibers import Fiber, GreenFiber
 from tests.unit.world import World
 
 INTERRUPTIONS = (Timeout, Kill)
-HOMES = 3
+AFFINITIES = 3
 # How many callers there are at most: sometimes nobody has to wait, sometimes many have to.
 CROWDS = (2, 6, 20)
 # It blows, so many steps at a time, until each point was hit so often by each kind of interruption.
@@ -64,7 +64,7 @@ WEATHER = {
 class Storm:
     def __init__(self, seed: int, kind: type[Fiber] = GreenFiber) -> None:
         self.luck = random.Random(seed)
-        self.world = World(kind, HOMES, max_outstanding=5, **LIMITS)
+        self.world = World(kind, AFFINITIES, max_outstanding=5, **LIMITS)
         self.crowd = max(CROWDS)
         # (suspension point, kind of interruption) -> how often.
         self.hits: Counter[tuple[str, type[BaseException]]] = Counter(
@@ -109,7 +109,7 @@ class Storm:
             now = self.world.clock.now
             deadline = self.luck.choice([None, None, PASSED, now + 0.01, now + 0.6])
             gives_up = self.luck.random() < 0.05
-            self.world.start("caller", None, self.a_home(), deadline=deadline, gives_up=gives_up)
+            self.world.start("caller", None, self.an_affinity(), deadline=deadline, gives_up=gives_up)
 
     def the_crowd_changes(self) -> None:
         self.crowd = self.luck.choice(CROWDS)
@@ -161,22 +161,22 @@ class Storm:
         self.world.pass_time(self.luck.choice([0.001, 0.01, 0.1, 0.6, 2.0]))
 
     def the_pool_is_looked_after(self) -> None:
-        self.world.start("housekeeper", self.luck.choice(["maintain", "fill"]), self.a_home())
+        self.world.start("housekeeper", self.luck.choice(["maintain", "fill"]), self.an_affinity())
 
     def the_pool_changes(self) -> None:
         if self.luck.random() < 0.5:
-            self.world.start("operator", "recycle", self.a_home())
+            self.world.start("operator", "recycle", self.an_affinity())
         else:
             limits = Limits(max_outstanding=self.luck.randint(2, 6), **LIMITS)
-            self.world.start("operator", "resize", self.a_home(), limits=limits)
+            self.world.start("operator", "resize", self.an_affinity(), limits=limits)
 
     def garbage_is_collected(self) -> None:
         self.world.collect_garbage()
 
     # -- dice ---------------------------------------------------------------------------------
 
-    def a_home(self) -> int:
-        return self.luck.randrange(HOMES)
+    def an_affinity(self) -> int:
+        return self.luck.randrange(AFFINITIES)
 
     def one_of(self, things: list[Any]) -> Any:
         return self.luck.choice(things) if things else None

@@ -1,4 +1,4 @@
-"""Whatever lies in the directory of reports and orders: the page and the command work, and pass it over."""
+"""Whatever lies in the directory of the reports: the page and ``db_pools`` work, and pass it over."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from django_db_pooling.dashboard import presentation
 from django_db_pooling.management.table import table
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
-from django_db_pooling.workers import commands, overview, reports, status_dir
-from django_db_pooling.workers.commands import Action, Order
-from django_db_pooling.workers.decoding import MOST, decode
+from django_db_pooling.workers import commands, overview, status_dir
+from django_db_pooling.workers.commands import Action, Command
+from django_db_pooling.workers.decoding import MAX_NUMBER, decode
 from django_db_pooling.workers.overview import Overview
-from django_db_pooling.workers.reports import PoolReport, Publisher, Report, Sample
+from django_db_pooling.workers.publish import Publisher
+from django_db_pooling.workers.reports import PoolReport, Report, Sample
 from django_db_pooling.workers.status_dir import Kind
 from tests.unit.test_overview import durations
 
@@ -35,7 +36,6 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presentation.timezone, "get_current_timezone", lambda: datetime.UTC)
         patch.setattr(status_dir, "settings", told)
-        patch.setattr(reports, "settings", told)
         with status_dir.opened(make=True):
             yield status_dir.path()
 
@@ -57,8 +57,8 @@ def report(**changes: Any) -> Report:
     return replace(told, **{"pools": pools, **changes})
 
 
-def order() -> Order:
-    return Order(status_dir.new_id(time.time_ns()), time.time(), "default", Action.RECYCLE, "boss")
+def command() -> Command:
+    return Command(status_dir.new_id(time.time_ns()), time.time(), "default", Action.RECYCLE, "boss")
 
 
 def put(where: Path, kind: Kind, one: str, text: bytes) -> Path:
@@ -79,8 +79,8 @@ def shown() -> Overview:
 # -- what is understood ----------------------------------------------------------------------------------
 
 
-def test_a_report_and_an_order_are_read_as_they_were_written() -> None:
-    for kind, told in ((Report, report(obeyed=["1", "2"])), (Order, order())):
+def test_a_report_and_a_command_are_read_as_they_were_written() -> None:
+    for kind, told in ((Report, report(carried_out=["1", "2"])), (Command, command())):
         assert decode(kind, json.dumps(asdict(told)).encode()) == told
 
 
@@ -100,8 +100,8 @@ ODD: list[Any] = [
     True,
     -1,
     10**400,
-    MOST,
-    MOST + 1,
+    MAX_NUMBER,
+    MAX_NUMBER + 1,
     0,
     float("nan"),
     float("inf"),
@@ -148,15 +148,15 @@ def changed(told: Any, path: tuple[Any, ...], value: Any, how: str) -> Any:
     return copy
 
 
-REPORT, ORDER = asdict(report()), asdict(order())
-PLACES = {Kind.REPORT: sorted(places(REPORT), key=str), Kind.ORDER: sorted(places(ORDER), key=str)}
+REPORT, COMMAND = asdict(report()), asdict(command())
+PLACES = {Kind.REPORT: sorted(places(REPORT), key=str), Kind.COMMAND: sorted(places(COMMAND), key=str)}
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[Kind, Any]:
     """A real one with some changes."""
     kind = draw(st.sampled_from(list(Kind)))
-    told = REPORT if kind is Kind.REPORT else ORDER
+    told = REPORT if kind is Kind.REPORT else COMMAND
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(PLACES[kind]))
         how = draw(st.sampled_from(["replaced", "removed", "added"]))
@@ -204,7 +204,7 @@ def test_nothing_raises_wherever_it_stands_in_a_report(where: Path, value: Any) 
         path.unlink()
 
 
-def test_what_is_not_understood_is_passed_over_and_said_once(
+def test_what_cannot_be_decoded_is_ignored_and_logged_once(
     where: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, broken = report(), report()
@@ -214,7 +214,7 @@ def test_what_is_not_understood_is_passed_over_and_said_once(
     for _ in range(3):
         assert len(shown().workers) == 1
     [record] = caplog.records
-    assert record.getMessage() == f"passing over {path}: pools: stats: in_use: no count"
+    assert record.getMessage() == f"ignoring {path}: pools: stats: in_use: no count"
     assert vars(record)["pool_event"] == "status"
     for each in where.iterdir():
         each.unlink()
@@ -228,7 +228,7 @@ def test_what_is_not_understood_is_passed_over_and_said_once(
         {"waits": {"buckets": [1], "seconds": 1.0}},
     ],
 )
-def test_reports_of_another_version_are_passed_over(where: Path, changes: dict[str, Any]) -> None:
+def test_reports_of_another_version_are_ignored(where: Path, changes: dict[str, Any]) -> None:
     told = asdict(report())
     told["pools"]["default"]["stats"] |= changes
     path = put(where, Kind.REPORT, told["id"], json.dumps(told).encode())

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from django_db_pooling.capacity import Demand, Limit, Server, Share
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
-from django_db_pooling.management.plan import Plan, Share
+from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
 from django_db_pooling.workers import humanize
 from tests.unit.test_overview import NOW, durations, pool_report, report, sample, seen
@@ -69,8 +70,8 @@ def test_a_table_fits_into_a_terminal() -> None:
     )
     assert max(map(len, text.splitlines())) <= COLUMNS
     assert "2 processes at " in text
-    assert re.search(r"^  together +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
-    assert "held longest:  4.0 s" in text
+    assert re.search(r"^  total +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
+    assert "longest held:  4.0 s" in text
 
 
 def test_charts_stay_inside_of_their_boxes() -> None:
@@ -109,21 +110,37 @@ def test_a_bar_is_filled_by_what_there_is() -> None:
     assert bar({"in_use": ("in use", 0)}, 0)[0].width == "0.0"
 
 
+LIMIT = Limit(97, "max_connections 100, less 3 reserved")
+SERVER = Server("postgresql", "db", "5432")
+
+
 def test_a_plan_that_fits() -> None:
-    plan = Plan("PostgreSQL at db:5432", 100, 3, [Share("default", 10), Share("other", 2)], 4, 2)
-    assert plan.fits
-    assert "  all together        2 x 4 x 12 = 96 (hosts x processes x connections)" in plan.lines()
-    assert "  fits, and leaves    1 for others" in plan.lines()
+    demand = Demand(LIMIT, [Share("default", 10), Share("other", 2, is_reported=False)], 8)
+    assert demand.fits
+    assert plan.lines(SERVER, demand, hosts=2) == [
+        "PostgreSQL at db:5432",
+        "  limit         97 (max_connections 100, less 3 reserved)",
+        "  each process  default 10, other 2 (from settings)",
+        "  total         2 x 4 x 12 = 96 (hosts x processes x connections)",
+        "  fits          leaves 1 for others",
+    ]
 
 
 @pytest.mark.parametrize(
     ("each", "said"),
     [
-        (20, "  does not fit        63 too many; 12 for each process would"),
-        (None, "  all together        any number: does not fit, set MAX_OUTSTANDING"),
+        (20, "  does not fit  63 too many; 12 per process would fit"),
+        (None, "  total         unlimited: does not fit, set MAX_OUTSTANDING"),
     ],
 )
 def test_a_plan_that_does_not_fit(each: int | None, said: str) -> None:
-    plan = Plan("PostgreSQL at db:5432", 100, 3, [Share("default", each)], 4, 2)
-    assert not plan.fits
-    assert said in plan.lines()
+    demand = Demand(LIMIT, [Share("default", each)], 8)
+    assert not demand.fits
+    assert plan.lines(SERVER, demand, hosts=2)[-1] == said
+
+
+def test_a_server_that_accepts_nobody() -> None:
+    demand = Demand(Limit(-2, "max_connections 1, less 3 reserved"), [Share("default", 10, minimum=1)], 1)
+    assert not demand.fits
+    assert demand.fitting == 0
+    assert plan.lines(SERVER, demand, hosts=1)[-1] == "  does not fit  10 too many; 0 per process would fit"

@@ -14,15 +14,14 @@ import pytest
 
 import django_db_pooling
 from django_db_pooling import conf, handler, owner
-from django_db_pooling.log import MOST, MOST_LABEL
+from django_db_pooling.capacity import Share
+from django_db_pooling.database_pool import Identity
+from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
-from django_db_pooling.management.plan import Share
-from django_db_pooling.metrics import exporters
-from django_db_pooling.pool.holders import Holding, asker
+from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.process.housekeeper import Housekeeper
-from django_db_pooling.registry import Identity
-from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers import commands, publish, status_dir
 from django_db_pooling.workers.commands import Action
 from tests.concurrency import eventually, in_thread
 from tests.unit.fakes import PASSED, FakePool
@@ -84,7 +83,7 @@ def test_a_label_is_short_whatever_the_path_is() -> None:
     for path in (":" * 4_000, "\x1b" * 4_000, wsgi("é" * 4_000)):
         told = label_of(environ={"REQUEST_METHOD": "G" * 300, "PATH_INFO": f"/{path}"})
         assert told is not None
-        assert len(told) <= MOST_LABEL
+        assert len(told) <= MAX_LABEL
         assert told.isprintable()
 
 
@@ -134,11 +133,11 @@ def test_holders_are_told_in_one_line_to_everybody(caplog: pytest.LogCaptureFixt
     pool.leaks.look([slot], 0.0, slot.taken_at + 1)
     pool.maintain()
     held = [record.getMessage() for record in caplog.records if "held for" in record.getMessage()]
-    assert held == [f"default: held for 1.0 s by {who}"]
+    assert held == [f"default: connection held for 1.0 s by {who}"]
     for text in (str(caught.value), pool.troubles[-1].error, *caplog.messages):
         assert text.isprintable()
         assert SECRET not in text
-    assert asker(slot.holder) == "GET /password=***"
+    assert request_label(slot.holder) == "GET /password=***"
     pool.give(slot)
 
 
@@ -161,20 +160,20 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     journal = Journal(f"tenant {ODD}")
     journal.note("dead")
     journal.write()
-    assert caplog.messages == [rf"tenant {LINE}: connection found dead"]
+    assert caplog.messages == [rf"tenant {LINE}: idle connection found broken"]
     assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
 
 
-def test_who_orders_something_is_told_in_one_line(
+def test_who_gives_a_command_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path, SECRET_KEY=SECRET)
     monkeypatch.setattr(status_dir, "settings", where)
     caplog.set_level(logging.INFO, "django_db_pooling")
-    order = commands.give("default", Action.RECYCLE, f"boss {ODD}")
-    assert order.by == rf"boss {LINE}"
-    assert commands.given() == [order]
-    assert caplog.messages == [rf"default: recycle was ordered by boss {LINE}"]
+    command = commands.give("default", Action.RECYCLE, f"boss {ODD}")
+    assert command.by == rf"boss {LINE}"
+    assert commands.given() == [command]
+    assert caplog.messages == [rf"default: recycle requested by boss {LINE}"]
 
 
 def test_settings_are_shown_without_passwords() -> None:
@@ -183,7 +182,7 @@ def test_settings_are_shown_without_passwords() -> None:
         told += "".join(problem.message for problem in conf.problems("default", {"POOL": {"SIZE": value}}))
         assert told
         assert SECRET not in told
-        assert len(told) < 3 * MOST
+        assert len(told) < 3 * MAX_LENGTH
 
 
 def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
@@ -193,8 +192,8 @@ def test_an_identity_hides_what_is_in_urls_and_shows_escapes_once() -> None:
 
 def test_the_name_of_a_program_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{ODD.replace('/', '')}{'x' * 1_000}"])
-    assert reports._program().startswith(SHOWN)
-    assert len(reports._program()) == MOST_LABEL
+    assert publish._program().startswith(SHOWN)
+    assert len(publish._program()) == MAX_LABEL
 
 
 def test_a_terminal_gets_nothing_to_obey_whatever_a_file_says() -> None:
@@ -218,27 +217,9 @@ def test_where_housekeeping_has_failed_is_told_without_source(caplog: pytest.Log
     eventually(lambda: "trying again" in caplog.text)
     told = caplog.messages[0]
     first, *frames = told.split("\n")
-    assert first == rf"looking after the pools failed, trying again: OSError: password=*** {LINE}"
+    assert first == rf"housekeeping failed, trying again: OSError: password=*** {LINE}"
     assert re.fullmatch(r"  .+test_foreign_text\.py:\d+ in work", frames[-1])
     assert all(line.isprintable() for line in frames)
-
-
-def test_an_exporter_that_fails_is_told_without_its_password(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Exporter:
-        def tick(self) -> None:
-            raise OSError(f"can't send to https://app:{SECRET}@collector {ODD}")
-
-        end = tick
-
-    monkeypatch.setattr(exporters, "exporters", [Exporter()])
-    exporters.tick()
-    [record] = caplog.records
-    told = logging.Formatter().format(record)
-    assert SECRET not in told
-    assert rf"OSError: can't send to https://***@collector {LINE}" in told
-    assert all(line.isprintable() for line in told.split("\n"))
 
 
 def test_no_error_is_told_as_it_is() -> None:

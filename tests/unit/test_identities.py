@@ -1,4 +1,4 @@
-"""Whom a connection is bound as, told without the password."""
+"""Whom a connection is bound as, without the password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_same_name_and_password_are_one() -> None:
     assert len({id(other) for other in [one, *others]}) == 6
 
 
-def test_it_is_forgotten_with_its_last_holder() -> None:
+def test_an_identity_is_forgotten_with_its_last_reference() -> None:
     identities = Identities()
     one = identities.of("a", "x")
     assert len(identities._known) == 1

@@ -23,10 +23,10 @@ PACKAGE = Path(django_db_pooling.__file__).parent
 WRITERS = {
     "log.py",
     "pool/journal.py",
-    "process/duties.py",
+    "process/tasks.py",
     "process/housekeeper.py",
     "workers/commands.py",
-    "workers/reports.py",
+    "workers/publish.py",
     "workers/status_dir.py",
     "checks.py",
 }
@@ -106,7 +106,7 @@ def test_in_a_storm_the_first_is_written_at_once_and_the_others_are_counted(
         journal.write()
     assert [record.getMessage() for record in caplog.records] == [
         "default: checkout failed: first",
-        "default: connection lost in a statement of x: another",
+        "default: connection lost during a statement of x: another",
     ]
     assert journal.is_pending
     caplog.clear()
@@ -149,7 +149,7 @@ def test_notes_that_nobody_writes_are_bounded() -> None:
     journal = Journal("default")
     for _ in range(10_000):
         journal.note("lost", **FIELDS)
-    assert len(journal._notes) == journal_module.MOST_NOTES
+    assert len(journal._notes) == journal_module.MAX_NOTES
 
 
 def test_nothing_else_in_the_package_logs() -> None:
@@ -252,4 +252,7 @@ def test_a_dropped_lease_is_told_of_with_its_request(caplog: pytest.LogCaptureFi
     del slot
     gc.collect()
     pool.maintain()
-    assert "default: connection reclaimed, its holder is gone: GET /dropped" in caplog.messages
+    assert (
+        "default: connection reclaimed, its holder ended without returning it: GET /dropped"
+        in caplog.messages
+    )

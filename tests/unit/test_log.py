@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from django_db_pooling.log import MOST, MOST_LABEL, label, printable, redact, way
+from django_db_pooling.log import (
+    MAX_LABEL,
+    MAX_LENGTH,
+    escape_unprintable,
+    redact,
+    safe_label,
+    traceback_text,
+)
 
 SECRET = "s3cr3t-c4n4ry"
 
@@ -88,7 +95,7 @@ def test_the_rest_of_a_drivers_words_is_left_but_for_the_statement(text: str, to
 def test_a_secret_that_is_cut_off_leaves_no_half_behind(text: str) -> None:
     for read in range(len(text)):
         # White space takes no room in what is told.
-        told = redact(" " * (4 * MOST - read) + text)
+        told = redact(" " * (4 * MAX_LENGTH - read) + text)
         assert SECRET[:4] not in told
 
 
@@ -129,24 +136,24 @@ def test_who_cannot_say_what_it_is_is_told_by_its_type() -> None:
     ],
 )
 def test_what_a_terminal_would_obey_or_hide_is_escaped_once(text: str, told: str) -> None:
-    assert redact(text) == redact(redact(text)) == label(text) == printable(text) == told
+    assert redact(text) == redact(redact(text)) == safe_label(text) == escape_unprintable(text) == told
 
 
 def test_lines_of_a_server_become_one_and_those_of_a_visitor_are_shown() -> None:
     text = "GET /x\nERROR forged\r\n\u2028\x85 y"
     assert redact(text) == "GET /x ERROR forged y"
-    assert label(text) == r"GET /x\nERROR forged\r\n\u2028\x85 y"
+    assert safe_label(text) == r"GET /x\nERROR forged\r\n\u2028\x85 y"
 
 
 def test_labels_are_short_and_those_that_are_short_are_left_alone() -> None:
-    text = "GET /" + "x" * (MOST_LABEL - 5)
-    assert label(text) is text
-    assert label(text + "x") == text[:-3] + "..."
-    assert len(label("GET /" + "\x1b" * 10_000)) == MOST_LABEL
-    assert len(label("GET /" + ":" * 4_000)) == MOST_LABEL
+    text = "GET /" + "x" * (MAX_LABEL - 5)
+    assert safe_label(text) is text
+    assert safe_label(text + "x") == text[:-3] + "..."
+    assert len(safe_label("GET /" + "\x1b" * 10_000)) == MAX_LABEL
+    assert len(safe_label("GET /" + ":" * 4_000)) == MAX_LABEL
     at_the_cut = f"GET /{'x' * 170}/mysql://app:{SECRET}"
-    assert SECRET[:4] not in label(f"{at_the_cut}{'y' * 10_000}@db")
-    assert SECRET[:4] not in label(f"GET /password='{'y' * 770}'/mysql://app:{SECRET}{'y' * 100}@db")
+    assert SECRET[:4] not in safe_label(f"{at_the_cut}{'y' * 10_000}@db")
+    assert SECRET[:4] not in safe_label(f"GET /password='{'y' * 770}'/mysql://app:{SECRET}{'y' * 100}@db")
 
 
 def test_the_way_of_an_error_is_told_without_source_and_bounded() -> None:
@@ -156,11 +163,11 @@ def test_the_way_of_an_error_is_told_without_source_and_bounded() -> None:
         raise ValueError("password='secret'")
 
     error = pytest.raises(ValueError, fall, 50).value
-    lines = way(error).splitlines()
+    lines = traceback_text(error).splitlines()
     assert len(lines) == 20
     assert all(re.fullmatch(r"  .+test_log\.py:\d+ in fall", line) for line in lines), lines
     source = compile("raise ValueError", "<\x1b>", "exec")
-    assert way(pytest.raises(ValueError, exec, source).value).endswith(r"  <\x1b>:1 in <module>")
+    assert traceback_text(pytest.raises(ValueError, exec, source).value).endswith(r"  <\x1b>:1 in <module>")
 
 
 # -- whatever the text is -----------------------------------------------------------------------------------
@@ -180,11 +187,11 @@ def test_whatever_comes_in_a_short_printable_line_comes_out_which_comes_out_as_i
     text: str, times: int
 ) -> None:
     text *= times + 1
-    tells: list[tuple[Callable[[str], str], int]] = [(redact, MOST), (label, MOST_LABEL)]
-    for tell, most in tells:
+    tells: list[tuple[Callable[[str], str], int]] = [(redact, MAX_LENGTH), (safe_label, MAX_LABEL)]
+    for tell, limit in tells:
         told = tell(text)
         assert told.isprintable()
-        assert len(told) <= most
+        assert len(told) <= limit
         # Where it was cut, what was at the end may look otherwise.
         again = tell(told)
         kept = len(told) - 40 * told.endswith("...")

@@ -13,14 +13,14 @@ import sys
 sys.modules["django"] = None
 from django_db_pooling.pool import CheckoutTimeout, Pool
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.queue import ThreadBell
+from django_db_pooling.process.wakeup import ThreadWakeup
 
 class Driver:
-    def home(self): return None
-    def bell(self): return ThreadBell()
+    def affinity(self): return None
+    def wakeup(self): return ThreadWakeup()
     def alive(self, connection): return True
     def drop(self, connection): connection.append("dropped")
-    def close(self, connection, linger): connection.append("closed")
+    def close(self, connection, close_wait): connection.append("closed")
 
 pool = Pool("plain", Limits(size=1, max_outstanding=1), Driver())
 slot = pool.checkout()

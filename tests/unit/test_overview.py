@@ -8,7 +8,7 @@ import pytest
 
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.workers.commands import Action, Order
+from django_db_pooling.workers.commands import Action, Command
 from django_db_pooling.workers.overview import Overview, picture
 from django_db_pooling.workers.reports import SAMPLES, PoolReport, Report, Sample
 
@@ -49,8 +49,8 @@ def report(pid: int, at: float = NOW, started_at: float = NOW - 100, **pools: Po
     return Report(str(pid), pid, "here", "gunicorn", started_at, at, pools)
 
 
-def seen(*reports: Report, orders: tuple[Order, ...] = ()) -> Overview:
-    return picture(list(reports), orders, NOW)
+def seen(*reports: Report, commands: tuple[Command, ...] = ()) -> Overview:
+    return picture(list(reports), commands, NOW)
 
 
 def test_nobody() -> None:
@@ -95,7 +95,7 @@ def test_each_alias_has_the_processes_that_have_it() -> None:
 
 def test_ages_are_of_now_and_never_negative() -> None:
     (worker,) = seen(report(1, at=NOW + 3, started_at=NOW - 7)).workers
-    assert (worker.heard, worker.age) == (0.0, 7.0)
+    assert (worker.reported_ago, worker.age) == (0.0, 7.0)
 
 
 def test_rates_are_of_the_difference_to_the_sample_before() -> None:
@@ -185,12 +185,12 @@ def test_troubles_are_told_by_time_and_each_once() -> None:
     ]
 
 
-def test_orders_say_how_many_have_carried_them_out() -> None:
-    order = Order("77", NOW - 3, "default", Action.RECYCLE, "boss")
+def test_commands_say_how_many_have_carried_them_out() -> None:
+    command = Command("77", NOW - 3, "default", Action.RECYCLE, "boss")
     (told,) = seen(
-        replace(report(1), obeyed=["77"]), report(2), report(3, started_at=NOW - 1), orders=(order,)
-    ).orders
-    assert (told.ago, told.obeyed, told.of) == (3.0, 1, 2)
+        replace(report(1), carried_out=["77"]), report(2), report(3, started_at=NOW - 1), commands=(command,)
+    ).commands
+    assert (told.ago, told.carried_out, told.of) == (3.0, 1, 2)
 
 
 def test_quantiles_of_a_histogram() -> None:

@@ -73,7 +73,7 @@ def test_many_threads_never_open_more_than_max_outstanding() -> None:
     assert pool.driver.peak == 5
 
 
-# -- homes ----------------------------------------------------------------------------------
+# -- affinities ----------------------------------------------------------------------------------
 
 
 def test_a_connection_of_another_hub_is_not_handed_out() -> None:
@@ -116,7 +116,7 @@ def test_a_place_is_made_for_a_waiter_of_another_hub_when_a_connection_comes_bac
     pool.driver.here = here
     pool.give(slot)
     bare = waiter.result()
-    assert bare.connection is None and bare.home is not here
+    assert bare.connection is None and bare.affinity is not here
     assert len(pool) == 1
 
 
@@ -133,19 +133,19 @@ def test_a_connection_of_another_hub_that_comes_back_at_the_wrong_moment_stays()
     is put there: it can't be used here, nor be closed from here, and nothing is wrong with it.
     """
     pool = FakePool(size=2, max_outstanding=2)
-    home, other = pool.driver.here, object()
+    affinity, other = pool.driver.here, object()
     pool.driver.here = other
     foreign = pool.take_now()
-    pool.driver.here = home
+    pool.driver.here = affinity
     (mine,) = pool.open_idle(1)
     returned = [foreign]
 
-    def home_of_caller() -> object:
+    def affinity_of_caller() -> object:
         if returned:
             pool.checkin(returned.pop())
-        return home
+        return affinity
 
-    pool.driver.home = home_of_caller  # type: ignore[method-assign]
+    pool.driver.affinity = affinity_of_caller  # type: ignore[method-assign]
     slot = pool.checkout(PASSED)
     assert slot.connection is mine
     assert pool.driver.closed == []
@@ -158,18 +158,18 @@ def test_a_look_at_a_connection_of_another_hub_hides_it_from_nobody() -> None:
     """
     pool = FakePool(size=1, max_outstanding=1)
     (connection,) = pool.open_idle(1)
-    home, other = pool.driver.here, object()
+    affinity, other = pool.driver.here, object()
     callers: list[Caller] = []
 
-    def home_of_caller() -> object:
+    def affinity_of_caller() -> object:
         if threading.current_thread() is not threading.main_thread():
-            return home
+            return affinity
         if not callers:
             callers.append(Caller(pool.checkout, PASSED))
             callers[0].join(SOON)
         return other
 
-    pool.driver.home = home_of_caller  # type: ignore[method-assign]
+    pool.driver.affinity = affinity_of_caller  # type: ignore[method-assign]
     with contextlib.suppress(CheckoutTimeout):
         pool.checkout(PASSED)
     assert callers[0].result().connection is connection
@@ -248,7 +248,7 @@ def test_closing_waits_for_the_server_only_at_the_cap() -> None:
     slots = [pool.take_now(), pool.take_now()]
     for slot in slots:
         pool.close(slot)
-    assert [linger for _, linger in pool.driver.closed] == [pool_module.LINGER, 0.0]
+    assert [close_wait for _, close_wait in pool.driver.closed] == [pool_module.CLOSE_WAIT, 0.0]
 
 
 # -- telling --------------------------------------------------------------------------------
@@ -284,6 +284,18 @@ def test_the_counters_add_up(clock: Clock) -> None:
     assert stats.opened - stats.closed == stats.idle == 1
     assert stats.held_seconds == 8
     assert stats.wait_seconds == stats.longest_wait_seconds == 0
+
+
+def test_durations_never_go_back_while_a_caller_that_queued_is_being_counted() -> None:
+    """It is counted as one that queued before its checkout is: a thread may read between the two."""
+    pool = FakePool()
+    for _ in range(2):
+        pool.give(pool.take())
+    before = pool.snapshot().waits
+    pool.counts.queued += 1
+    assert pool.snapshot().waits == before
+    pool.counts.checkouts += 1
+    assert pool.snapshot().waits == before
 
 
 def test_a_connection_that_fails_while_it_is_set_up_counts_neither_as_opened_nor_as_closed() -> None:

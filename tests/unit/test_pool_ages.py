@@ -26,9 +26,9 @@ def test_an_age_is_cut_by_a_share_that_is_fixed_at_birth(
     slot = pool.take_now()
     monkeypatch.setattr(pool_module, "random", SimpleNamespace(random=lambda: 0.0))
     clock.now += 949
-    assert pool.keeps(slot)
+    assert pool.wants(slot)
     clock.now += 2
-    assert not pool.keeps(slot)
+    assert not pool.wants(slot)
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.999999])
@@ -37,9 +37,9 @@ def test_an_age_is_cut_by_a_tenth_at_most(luck: float, clock: Clock, monkeypatch
     pool = FakePool(max_age=1000.0)
     slot = pool.take_now()
     clock.now += 899.9
-    assert pool.keeps(slot)
+    assert pool.wants(slot)
     clock.now += 100.2
-    assert not pool.keeps(slot)
+    assert not pool.wants(slot)
 
 
 def test_a_connection_that_grew_old_while_idle_is_replaced_at_checkout(clock: Clock) -> None:
@@ -68,13 +68,13 @@ def test_without_max_age_connections_never_grow_old(clock: Clock) -> None:
     pool = FakePool(max_age=None)
     slot = pool.take_now()
     clock.now += 1e9
-    assert pool.keeps(slot)
+    assert pool.wants(slot)
 
 
 def test_with_max_age_0_no_connection_is_used_twice(clock: Clock) -> None:
     pool = FakePool(max_age=0)
     slot = pool.take_now()
-    assert not pool.keeps(slot)
+    assert not pool.wants(slot)
 
 
 # -- recycling and draining -----------------------------------------------------------------
@@ -88,9 +88,9 @@ def test_recycle_closes_idle_connections_and_those_in_use_as_they_come_back() ->
     assert [number for number, _ in pool.driver.closed] == [idle.number]
     assert pool.holds_recycled([])
     assert not pool.holds_recycled([used])
-    assert not pool.keeps(used)
+    assert not pool.wants(used)
     fresh = pool.take_now()
-    assert pool.keeps(fresh)
+    assert pool.wants(fresh)
     pool.give(used)
     assert not pool.holds_recycled([])
 
@@ -100,14 +100,14 @@ def test_a_connection_that_was_being_opened_when_the_pool_was_recycled_does_not_
     opening = pool.checkout()
     pool.recycle()
     pool.fill(opening)
-    assert not pool.keeps(opening)
+    assert not pool.wants(opening)
 
 
 def test_a_recycled_connection_is_not_handed_out_even_if_it_became_idle() -> None:
     """It is recycled in the moment between the look whether it is kept, and its return."""
     pool = FakePool()
     slot = pool.take_now()
-    assert pool.keeps(slot)
+    assert pool.wants(slot)
     pool.recycle()
     pool.checkin(slot)
     assert pool.checkout(PASSED).connection is None
@@ -120,7 +120,7 @@ def test_drain_closes_what_is_idle_and_nothing_else() -> None:
     pool.open_idle(3)
     pool.drain()
     assert len(pool.driver.closed) == 3
-    assert pool.keeps(used)
+    assert pool.wants(used)
 
 
 def test_a_closing_pool_keeps_nothing() -> None:
@@ -128,7 +128,7 @@ def test_a_closing_pool_keeps_nothing() -> None:
     used = pool.take_now()
     pool.open_idle(1)
     pool.closing = True
-    assert not pool.keeps(used)
+    assert not pool.wants(used)
     pool.maintain()
     assert pool.snapshot().idle == 0
     assert pool.reserve_minimum() is None
@@ -225,7 +225,7 @@ def test_maintain_leaves_connections_alone_that_were_taken_meanwhile(looks: bool
     assert [slot.connection for slot in taken] == [healthy]
     assert [number for number, _ in pool.driver.closed] == [old.number]
     assert pool.snapshot().broken == 0
-    assert not pool.doubts(taken[0])
+    assert not pool.is_suspect(taken[0])
 
 
 def test_a_connection_that_dies_is_counted_once_though_two_find_it() -> None:
@@ -294,20 +294,20 @@ def test_a_reserved_slot_says_that_the_housekeeper_holds_it(clock: Clock) -> Non
 
 def test_a_fresh_connection_is_not_doubted(clock: Clock) -> None:
     pool = FakePool()
-    assert not pool.doubts(pool.take_now())
+    assert not pool.is_suspect(pool.take_now())
 
 
 def test_after_a_death_everything_opened_before_is_doubted_until_it_is_proved(clock: Clock) -> None:
     pool = FakePool()
     before = pool.take_now()
     clock.now += 1
-    pool.death_seen()
+    pool.suspect_all()
     clock.now += 1
     after = pool.take_now()
-    assert pool.doubts(before)
-    assert not pool.doubts(after)
-    pool.proved(before)
-    assert not pool.doubts(before)
+    assert pool.is_suspect(before)
+    assert not pool.is_suspect(after)
+    pool.validated(before)
+    assert not pool.is_suspect(before)
 
 
 def test_a_dead_idle_connection_makes_the_others_suspect_and_counts_as_broken(clock: Clock) -> None:
@@ -317,7 +317,7 @@ def test_a_dead_idle_connection_makes_the_others_suspect_and_counts_as_broken(cl
     clock.now += 1
     slot = pool.take_now()
     assert slot.connection is other
-    assert pool.doubts(slot)
+    assert pool.is_suspect(slot)
     assert pool.snapshot().broken == 1
 
 
@@ -326,9 +326,9 @@ def test_a_connection_that_only_a_question_can_tell_about_is_handed_out_and_doub
     odd, good = pool.open_idle(2)
     odd.looks = None
     slots = [pool.take_now(), pool.take_now()]
-    assert [pool.doubts(slot) for slot in slots] == [False, True]
-    pool.proved(slots[1])
-    assert not pool.doubts(slots[1])
-    pool.doubt(slots[0])
-    assert pool.doubts(slots[0])
+    assert [pool.is_suspect(slot) for slot in slots] == [False, True]
+    pool.validated(slots[1])
+    assert not pool.is_suspect(slots[1])
+    pool.suspect(slots[0])
+    assert pool.is_suspect(slots[0])
     assert pool.snapshot().broken == 0

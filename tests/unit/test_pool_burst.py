@@ -27,8 +27,8 @@ def run_in_time(world: World, seconds: dict[str, float]) -> None:
         for actor in world.actors:
             since.setdefault((actor.name, actor.where), world.clock.now)
         due = {
-            actor: actor.bell.wakes_at
-            if actor.where == "waiting" and actor.bell is not None
+            actor: actor.wakeup.wakes_at
+            if actor.where == "waiting" and actor.wakeup is not None
             else since[actor.name, actor.where] + seconds.get(actor.where, 0.0)
             for actor in world.actors
         }

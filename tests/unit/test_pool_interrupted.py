@@ -25,7 +25,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters look for themselves soon: what is tested is that there is something to be found."""
     wait = Waiter.wait
     monkeypatch.setattr(Waiter, "wait", lambda waiter, seconds: wait(waiter, min(seconds, 0.002)))
-    monkeypatch.setattr(pool_module, "LINGER", 0.0)
+    monkeypatch.setattr(pool_module, "CLOSE_WAIT", 0.0)
 
 
 def interrupt_everywhere(scenario: Callable[[FakePool], object], pool: Callable[[], FakePool]) -> None:
@@ -146,7 +146,7 @@ def test_a_waiter_is_served_although_whoever_lets_go_is_interrupted(
     """The waiter is in another thread. The exception may strike between its being taken out of the
     queue and its being served: it isn't in the queue any more and nobody else will serve it.
     """
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.002)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.002)
     point = 0
     more = True
     while more:

@@ -1,4 +1,4 @@
-"""Storms that the system drives, with pre-emption and real bells: nothing is lost in them either."""
+"""Storms that the system drives, with pre-emption and real wakeups: nothing is lost in them either."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_a_storm_of_threads_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects, looks and closes fail, slots are dropped, deadlines pass; threads switch often."""
-    monkeypatch.setattr(pool_module, "LINGER", 0.0)
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
+    monkeypatch.setattr(pool_module, "CLOSE_WAIT", 0.0)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
     monkeypatch.setattr(log.logger, "disabled", True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool import pool as pool_module
-from django_db_pooling.pool.growth import LEAST_PAUSE, MOST_PAUSE, STALLED, Growth
+from django_db_pooling.pool.growth import MAX_PAUSE, MIN_PAUSE, STALLED, Growth
 from django_db_pooling.pool.slots import Slot
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
 
@@ -42,12 +42,12 @@ def test_pauses_grow_and_end() -> None:
     while (pause := growth.found_nobody(now, now, RETRY)) is not None:
         growth.failed(REFUSED, now)
         assert not growth.outage
-        assert 0 < pause <= MOST_PAUSE
+        assert 0 < pause <= MAX_PAUSE
         pauses.append(pause)
         now += pause
     assert growth.outage
-    assert RETRY <= now - 100.0 <= RETRY + MOST_PAUSE
-    assert pauses[0] <= LEAST_PAUSE
+    assert RETRY <= now - 100.0 <= RETRY + MAX_PAUSE
+    assert pauses[0] <= MIN_PAUSE
     assert sum(pauses[:3]) < sum(pauses[-3:])
     assert len(pauses) < 40
 
@@ -204,7 +204,7 @@ def test_meanwhile_probes_are_few(clock: Clock) -> None:
     assert fail(pool, pool.checkout(None), clock) == 0
     with pytest.raises(CheckoutTimeout):
         checkout_within(pool, clock, 0.1)
-    clock.now += MOST_PAUSE
+    clock.now += MAX_PAUSE
     assert pool.checkout(None).connection is None
     pool.give(working)
 
@@ -220,7 +220,7 @@ def test_connections_from_before_a_death_are_not_waited_for(clock: Clock, no_sec
     pool = FakePool(size=9, max_outstanding=9)
     suspect = pool.take_now()
     clock.now += 1
-    pool.death_seen()
+    pool.suspect_all()
     away(pool, clock)
     probe = pool.checkout(None)
     with pytest.raises(ServerAway):
@@ -263,7 +263,7 @@ def test_who_becomes_first_may_open_beside_openings_that_stall(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was first before gives up without a look for others."""
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 3600.0)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
     pool = FakePool(size=9, max_outstanding=9)
     opening = [pool.checkout(None), pool.checkout(None)]
     hurried = Caller(pool.checkout, clock.now + 0.1)

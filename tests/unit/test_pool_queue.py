@@ -15,8 +15,8 @@ from benchmarks.calls import counting
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.pool import growth as growth_module
 from django_db_pooling.pool import pool as pool_module
-from django_db_pooling.pool import queue as waiter_module
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process import wakeup as wakeup_module
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up, until
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -156,7 +156,7 @@ def test_a_third_takes_a_returned_connection_while_two_are_opening() -> None:
 
 def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=5, max_outstanding=5)
     stalled = [pool.checkout(), pool.checkout()]
     third = pool.checkout(time.monotonic() + SOON)
@@ -166,7 +166,7 @@ def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_one_more_opens_when_both_have_stalled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.5)
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=9, max_outstanding=9)
     first, second = pool.checkout(), pool.checkout()
     callers = queue_up(pool, 2)
@@ -184,7 +184,7 @@ def test_a_waiter_that_came_before_anybody_opened_sees_them_stall(monkeypatch: p
     two of them open and stall. The third, which went to sleep before, has to notice.
     """
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(pool_module, "LOOK_AROUND", 0.02)
+    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=3, max_outstanding=3)
     held = [pool.take_now() for _ in range(3)]
     callers = queue_up(pool, 3)
@@ -449,7 +449,7 @@ def strike_in_wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int],
     def install(strike: Callable[[int], bool | None]) -> None:
         monkeypatch.setattr(StrikingLock, "strike", staticmethod(strike), raising=False)
         monkeypatch.setattr(StrikingLock, "times", 0)
-        monkeypatch.setattr(waiter_module, "threading", SimpleNamespace(Lock=StrikingLock))
+        monkeypatch.setattr(wakeup_module, "threading", SimpleNamespace(Lock=StrikingLock))
 
     return install
 

@@ -19,7 +19,7 @@ def make_world() -> Iterator[MakeWorld]:
     made: list[World] = []
 
     def make(**limits: Any) -> World:
-        made.append(World(GreenFiber, homes=2, **limits))
+        made.append(World(GreenFiber, affinities=2, **limits))
         return made[-1]
 
     yield make
@@ -38,11 +38,11 @@ def two_hubs(make_world: MakeWorld) -> tuple[World, Actor, Actor, Actor]:
     for its turn, and behind it waits one of the second hub.
     """
     world = make_world(size=4, max_outstanding=4)
-    holder = go_on_to("holding", world, world.start("holder", home=1))
+    holder = go_on_to("holding", world, world.start("holder", affinity=1))
     for _ in range(2):
         assert world.start("opening").where == "connecting"
-    first = world.start("first", home=0)
-    second = world.start("second", home=1)
+    first = world.start("first", affinity=0)
+    second = world.start("second", affinity=1)
     assert (first.where, second.where) == ("waiting", "waiting")
     return world, holder, first, second
 

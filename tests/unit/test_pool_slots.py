@@ -187,10 +187,10 @@ def test_a_smaller_cap_closes_connections_in_use_as_they_come_back() -> None:
     pool.resize(FakePool(size=1, max_outstanding=2).limits)
     assert len(pool.driver.open) == 4
     for slot in slots[:2]:
-        assert not pool.keeps(slot)
+        assert not pool.wants(slot)
         pool.give(slot)
     for slot in slots[2:]:
-        assert pool.keeps(slot)
+        assert pool.wants(slot)
         pool.give(slot)
     assert len(pool) == len(pool.driver.open) == 2
 
@@ -222,7 +222,7 @@ def test_a_connection_at_the_cap_is_kept_while_somebody_else_asks_for_a_slot() -
 
     def another_thread_looks() -> None:
         pool.limits = limits
-        kept.append(pool.keeps(slot))
+        kept.append(pool.wants(slot))
         pool.limits = striking  # type: ignore[assignment]
 
     striking = StrikingLimits(pool, another_thread_looks)

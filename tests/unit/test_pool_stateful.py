@@ -16,8 +16,8 @@ from tests.unit.fiber_driver import Connection, Fault
 from tests.unit.fibers import Fiber, GreenFiber, ThreadFiber
 from tests.unit.world import World
 
-HOMES = 2
-A_HOME = st.integers(0, HOMES - 1)
+AFFINITIES = 2
+AN_AFFINITY = st.integers(0, AFFINITIES - 1)
 SOON = 0.6
 TALKS_TO_THE_SERVER = ("connecting", "setting up", "checking", "executing", "rolling back", "closing")
 
@@ -43,7 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(limits=some_limits())
     def begin(self, limits: dict[str, Any]) -> None:
-        self.world = World(self.kind, HOMES, **limits)
+        self.world = World(self.kind, AFFINITIES, **limits)
 
     def actors(self, *points: str) -> list[Actor]:
         return [actor for actor in self.world.actors if not points or actor.where.startswith(points)]
@@ -56,17 +56,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- callers ----------------------------------------------------------------------------
 
-    @rule(home=A_HOME, gives_up=st.sampled_from([False, False, False, True]))
-    def somebody_comes(self, home: int, gives_up: bool) -> None:
-        self.world.start("patient", home=home, gives_up=gives_up)
+    @rule(affinity=AN_AFFINITY, gives_up=st.sampled_from([False, False, False, True]))
+    def somebody_comes(self, affinity: int, gives_up: bool) -> None:
+        self.world.start("patient", affinity=affinity, gives_up=gives_up)
 
-    @rule(home=A_HOME, seconds=st.sampled_from([0.0, 0.1, SOON]))
-    def somebody_comes_with_a_deadline(self, home: int, seconds: float) -> None:
-        self.world.start("hurried", home=home, deadline=self.world.clock.now + seconds)
+    @rule(affinity=AN_AFFINITY, seconds=st.sampled_from([0.0, 0.1, SOON]))
+    def somebody_comes_with_a_deadline(self, affinity: int, seconds: float) -> None:
+        self.world.start("hurried", affinity=affinity, deadline=self.world.clock.now + seconds)
 
-    @rule(home=A_HOME)
-    def somebody_comes_who_never_waits(self, home: int) -> None:
-        actor = self.world.start("impatient", home=home, deadline=PASSED)
+    @rule(affinity=AN_AFFINITY)
+    def somebody_comes_who_never_waits(self, affinity: int) -> None:
+        actor = self.world.start("impatient", affinity=affinity, deadline=PASSED)
         assert actor.where != "waiting"
 
     @precondition(due)
@@ -128,21 +128,21 @@ class PoolMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
-    @rule(home=A_HOME)
-    def it_is_looked_after(self, home: int) -> None:
-        self.world.start("housekeeper", "maintain", home)
+    @rule(affinity=AN_AFFINITY)
+    def it_is_looked_after(self, affinity: int) -> None:
+        self.world.start("housekeeper", "maintain", affinity)
 
-    @rule(home=A_HOME)
-    def the_minimum_is_filled_up(self, home: int) -> None:
-        self.world.start("housekeeper", "fill", home)
+    @rule(affinity=AN_AFFINITY)
+    def the_minimum_is_filled_up(self, affinity: int) -> None:
+        self.world.start("housekeeper", "fill", affinity)
 
-    @rule(home=A_HOME, limits=some_limits())
-    def it_is_resized(self, home: int, limits: dict[str, Any]) -> None:
-        self.world.start("operator", "resize", home, limits=Limits(**limits))
+    @rule(affinity=AN_AFFINITY, limits=some_limits())
+    def it_is_resized(self, affinity: int, limits: dict[str, Any]) -> None:
+        self.world.start("operator", "resize", affinity, limits=Limits(**limits))
 
-    @rule(home=A_HOME)
-    def it_is_recycled(self, home: int) -> None:
-        self.world.start("operator", "recycle", home)
+    @rule(affinity=AN_AFFINITY)
+    def it_is_recycled(self, affinity: int) -> None:
+        self.world.start("operator", "recycle", affinity)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

@@ -280,11 +280,11 @@ def test_a_vendor_that_nobody_knows_changes_nothing() -> None:
 
 
 def test_what_is_kept_has_an_end() -> None:
-    for number in range(statements.MOST_KEPT + 10):
+    for number in range(statements.MAX_CACHED + 10):
         assert not traits("mysql", f"SELECT {number}").changes
-    assert not traits("mysql", "SELECT '" + "a" * statements.LONGEST_KEPT + "'").changes
-    assert len(statements._known) <= statements.MOST_KEPT
-    assert all(len(sql) <= statements.LONGEST_KEPT for _, sql in statements._known)
+    assert not traits("mysql", "SELECT '" + "a" * statements.MAX_CACHED_LENGTH + "'").changes
+    assert len(statements._cache) <= statements.MAX_CACHED
+    assert all(len(sql) <= statements.MAX_CACHED_LENGTH for _, sql in statements._cache)
 
 
 @pytest.mark.parametrize(

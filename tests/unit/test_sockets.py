@@ -8,21 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling.drivers.base import Driver
-from django_db_pooling.drivers.keepalive import keep_alive
+from django_db_pooling.drivers.sockets import keep_alive, shut_down
 from tests.unit.fakes import interrupted_at
 
 PACKAGE = "/django_db_pooling/"
 
 
-class Plain(Driver):
-    def fileno(self, connection: socket.socket) -> int:
-        return connection.fileno()
-
-
 @pytest.mark.parametrize(
     "function",
-    [lambda one: keep_alive(one.fileno(), 60, ()), Plain().shut_down],
+    [lambda one: keep_alive(one.fileno(), 60, ()), lambda one: shut_down(one.fileno())],
     ids=["keep_alive", "shut_down"],
 )
 def test_an_interruption_closes_no_driver_s_socket(function: Callable[[socket.socket], None]) -> None:

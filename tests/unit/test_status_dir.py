@@ -20,9 +20,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling.workers import publish as publish_module
 from django_db_pooling.workers.commands import Action, Listener
-from django_db_pooling.workers.reports import Publisher
-from django_db_pooling.workers.status_dir import MOST_BYTES, Kind, Refused
+from django_db_pooling.workers.publish import Publisher
+from django_db_pooling.workers.status_dir import MAX_BYTES, Kind, Refused
 from tests.concurrency import in_child
 from tests.conftest import give_up
 from tests.strangers import Strangers
@@ -46,10 +47,9 @@ def parent() -> Iterator[Path]:
 def settings(monkeypatch: pytest.MonkeyPatch, parent: Path) -> SimpleNamespace:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=parent, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)
-    monkeypatch.setattr(reports, "settings", settings)
-    monkeypatch.setattr(status_dir, "_passed_over", set())
+    monkeypatch.setattr(status_dir, "_ignored", set())
     # Each change is logged at once.
-    monkeypatch.setattr(reports, "QUIET", 0.0)
+    monkeypatch.setattr(publish_module, "QUIET", 0.0)
     return settings
 
 
@@ -137,8 +137,8 @@ class NoKey:
 def test_without_a_key(monkeypatch: pytest.MonkeyPatch, parent: Path) -> None:
     monkeypatch.setattr(status_dir, "settings", NoKey(parent))
     publisher, listener = publish(), Listener()
-    order = commands.give("default", Action.RECYCLE, "boss")
-    assert (heard(), listener.due()) == ([publisher.id], [order])
+    command = commands.give("default", Action.RECYCLE, "boss")
+    assert (heard(), listener.due()) == ([publisher.id], [command])
 
 
 def test_without_the_setting_it_lies_where_temporary_files_do(
@@ -159,7 +159,7 @@ def test_of_the_parent_the_last_part_is_made(
     settings.DB_POOL_STATUS_DIR = parent / "two" / "three"
     publish()
     assert heard() == []
-    assert f"{parent / 'two' / 'three'} can't be made, No such file or directory" in caplog.text
+    assert f"{parent / 'two' / 'three'} can't be created, No such file or directory" in caplog.text
 
 
 def test_where_it_is_turned_off_nothing_is_made(settings: SimpleNamespace, parent: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_setting_that_is_no_absolute_path_is_told_and_nothing_is_made(
 
 def test_a_parent_that_cannot_be_written(parent: Path, settings: SimpleNamespace) -> None:
     parent.chmod(0o755)
-    words = f"{parent}/django_db_pooling-{US} can't be made, Permission denied: let user id {US} write"
+    words = f"{parent}/django_db_pooling-{US} can't be created, Permission denied: let user id {US} write"
     assert as_user(US, why_not).startswith(words)
     parent.chmod(0o1733)
     assert as_user(US, why_not) == ""
@@ -251,10 +251,10 @@ def test_a_strangers_file_survives(parent: Path) -> None:
     publisher, listener = publish(), Listener()
     strangers.settle()
     assert len(list(status_dir.path().iterdir())) > 2
-    order = commands.give("default", Action.RECYCLE, "boss")
-    assert listener.due() == [order]
+    command = commands.give("default", Action.RECYCLE, "boss")
+    assert listener.due() == [command]
     publish()
-    publisher.forget()
+    publisher.remove()
     strangers.assert_untouched()
 
 
@@ -271,19 +271,19 @@ def test_what_killed_processes_have_left_is_cleared_away() -> None:
 
 def test_a_process_that_ends_removes_its_own_file_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = publish(), publish()
-    one.forget()
+    one.remove()
     assert heard() == [other.id]
     # In a forked child that nobody has told of it.
-    in_child(other.forget)
+    in_child(other.remove)
     assert heard() == [other.id]
     # Nothing is made for that.
     shutil.rmtree(ours())
-    other.forget()
-    Publisher().forget()
+    other.remove()
+    Publisher().remove()
     assert not ours().exists()
 
 
-# -- what is heard -------------------------------------------------------------------------------------
+# -- what is read --------------------------------------------------------------------------------------
 
 
 def test_processes_with_the_same_pid_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,13 +297,13 @@ def test_a_process_that_is_gone_is_not_heard_and_in_another_container_only_silen
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def elsewhere() -> str:
-        reports._pid_space = lambda: "another kernel"
+        publish_module.pid_space = lambda: "another kernel"
         return publish().id
 
     here, far = in_child(lambda: publish().id), in_child(elsewhere)
     assert report_file(SimpleNamespace(id=here)).exists()
     assert heard() == [far]
-    monkeypatch.setattr(reports, "SILENCE", 0.0)
+    monkeypatch.setattr(reports, "MAX_SILENCE", 0.0)
     assert heard() == []
 
 
@@ -336,7 +336,7 @@ def plant_folder(path: Path, target: Path) -> None:
 def plant_large(path: Path, target: Path) -> None:
     with path.open("wb") as file:
         file.write(b"[")
-        file.truncate(100 * MOST_BYTES)
+        file.truncate(100 * MAX_BYTES)
 
 
 PLANTS = [plant_link, plant_hard_link, plant_fifo, plant_folder, plant_large]
@@ -345,19 +345,19 @@ PLANTS = [plant_link, plant_hard_link, plant_fifo, plant_folder, plant_large]
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("kind", list(Kind))
-def test_what_is_no_plain_file_is_passed_over(
+def test_what_is_no_plain_file_is_ignored(
     parent: Path, plant: Callable[[Path, Path], None], kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, listener = publish(), Listener()
-    order = commands.give("default", Action.RECYCLE, "boss")
-    source = {Kind.REPORT: publisher.id, Kind.ORDER: order.id}[kind]
+    command = commands.give("default", Action.RECYCLE, "boss")
+    source = {Kind.REPORT: publisher.id, Kind.COMMAND: command.id}[kind]
     target = parent / "target"
     target.write_bytes((status_dir.path() / f"django_db_pooling-{kind}-{source}.json").read_bytes())
     planted = status_dir.path() / f"django_db_pooling-{kind}-{status_dir.new_id(7)}.json"
     plant(planted, target)
     before = target.read_bytes()
     for _ in range(3):
-        assert heard() == [publisher.id] and commands.given() == [order]
+        assert heard() == [publisher.id] and commands.given() == [command]
         listener.due()
         publish(publisher)
     assert caplog.text.count(str(planted)) == 1
@@ -390,7 +390,7 @@ def refused(caplog: pytest.LogCaptureFixture, path: Path, words: str) -> None:
         assert heard() == commands.given() == listener.due() == []
         with pytest.raises(OSError, match=re.escape(words)):
             commands.give("default", Action.RECYCLE, "boss")
-    publisher.forget()
+    publisher.remove()
     assert everything(path.parent) == before
     [record] = caplog.records
     assert vars(record)["pool_event"] == "status"
@@ -415,7 +415,7 @@ def test_a_process_knows_why_it_can_tell_nothing(parent: Path) -> None:
 def works_again(caplog: pytest.LogCaptureFixture, publisher: Publisher) -> None:
     caplog.clear()
     publish(publisher)
-    assert "can be told again" in caplog.text
+    assert "works again" in caplog.text
     assert heard() == [publisher.id]
 
 
@@ -446,7 +446,7 @@ def test_a_link_and_a_file_in_place_of_the_directory(
     assert list(elsewhere.iterdir()) == []
     which().unlink()
     which().write_text("x")
-    refused(caplog, which(), "is no directory: remove it")
+    refused(caplog, which(), "is not a directory: remove it")
     publisher = Publisher()
     publish(publisher)
     which().unlink()
@@ -456,7 +456,7 @@ def test_a_link_and_a_file_in_place_of_the_directory(
 def test_words_say_once_that_it_comes_and_goes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reports, "QUIET", 3600.0)
+    monkeypatch.setattr(publish_module, "QUIET", 3600.0)
     publisher = publish()
     for _ in range(5):
         ours().chmod(0o777)
@@ -531,7 +531,7 @@ def steps(parent: Path, caplog: pytest.LogCaptureFixture) -> dict[str, Callable[
 
     def fifo(place: Path) -> str:
         os.mkfifo(place, 0o666)
-        return "is no directory"
+        return "is not a directory"
 
     return {
         step.__name__: step  # type: ignore[attr-defined]
@@ -597,9 +597,9 @@ def test_a_parent_where_others_swap_what_they_like(parent: Path, caplog: pytest.
 
     def go_on() -> None:
         publisher, listener = publish(), Listener()
-        order = commands.give("default", Action.RECYCLE, "boss")
-        assert (heard(), listener.due()) == ([publisher.id], [order])
-        publisher.forget()
+        command = commands.give("default", Action.RECYCLE, "boss")
+        assert (heard(), listener.due()) == ([publisher.id], [command])
+        publisher.remove()
         assert (ours() / "package.json").read_text() == SECRET
 
     as_user(US, go_on)
@@ -613,21 +613,21 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
     def begin() -> list[str]:
         victim.write_text(SECRET)
         victim.chmod(0o600)
-        listener, order = Listener(), commands.give("default", Action.RECYCLE, "boss")
-        assert listener.due() == [order]
+        listener, command = Listener(), commands.give("default", Action.RECYCLE, "boss")
+        assert listener.due() == [command]
         publisher = publish()
         texts = [path.read_text() for path in status_dir.path().iterdir()]
         for path in (ours(), status_dir.path()):
             path.chmod(0o777)
-        return [str(status_dir.path()), publisher.id, order.id, *texts]
+        return [str(status_dir.path()), publisher.id, command.id, *texts]
 
-    where, report, command, *texts = as_user(US, begin)
+    where, report, one, *texts = as_user(US, begin)
     directory = Path(where)
 
     def plant() -> None:
         for text in texts:
             told = json.loads(text)
-            kind = Kind.REPORT if told["id"] == report else Kind.ORDER
+            kind = Kind.REPORT if told["id"] == report else Kind.COMMAND
             told["id"] = status_dir.new_id(8)
             (directory / f"django_db_pooling-{kind}-{told['id']}.json").write_text(json.dumps(told))
         (directory / f"django_db_pooling-report-{status_dir.new_id(9)}.json").symlink_to(victim)
@@ -640,8 +640,8 @@ def test_files_that_another_user_put_there_while_it_was_open_count_for_nothing(p
             path.chmod(0o700)
         listener = Listener()
         listener._started -= 100
-        assert [order.id for order in listener.due()] == [command]
-        assert [order.id for order in commands.given()] == [command]
+        assert [command.id for command in listener.due()] == [one]
+        assert [command.id for command in commands.given()] == [one]
         publisher = publish()
         assert heard() == [publisher.id]
         assert victim.read_text() == SECRET

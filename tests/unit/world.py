@@ -10,14 +10,14 @@ from unittest import mock
 import pytest
 
 from django_db_pooling.pool import pool as pool_module
-from django_db_pooling.pool.growth import MOST_PAUSE, STALLED
-from django_db_pooling.pool.pool import LOOK_AROUND, REST, CheckoutTimeout
+from django_db_pooling.pool.growth import MAX_PAUSE, STALLED
+from django_db_pooling.pool.pool import MIN_REST, RECHECK_INTERVAL, CheckoutTimeout
 from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.slots import Slot
 from django_db_pooling.pool.stats import Closed, Counts
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, Clock, FakePool
-from tests.unit.fiber_driver import FiberBell, FiberDriver
+from tests.unit.fiber_driver import FiberDriver, FiberWakeup
 from tests.unit.fibers import Fiber, never_switching
 
 OPEN_AT_A_TIME = 2
@@ -47,9 +47,9 @@ class FiberPool(FakePool):
     def _looks_bad(self, slot: Slot) -> bool:
         # From this look alone nothing follows: somebody else may have taken the slot.
         driver, world = self.driver, self.driver.world
-        before = set(driver.found_dead), world.death_seen_at
+        before = set(driver.found_broken), world.suspect_before
         bad = super()._looks_bad(slot)
-        driver.found_dead, world.death_seen_at = before
+        driver.found_broken, world.suspect_before = before
         return bad
 
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
@@ -61,7 +61,9 @@ class FiberPool(FakePool):
     def open_failed(self, slot: Slot, error: BaseException) -> None:
         before = set(self.growth._opening)
         super().open_failed(slot, error)
-        if self.growth.outage and not any(self.driver.world.hope(home) for home in self.driver.world.homes):
+        if self.growth.outage and not any(
+            self.driver.world.hope(affinity) for affinity in self.driver.world.affinities
+        ):
             assert self.growth._opening.keys() <= before, "in an outage, a failure has made another one try"
 
     def _turn_waiters_away(self) -> None:
@@ -75,12 +77,12 @@ class FiberPool(FakePool):
 class World:
     """The invariants are checked after everything that happens."""
 
-    def __init__(self, kind: type[Fiber], homes: int = 1, **limits: Any) -> None:
+    def __init__(self, kind: type[Fiber], affinities: int = 1, **limits: Any) -> None:
         self.kind = kind
         self.clock = Clock()
         self._patch = mock.patch.object(pool_module, "time", self.clock)
         self._patch.start()
-        self.homes = [f"home {number}" for number in range(homes)]
+        self.affinities = [f"affinity {number}" for number in range(affinities)]
         self.pool = FiberPool(FiberDriver(self), **limits)
         self.driver = self.pool.driver
         # Those that have begun and not ended, in the order in which they came.
@@ -90,7 +92,7 @@ class World:
         self.garbage: list[Slot] = []
         # What the pool should count.
         self.counts = Counts()
-        self.death_seen_at = -math.inf
+        self.suspect_before = -math.inf
         self.recycles = 0
         # No server is there for those who connect.
         self.is_away = False
@@ -112,11 +114,11 @@ class World:
 
     # -- what can happen ------------------------------------------------------------------------
 
-    def start(self, what: str, task: str | None = None, home: int = 0, **details: Any) -> Actor:
+    def start(self, what: str, task: str | None = None, affinity: int = 0, **details: Any) -> Actor:
         """Somebody comes and acts until it is first suspended. ``task``: a method of Actor."""
         self._numbers += 1
         details.setdefault("deadline", None)
-        actor = Actor(self, f"{what} {self._numbers}", self.homes[home], details.pop("deadline"))
+        actor = Actor(self, f"{what} {self._numbers}", self.affinities[affinity], details.pop("deadline"))
         actor.gives_up = details.pop("gives_up", False)
         if task is not None:
             actor.task = lambda: getattr(actor, task)(**details)
@@ -177,37 +179,39 @@ class World:
 
     @property
     def queue(self) -> list[Any]:
-        """The bells of those who wait, first come first."""
-        return [waiter._bell for waiter in self.pool._waiters]
+        """The wakeups of those who wait, first come first."""
+        return [waiter._wakeup for waiter in self.pool._waiters]
 
-    def ahead_of(self, bell: FiberBell) -> list[Actor]:
+    def ahead_of(self, wakeup: FiberWakeup) -> list[Actor]:
         """Who came earlier and still waits."""
-        return [other.actor for other in self.queue if other.number < bell.number]
+        return [other.actor for other in self.queue if other.number < wakeup.number]
 
-    def is_in_turn(self, bell: FiberBell, slot: Slot) -> None:
+    def is_in_turn(self, wakeup: FiberWakeup, slot: Slot) -> None:
         """Whoever was served before others who had come earlier has what these could not use."""
-        overtaken = [a for a in bell.overtaken if slot.connection is None or a.home is slot.home]
-        assert not overtaken, f"{bell.actor} was served before {overtaken}, who came earlier"
+        overtaken = [a for a in wakeup.overtaken if slot.connection is None or a.affinity is slot.affinity]
+        assert not overtaken, f"{wakeup.actor} was served before {overtaken}, who came earlier"
 
     def is_taken(self, actor: Actor, slot: Slot) -> None:
         """A connection was handed out: it is clean, of use, and nobody else's."""
         connection = slot.connection
         assert connection.user is None, f"{connection} of {connection.user} was handed to {actor.name}"
-        assert connection.home is actor.home is slot.home, "handed out in another hub"
+        assert connection.affinity is actor.affinity is slot.affinity, "handed out in another hub"
         assert connection.looks is not False, "handed out dead"
         assert self.clock.now < slot.expires_at, "handed out old"
         assert connection.recycles == self.recycles, "handed out though it was to be replaced"
-        is_suspect = connection.looks is None or connection.proved_at <= self.death_seen_at
-        assert self.pool.doubts(slot) is is_suspect, "asked for no reason, or not asked"
+        is_suspect = connection.looks is None or connection.validated_at <= self.suspect_before
+        assert self.pool.is_suspect(slot) is is_suspect, "asked for no reason, or not asked"
         self.is_at_rest(slot)
         connection.user = actor.name
 
     def is_at_rest(self, slot: Slot) -> None:
         connection = slot.connection
         assert not connection.in_statement, f"{connection} would answer an earlier statement"
-        assert connection.in_transaction is False or slot.unsettled, f"{connection} is left in a transaction"
+        assert connection.in_transaction is False or slot.maybe_in_transaction, (
+            f"{connection} is left in a transaction"
+        )
 
-    def keeps(self, slot: Slot) -> bool:
+    def wants(self, slot: Slot) -> bool:
         """What the pool says of one that comes back."""
         most = self.pool.limits.max_outstanding
         is_wanted = (
@@ -215,7 +219,7 @@ class World:
             and self.clock.now < slot.expires_at
             and (most is None or len(self.pool) <= most)
         )
-        assert self.pool.keeps(slot) is is_wanted
+        assert self.pool.wants(slot) is is_wanted
         return is_wanted
 
     def is_refused(self, actor: Actor, refusal: CheckoutTimeout) -> None:
@@ -225,23 +229,25 @@ class World:
             assert most is not None and len(self.queue) >= most, "refused before its time"
             assert refusal.waited == 0
         assert not self.could_have_an_idle_one(actor), f"{actor} was refused what is idle"
-        if actor.bell is None or not self.ahead_of(actor.bell):
+        if actor.wakeup is None or not self.ahead_of(actor.wakeup):
             # That others have stalled meanwhile is seen by a waiter, not by one whose time is over.
             assert not self.could_have_a_place(actor, False), f"{actor} was refused what is free"
 
     def is_turned_away(self, waiter: Any) -> None:
-        bell = waiter._bell
-        bell.is_turned_away = True
-        assert self.pool.growth.outage, f"{bell.actor} was turned away though the server is there"
-        assert not self.hope(bell.actor.home), (
-            f"{bell.actor} was turned away though somebody has a good connection"
+        wakeup = waiter._wakeup
+        wakeup.is_turned_away = True
+        assert self.pool.growth.outage, f"{wakeup.actor} was turned away though the server is there"
+        assert not self.hope(wakeup.actor.affinity), (
+            f"{wakeup.actor} was turned away though somebody has a good connection"
         )
-        assert not self.could_have_an_idle_one(bell.actor), f"{bell.actor} was turned away from what is idle"
+        assert not self.could_have_an_idle_one(wakeup.actor), (
+            f"{wakeup.actor} was turned away from what is idle"
+        )
 
-    def hope(self, home: object) -> bool:
+    def hope(self, affinity: object) -> bool:
         """Whether somebody there has a connection that may come back and be of use."""
-        slots = [slot for slot in self.pool._living() if slot.home is home]
-        return any(slot.connection is not None and not self.pool.doubts(slot) for slot in slots)
+        slots = [slot for slot in self.pool._living() if slot.affinity is affinity]
+        return any(slot.connection is not None and not self.pool.is_suspect(slot) for slot in slots)
 
     def somebody_has_yet_to_look(self) -> bool:
         """Perhaps whoever is first in the queue."""
@@ -253,37 +259,39 @@ class World:
         return any(actor.where.startswith(points) for actor in self.actors)
 
     def could_have_an_idle_one(self, actor: Actor) -> bool:
-        return any(slot.home is actor.home for slot in self.pool._idle)
+        return any(slot.affinity is actor.affinity for slot in self.pool._idle)
 
     def could_have_a_rested_one(self, actor: Actor) -> bool:
         """One that its user has left for so long that a waiter has looked for it since."""
-        long_ago = self.clock.now - REST - LOOK_AROUND
-        rested = [rest for rest in self.pool._resting if rest.home is actor.home and rest.since < long_ago]
+        long_ago = self.clock.now - MIN_REST - RECHECK_INTERVAL
+        rested = [
+            rest for rest in self.pool._resting if rest.affinity is actor.affinity and rest.since < long_ago
+        ]
         return bool(rested) and not self.somebody_has_yet_to_look()
 
     def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
         """If nobody is before it."""
-        if not actor.impatient and not self.may_open(actor.home, sees_stalls):
+        if not actor.impatient and not self.may_open(actor.affinity, sees_stalls):
             return False
         most = self.pool.limits.max_outstanding
         # A connection of another hub is of no use, but its place is.
         return most is None or len(self.pool) < most or bool(self.pool._idle)
 
-    def may_open(self, home: object, sees_stalls: bool) -> bool:
+    def may_open(self, affinity: object, sees_stalls: bool) -> bool:
         growth = self.pool.growth
         since = list(growth._opening.values())
         if growth.away:
-            if since or not self.hope(home):
+            if since or not self.hope(affinity):
                 return not (since or self.somebody_finds_out())
             # That its time has come is seen by a waiter, too.
             failed_at = 0.0 if growth.last_error is None else growth.last_error[0]
-            it_is_time = self.clock.now - failed_at > MOST_PAUSE + LOOK_AROUND
+            it_is_time = self.clock.now - failed_at > MAX_PAUSE + RECHECK_INTERVAL
             return sees_stalls and it_is_time and not self.somebody_has_yet_to_look()
         if len(since) < OPEN_AT_A_TIME or not sees_stalls:
             return len(since) < OPEN_AT_A_TIME
         if self.somebody_has_yet_to_look():
             return False
-        return all(self.clock.now - begun > STALLED + LOOK_AROUND for begun in since)
+        return all(self.clock.now - begun > STALLED + RECHECK_INTERVAL for begun in since)
 
     # -- what always holds ------------------------------------------------------------------------
 
@@ -298,19 +306,19 @@ class World:
 
     def nobody_waits_for_what_is_free(self) -> None:
         # Who is still closing what it got takes its next when it has done with that.
-        waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
+        waiting = [wakeup.actor for wakeup in self.queue if wakeup.actor.where == "waiting"]
         for actor in waiting:
             assert not self.could_have_an_idle_one(actor), f"{actor} waits for what is idle"
             assert not self.could_have_a_rested_one(actor), f"{actor} waits for what nobody comes back for"
-        if waiting and waiting[0].bell is self.queue[0]:
+        if waiting and waiting[0].wakeup is self.queue[0]:
             assert not self.could_have_a_place(waiting[0]), f"{waiting[0]} waits for what is free"
 
     def nobody_waits_in_an_outage(self) -> None:
         # Long after a failure it is waited for what the next attempt finds.
         seen = self.pool.growth.seen_away(self.clock.now, self.pool.limits.connect_retry)
         if seen and not self.somebody_finds_out():
-            waiting = [bell.actor for bell in self.queue if bell.actor.where == "waiting"]
-            waiting = [actor for actor in waiting if not self.hope(actor.home)]
+            waiting = [wakeup.actor for wakeup in self.queue if wakeup.actor.where == "waiting"]
+            waiting = [actor for actor in waiting if not self.hope(actor.affinity)]
             assert not waiting, f"{waiting} wait, and nobody has a connection"
 
     def there_are_no_more_than_allowed(self) -> None:
@@ -332,7 +340,7 @@ class World:
         assert len(set(connections)) == len(connections), "a connection is in two places"
         for slot in idle + resting:
             assert slot.connection.user is None, f"{slot.connection} is idle and in use"
-            assert slot.connection.home is slot.home
+            assert slot.connection.affinity is slot.affinity
             self.is_at_rest(slot)
 
     def two_open_at_a_time(self) -> None:
@@ -357,7 +365,7 @@ class World:
         assert stats.opened - stats.closed == stats.idle + stats.in_use
         assert stats.timeouts == counts.timeouts
         assert stats.reclaimed == counts.reclaimed
-        assert stats.broken == counts.broken + len(self.driver.found_dead)
+        assert stats.broken == counts.broken + len(self.driver.found_broken)
 
     def nothing_is_lost(self) -> None:
         """When all have ended: exactly max_outstanding can be had, in any hub."""

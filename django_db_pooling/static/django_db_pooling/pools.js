@@ -6,17 +6,17 @@
   const stale = document.getElementById("stale");
   const announcement = document.getElementById("announcement");
   const period = Number(pools.dataset.seconds) * 1000;
-  const patience = 20000;
-  // What a screen reader says at most this often.
-  const quiet = 10000;
+  const timeout = 20000;
+  // At most this often (milliseconds) a screen reader is told of a change.
+  const announcePeriod = 10000;
 
   let timer = 0;
   let paused = false;
-  let over = false;
+  let loggedOut = false;
   let state = stateOf(pools);
   let announcedAt = 0;
 
-  // The admin's own choice of light or dark.
+  // The theme chosen in the admin.
   try {
     const theme = localStorage.getItem("theme");
     if (theme === "light" || theme === "dark") {
@@ -36,11 +36,11 @@
   }
 
   function announce() {
-    const news = stateOf(pools);
-    if (news !== state && Date.now() - announcedAt > quiet) {
-      state = news;
+    const newState = stateOf(pools);
+    if (newState !== state && Date.now() - announcedAt > announcePeriod) {
+      state = newState;
       announcedAt = Date.now();
-      announcement.textContent = news;
+      announcement.textContent = newState;
     }
   }
 
@@ -62,7 +62,7 @@
     announce();
   }
 
-  function complain(text) {
+  function showProblem(text) {
     pools.classList.toggle("stale", text !== "");
     stale.hidden = text === "";
     if (stale.textContent !== text) {
@@ -80,39 +80,39 @@
     const response = await fetch(pools.dataset.url, {
       credentials: "same-origin",
       redirect: "error",
-      signal: AbortSignal.timeout(patience),
+      signal: AbortSignal.timeout(timeout),
     });
     if (response.status === 403) {
-      over = true;
-      complain("You are not logged in any more. Load the page again to log in.");
+      loggedOut = true;
+      showProblem("You are not logged in any more. Reload the page to log in.");
     } else if (response.ok) {
       const html = await response.text();
       if (!paused) {
         show(html);
       }
-      complain("");
+      showProblem("");
     } else {
-      throw new Error(response.status === 503 ? "the database could not be asked who you are" : `status ${response.status}`);
+      throw new Error(response.status === 503 ? "the database is not available" : `status ${response.status}`);
     }
   }
 
-  async function turn() {
+  async function update() {
     timer = 0;
-    if (paused || over || document.hidden) {
+    if (paused || loggedOut || document.hidden) {
       return;
     }
     try {
       await refresh();
     } catch (error) {
       const since = pools.querySelector("time")?.textContent ?? "a while ago";
-      complain(`No figures since ${since} (${error.message}). Trying again.`);
+      showProblem(`Not updated since ${since} (${error.message}). Trying again.`);
     }
     schedule(period);
   }
 
   function schedule(delay) {
-    if (!timer && !paused && !over && !document.hidden) {
-      timer = setTimeout(turn, delay);
+    if (!timer && !paused && !loggedOut && !document.hidden) {
+      timer = setTimeout(update, delay);
     }
   }
 
@@ -120,7 +120,7 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Go on" : "Pause";
+    pause.textContent = paused ? "Resume" : "Pause";
     pools.classList.toggle("paused", paused);
     clearTimeout(timer);
     timer = 0;

@@ -1,0 +1,267 @@
+"""From a place in the pool to a connection that is bound as somebody, and back."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from threading import current_thread
+from typing import Any
+
+import ldap
+
+from django_db_pooling.drivers.sockets import keep_alive
+from django_db_pooling.ldap.connecting import connect
+from django_db_pooling.ldap.connector import CONNECTION_BROKEN
+from django_db_pooling.ldap.driver import DRIVER
+from django_db_pooling.ldap.identities import Credentials, Identities
+from django_db_pooling.ldap.pool import DirectoryPool
+from django_db_pooling.ldap.state import StateConnector
+from django_db_pooling.log import safe_label
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.pool import CheckoutTimeout
+from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process import fork, upkeep
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
+
+# A connection that has been idle for longer (seconds) is asked before it is used.
+LONG_IDLE = 60.0
+# An idle connection that gives no answer for so long (seconds) is broken.
+PING_TIMEOUT = 5.0
+# Seconds of silence after which the system asks whether the other side is still there.
+KEEPALIVE = 60.0
+
+
+class MaxConnectionReachedError(Exception):
+    """All connections were in use for too long. ``waited``: seconds."""
+
+    def __init__(self, message: str, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+class BackendError(Exception):
+    """No connection could be made, for a reason other than that no server is there."""
+
+    def __init__(self, msg: str, backend: Any = None) -> None:
+        super().__init__(msg)
+        self.backend = backend
+
+
+class Checkouts:
+    """A pool of connections, each bound as somebody, and how they are opened, asked, replaced and checked in.
+
+    The public attributes are documented where users set them, in ConnectionManager. A change holds for what
+    is opened from then on.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        bind: str | None,
+        passwd: str | None,
+        limits: Limits,
+        *,
+        retry_max: int,
+        retry_delay: float,
+        use_tls: bool,
+        timeout: float,
+        connector_cls: type[StateConnector],
+        use_pool: bool,
+        options: Mapping[int, Any] | None,
+    ) -> None:
+        self.uri = uri
+        self.bind = bind
+        self.retry_max = retry_max
+        self.retry_delay = retry_delay
+        self.use_tls = use_tls
+        self.timeout = timeout
+        self.connector_cls = connector_cls
+        self.use_pool = use_pool
+        self.wait_timeout = limits.timeout
+        self.options = dict(options or {})
+        # Not an attribute, which would be found in dumps.
+        self._passwd: Callable[[], str | None] = lambda: passwd
+        self._identities = Identities()
+        # Kept for good: it is what the pool opens by itself.
+        self._own_identity = self._identities.of(bind, passwd)
+        # Another one in each process: ask _pool, which looks for a fork.
+        self._pool_of_process = DirectoryPool(uri, limits, self._own_identity)
+        # Before the first use no connection is opened for min_size.
+        self._is_used = False
+
+    @property
+    def _pool(self) -> DirectoryPool:
+        if not fork.noticed[0]:
+            fork.notice()
+        return self._pool_of_process
+
+    def abandon(self) -> None:
+        """Called in a forked child."""
+        self._identities.renew_lock()
+        pool = self._pool_of_process
+        # For whoever has one of its connections at this moment.
+        pool.closing = True
+        fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
+        fork.never_free(pool)
+        self._pool_of_process = DirectoryPool(self.uri, pool.limits, self._own_identity)
+
+    # -- taking -----------------------------------------------------------------------------
+
+    def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
+        deadline = Deadline(self.wait_timeout)
+        who = self._identities.credentials(bind, passwd)
+        while True:
+            slot = self._try(who, deadline)
+            if slot is not None:
+                return slot
+            if deadline.is_over:
+                raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
+
+    def _try(self, who: Credentials, deadline: Deadline) -> Slot | None:
+        """None: what came was broken and is gone."""
+        try:
+            # From here on slot.pool: in a forked child there is another one.
+            slot = self._pool.checkout(deadline.until, _holder(), deadline.began, who.identity)
+        except CheckoutTimeout as error:
+            raise MaxConnectionReachedError(str(error), error.waited) from None
+        try:
+            if slot.connection is None:
+                self._open(slot, who, deadline)
+            elif not self._is_good(slot, who, deadline):
+                slot.pool.found_broken()
+                slot.pool.discard(slot, Closed.BROKEN)
+                return None
+            slot.connection.answer_timeout = (
+                None if self.wait_timeout is None else max(self.wait_timeout, MIN_SECONDS)
+            )
+            slot.connection._reopen = self._reopener(slot, who)
+        except BaseException:
+            slot.pool.discard(slot)
+            raise
+        return slot
+
+    def _is_good(self, slot: Slot, who: Credentials, deadline: Deadline) -> bool:
+        """Whether an idle connection can be used. Raises what the server says of a password."""
+        connection: StateConnector = slot.connection
+        left = deadline.left()
+        # Half of the time is for a fresh one, should this one not answer.
+        seconds = PING_TIMEOUT if left is None else min(left / 2, PING_TIMEOUT)
+        if who.identity is not self._own_identity and who.bind is not None:
+            try:
+                connection.rebind(who.bind, who.password, seconds)
+            except CONNECTION_BROKEN + (ldap.TIMEOUT,):
+                return False
+        elif slot.pool.is_suspect(slot) or slot.taken_at - slot.returned_at > LONG_IDLE:
+            if not connection.is_usable(seconds):
+                return False
+        else:
+            return True
+        slot.pool.validated(slot)
+        return True
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def _open(self, slot: Slot, who: Credentials, deadline: Deadline) -> None:
+        """Connect, and try again while no server is there. Raises as ``connection()`` says."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
+                break
+            except ldap.LDAPError as error:
+                in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
+                until = deadline.until
+                if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
+                    self._opening_failed(slot, error)
+                    if isinstance(
+                        error,
+                        ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT,
+                    ):
+                        raise
+                    raise BackendError(str(error)) from error
+            time.sleep(self.retry_delay)
+        keep_alive(slot.connection.descriptor, KEEPALIVE, ())
+        slot.pool.opened(slot)
+        self._need_upkeep()
+
+    def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
+        is_own = slot.affinity is self._own_identity
+        if not is_own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
+            # Somebody's password is wrong: that says nothing of the server.
+            slot.pool.discard(slot)
+            return
+        # Without the frames that it has come through, in which there are passwords.
+        slot.pool.open_failed(slot, type(error)(*error.args))
+        # It is to be logged, also where there is no connection yet.
+        self._need_upkeep()
+
+    def _need_upkeep(self) -> None:
+        self._is_used = True
+        upkeep.ensure_running()
+
+    def _connecting(self, who: Credentials, deadline: Deadline) -> Callable[[], StateConnector]:
+        return partial(
+            connect,
+            self.connector_cls,
+            self.uri,
+            who.bind,
+            who.password,
+            start_tls=self.use_tls,
+            options=self.options,
+            timeout=self.timeout,
+            seconds=deadline.left(),
+        )
+
+    def _reopener(self, slot: Slot, who: Credentials) -> Callable[[Deadline], bool]:
+        """What puts a fresh connection into a broken one's place, if there is time left.
+
+        Not if the fresh one would be another user's, or others wait for answers of the broken one.
+        """
+        connection: StateConnector = slot.connection
+        pool = self._pool
+        # Weak: a slot that is dropped is reclaimed at once, which a cycle through its connection would stop.
+        lease = weakref.ref(slot)
+
+        # Not a partial, which shows its arguments.
+        def reopen(deadline: Deadline) -> bool:
+            slot = lease()
+            if slot is None:
+                return False
+            if connection.is_dirty or connection.pending or slot.connection is not connection:
+                return False
+            if slot.attempt is not None or deadline.is_over:
+                return False
+            try:
+                DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
+            except ldap.LDAPError:
+                return False
+            connection.replace_with(slot.connection)
+            slot.connection = connection
+            pool.reopened(slot)
+            return True
+
+        return reopen
+
+    # -- giving back ------------------------------------------------------------------------
+
+    def _check_in(self, slot: Slot) -> None:
+        if self.use_pool and not slot.broken and slot.pool.wants(slot) and _is_clean(slot.connection):
+            slot.pool.checkin(slot)
+        else:
+            slot.pool.close(slot)
+
+
+def _is_clean(connection: StateConnector) -> bool:
+    """Whether it can be made as it was when it was opened; it is, then."""
+    if DRIVER.broken(connection):
+        return False
+    connection.restore_options()
+    return not DRIVER.unread(connection)
+
+
+def _holder() -> str:
+    return safe_label(f"thread {current_thread().name}")

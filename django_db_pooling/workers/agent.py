@@ -1,0 +1,71 @@
+"""What this process does for the others of its site on this host: it reports, and carries commands out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from django_db_pooling.log import redact
+from django_db_pooling.process.tasks import Tasks
+from django_db_pooling.registry import Registry, registry
+from django_db_pooling.workers import status_dir
+from django_db_pooling.workers.commands import Action, Listener
+from django_db_pooling.workers.publish import Publisher
+from django_db_pooling.workers.reports import Report
+
+
+class Agent:
+    """Looked after by ``process.upkeep``. ``registry``: whose pools it reports, and does something to."""
+
+    name = "the exchange with other processes"
+
+    def __init__(self, registry: Registry) -> None:
+        self.tasks = Tasks()
+        self._registry = registry
+        self._begin()
+
+    def _begin(self) -> None:
+        self._publisher = Publisher()
+        self._listener = Listener()
+
+    def every_second(self) -> bool:
+        if not status_dir.is_on():
+            return False
+        self.tasks.run("carrying out commands", self.carry_out_commands)
+        if not self._registry.pools():
+            return False
+        self.tasks.run("writing the report for other processes", self._publish)
+        return True
+
+    def carry_out_commands(self) -> None:
+        """Those that are due: each, should another one fail. Raises what failed."""
+        with ExitStack() as last_first:
+            # None of them is due a second time.
+            for command in reversed(self._listener.due()):
+                for pool in self._registry.pools(command.alias):
+                    last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
+                    details = {"action": str(command.action), "by": redact(command.by)}
+                    last_first.callback(pool.journal.note, "ordered", **details)
+
+    def _publish(self) -> None:
+        stats, pools = self._registry.all_stats(), self._registry.pools()
+        self._publisher.publish(stats, pools, list(self._listener.carried_out))
+
+    def report(self) -> Report | None:
+        """What this process would report at this moment; None while it has no pool."""
+        pools = self._registry.pools()
+        if not pools:
+            return None
+        return self._publisher.report(self._registry.all_stats(), pools, list(self._listener.carried_out))
+
+    def refusal(self) -> str | None:
+        """Why this process can't report; None where it can, or hasn't tried yet."""
+        return self._publisher.refusal
+
+    def abandon(self) -> None:
+        self._begin()
+
+    def end(self) -> None:
+        self._publisher.remove()
+
+
+agent = Agent(registry)

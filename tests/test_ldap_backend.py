@@ -1,0 +1,28 @@
+"""Runs tests/ldap_backend with the last release of django-ldapdb of that name, which needs an older Django.
+
+In an environment of its own, where POOLING_ENVIRONMENTS says or else inside of this one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require, require_environment, require_module
+from tests.folders import SECONDS, run_folder
+from tests.slapd import Slapd
+
+OLDER = ["Django>=4.2,<4.3", "django-ldapdb==1.5.1", "pytz", "python-ldap"]
+OLDER += ["gevent", "pytest", "pytest-timeout"]
+
+
+@pytest.mark.timeout(2 * SECONDS + 30)
+@pytest.mark.parametrize("concurrency", ["threads", "gevent"])
+def test_the_django_backend_with_the_released_django_ldapdb(concurrency: str) -> None:
+    require(Slapd)
+    require_module("ldap")
+    place = Path(os.environ.get("POOLING_ENVIRONMENTS") or Path(sys.prefix, "environments"))
+    run_folder("ldap_backend", concurrency, {}, require_environment(place, OLDER))
