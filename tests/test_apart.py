@@ -19,7 +19,9 @@ SAMPLES = "tests/apart/samples/outcomes.py"
 def run(*arguments: str) -> tuple[int, str]:
     """pytest on the samples; its status, and what it says."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.apart.samples.plugin"]
-    command += ["-o", "python_files=outcomes.py", "-p", "no:cacheprovider", *arguments]
+    command += ["-o", "python_files=outcomes.py", *arguments]
+    if "--lf" not in arguments:
+        command += ["-p", "no:cacheprovider"]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -69,7 +71,6 @@ def test_each_is_selected_by_its_id_also_with_workers(workers: tuple[str, ...]) 
 
 
 def test_a_crash_fails_one_test_and_the_others_go_on_in_a_new_child() -> None:
-    """One of them has failed before, if -x is to be known by that."""
     status, said = run("-rA", "-k", "one and (ends_its or crashes or fork or passes)", SAMPLES)
     assert status == 1
     assert outcomes(said) == {
@@ -90,6 +91,18 @@ def test_the_first_failure_is_the_last_test_where_that_is_wanted() -> None:
     status, said = run("-rA", "-x", "-k", "fails or has_parameters", SAMPLES)
     assert status == 1
     assert outcomes(said) == {"test_fails[one]": "FAILED"}
+
+
+def test_those_that_have_failed_are_repeated(tmp_path: Path) -> None:
+    """--lf runs all where none is known to have failed."""
+    arguments = ["-rA", "--lf", "-o", f"cache_dir={tmp_path}", "-k", "has_parameters", SAMPLES]
+    first = outcomes(run(*arguments)[1])
+    assert (len(first), [test for test in first if first[test] == "FAILED"]) == (
+        4,
+        ["test_has_parameters[2][two]"],
+    )
+    assert list((tmp_path / "d" / "apart").iterdir())
+    assert outcomes(run(*arguments)[1]) == {"test_has_parameters[2][two]": "FAILED"}
 
 
 def samples() -> Child:
