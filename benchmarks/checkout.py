@@ -42,6 +42,8 @@ def django_db_pooling() -> Cycle:
     from django_db_pooling.process.wakeup import ThreadWakeup, Wakeup
 
     class Driver:
+        closes_anywhere = False
+
         def affinity(self) -> object:
             return None
 

@@ -16,7 +16,7 @@ from django_db_pooling import conf
 from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.tasks import Tasks

@@ -14,7 +14,7 @@ from django_db_pooling import owner
 from django_db_pooling.backend.lease import Leasing
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import fork
 
 

@@ -21,8 +21,8 @@ from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import Holding
-from django_db_pooling.pool.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.queue import CheckoutTimeout, ServerAway
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
@@ -121,7 +121,7 @@ class Checkout(Checkin):
             if deadline.is_over:
                 seconds = time.monotonic() - deadline.began
                 why = f"all connections tried in {seconds:.1f} s were unusable"
-                raise self._pool.refusal(seconds, why, counted)
+                raise self._pool.queue.refusal(seconds, why, counted)
             self._pool = registry.pool_for(self, self._pool.dialect)
             if self._check_out(deadline, holder, counted):
                 return

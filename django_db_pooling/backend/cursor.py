@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import fork
 
 

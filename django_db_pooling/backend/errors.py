@@ -91,13 +91,13 @@ class BrokenConnections(Leasing):
         if isinstance(error, self.Database.Error):
             if broken:
                 self._pool.suspect_all()
-                self._pool.note("lost", error, request=request_label(slot.holder))
+                self._pool.journal.trouble("lost", error, request=request_label(slot.holder))
                 self.lose()
             elif dialect.evicts(error):
                 # This request may go on with it.
                 slot.broken = True
         elif broken or dialect.interrupted(slot.connection, error):
-            self._pool.note("lost", error, request=request_label(slot.holder))
+            self._pool.journal.trouble("lost", error, request=request_label(slot.holder))
             self.lose()
 
     def lose(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-from django_db_pooling.pool.slots import Rest, Slot
+from django_db_pooling.pool.resting import Rest
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 

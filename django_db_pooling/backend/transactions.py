@@ -18,7 +18,7 @@ from django_db_pooling.backend.checkout import Checkout
 from django_db_pooling.backend.cursor import OpenCursor, collected
 from django_db_pooling.backend.errors import BrokenConnections
 from django_db_pooling.backend.statements import SessionState
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
 

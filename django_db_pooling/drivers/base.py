@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling.drivers import sockets
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 from django_db_pooling.process.wakeup import GreenletWakeup, ThreadWakeup, Wakeup
 
@@ -43,6 +43,8 @@ class Driver:
     has_transactions = True
     # The default of SCOPE.
     scope = "request"
+    # Whether close() works in any thread or greenlet, and not only where the affinity is the same.
+    closes_anywhere = False
 
     # -- for the pool ------------------------------------------------------------------------
 

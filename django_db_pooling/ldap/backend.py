@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -100,8 +100,6 @@ class DirectoryWrapper(Backend):
         if "page_size" in options:
             self.page_size = int(options["page_size"])
         return connection
-
-    # -- operations -----------------------------------------------------------------------------
 
     def search_s(self, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         """django-ldapdb's, but complete before the first entry is handed out: between two entries the

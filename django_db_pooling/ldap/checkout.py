@@ -1,4 +1,4 @@
-"""From a place in the pool to a connection that is bound as somebody, and back."""
+"""From a slot of the pool to a connection that is bound as a user, and back."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
 from django_db_pooling.log import safe_label
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.pool import CheckoutTimeout
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.queue import CheckoutTimeout
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
-# A connection that has been idle for longer (seconds) is asked before it is used.
+# A connection that has been idle for longer (seconds) is checked before it is used.
 LONG_IDLE = 60.0
 # An idle connection that gives no answer for so long (seconds) is broken.
 PING_TIMEOUT = 5.0
-# Seconds of silence after which the system asks whether the other side is still there.
+# Idle seconds after which TCP probes whether the other side is still there.
 KEEPALIVE = 60.0
 
 
 class MaxConnectionReachedError(Exception):
-    """All connections were in use for too long. ``waited``: seconds."""
+    """All connections were in use for too long. ``waited``: for how many seconds."""
 
     def __init__(self, message: str, waited: float = 0.0) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class MaxConnectionReachedError(Exception):
 
 
 class BackendError(Exception):
-    """No connection could be made, for a reason other than that no server is there."""
+    """Connecting failed, for another reason than that no server is there."""
 
     def __init__(self, msg: str, backend: Any = None) -> None:
         super().__init__(msg)
@@ -51,10 +51,9 @@ class BackendError(Exception):
 
 
 class Checkouts:
-    """A pool of connections, each bound as somebody, and how they are opened, asked, replaced and checked in.
+    """A pool of connections, each bound as a user, and how they are opened, checked, replaced and returned.
 
-    The public attributes are documented where users set them, in ConnectionManager. A change holds for what
-    is opened from then on.
+    ConnectionManager documents the public attributes. They may be changed at any time.
     """
 
     def __init__(
@@ -85,9 +84,9 @@ class Checkouts:
         # Not an attribute, which would be found in dumps.
         self._passwd: Callable[[], str | None] = lambda: passwd
         self._identities = Identities()
-        # Kept for good: it is what the pool opens by itself.
+        # Kept for good: the pool opens connections of this one by itself.
         self._own_identity = self._identities.of(bind, passwd)
-        # Another one in each process: ask _pool, which looks for a fork.
+        # Each process has its own: use _pool, which notices a fork.
         self._pool_of_process = DirectoryPool(uri, limits, self._own_identity)
         # Before the first use no connection is opened for min_size.
         self._is_used = False
@@ -99,16 +98,14 @@ class Checkouts:
         return self._pool_of_process
 
     def abandon(self) -> None:
-        """Called in a forked child."""
+        """Called in a forked child, by process.upkeep."""
         self._identities.renew_lock()
         pool = self._pool_of_process
-        # For whoever has one of its connections at this moment.
+        # For the users of its connections at this moment.
         pool.closing = True
         fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
         fork.never_free(pool)
         self._pool_of_process = DirectoryPool(self.uri, pool.limits, self._own_identity)
-
-    # -- taking -----------------------------------------------------------------------------
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
         deadline = Deadline(self.wait_timeout)
@@ -121,9 +118,9 @@ class Checkouts:
                 raise ldap.TIMEOUT({"desc": "Timed out", "info": "no answer on an idle connection"})
 
     def _try(self, who: Credentials, deadline: Deadline) -> Slot | None:
-        """None: what came was broken and is gone."""
+        """One checkout. None: the connection was broken and is gone."""
         try:
-            # From here on slot.pool: in a forked child there is another one.
+            # From here on slot.pool: _pool is another one in a forked child.
             slot = self._pool.checkout(deadline.until, _holder(), deadline.began, who.identity)
         except CheckoutTimeout as error:
             raise MaxConnectionReachedError(str(error), error.waited) from None
@@ -144,10 +141,10 @@ class Checkouts:
         return slot
 
     def _is_good(self, slot: Slot, who: Credentials, deadline: Deadline) -> bool:
-        """Whether an idle connection can be used. Raises what the server says of a password."""
+        """Whether an idle connection can be used (I/O). Raises the server's error about a password."""
         connection: StateConnector = slot.connection
         left = deadline.left()
-        # Half of the time is for a fresh one, should this one not answer.
+        # Half of the time is left for a fresh one, should this one not answer.
         seconds = PING_TIMEOUT if left is None else min(left / 2, PING_TIMEOUT)
         if who.identity is not self._own_identity and who.bind is not None:
             try:
@@ -162,8 +159,6 @@ class Checkouts:
         slot.pool.validated(slot)
         return True
 
-    # -- opening ----------------------------------------------------------------------------
-
     def _open(self, slot: Slot, who: Credentials, deadline: Deadline) -> None:
         """Connect, and try again while no server is there. Raises as ``connection()`` says."""
         tries = 0
@@ -173,9 +168,9 @@ class Checkouts:
                 DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
                 break
             except ldap.LDAPError as error:
-                in_vain = tries >= self.retry_max or not DRIVER.server_away(error)
+                is_last = tries >= self.retry_max or not DRIVER.server_away(error)
                 until = deadline.until
-                if in_vain or (until is not None and time.monotonic() + self.retry_delay >= until):
+                if is_last or (until is not None and time.monotonic() + self.retry_delay >= until):
                     self._opening_failed(slot, error)
                     if isinstance(
                         error,
@@ -191,12 +186,12 @@ class Checkouts:
     def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
         is_own = slot.affinity is self._own_identity
         if not is_own and isinstance(error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT):
-            # Somebody's password is wrong: that says nothing of the server.
+            # A user's password is wrong: that says nothing about the server.
             slot.pool.discard(slot)
             return
-        # Without the frames that it has come through, in which there are passwords.
+        # A copy without the traceback, whose frames have passwords.
         slot.pool.open_failed(slot, type(error)(*error.args))
-        # It is to be logged, also where there is no connection yet.
+        # The failure is to be logged, even if there is no connection yet.
         self._need_upkeep()
 
     def _need_upkeep(self) -> None:
@@ -217,9 +212,9 @@ class Checkouts:
         )
 
     def _reopener(self, slot: Slot, who: Credentials) -> Callable[[Deadline], bool]:
-        """What puts a fresh connection into a broken one's place, if there is time left.
+        """A function that replaces a broken connection by a fresh one, if there is time left.
 
-        Not if the fresh one would be another user's, or others wait for answers of the broken one.
+        Not if its user has bound it as somebody else, or waits for other answers on it.
         """
         connection: StateConnector = slot.connection
         pool = self._pool
@@ -246,8 +241,6 @@ class Checkouts:
 
         return reopen
 
-    # -- giving back ------------------------------------------------------------------------
-
     def _check_in(self, slot: Slot) -> None:
         if self.use_pool and not slot.broken and slot.pool.wants(slot) and _is_clean(slot.connection):
             slot.pool.checkin(slot)
@@ -256,7 +249,7 @@ class Checkouts:
 
 
 def _is_clean(connection: StateConnector) -> bool:
-    """Whether it can be made as it was when it was opened; it is, then."""
+    """Restore its options. Whether it is as it was when it was opened."""
     if DRIVER.broken(connection):
         return False
     connection.restore_options()

@@ -11,7 +11,7 @@ import ldap
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.ldap.attempt import Attempt, AttemptTimeout
 from django_db_pooling.ldap.connecting import close
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 
 
 class LDAP(Driver):
@@ -19,6 +19,8 @@ class LDAP(Driver):
     remembers_transaction = True
     has_transactions = False
     scope = "transaction"
+    # Any thread can say goodbye for any identity.
+    closes_anywhere = True
 
     def affinity(self) -> object:
         # Any hub can use any connection: the locks are native ones, and only a descriptor is waited for.

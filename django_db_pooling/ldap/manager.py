@@ -1,4 +1,4 @@
-"""A pool for code that talks python-ldap itself. Without Django, and with the names that ldappool has.
+"""A pool for code that uses python-ldap directly. Needs no Django, and has ldappool's names.
 
 ::
 
@@ -27,7 +27,7 @@ from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.process.tasks import Tasks
 
-# Most seconds for opening a connection that nobody waits for.
+# Seconds for opening a connection for min_size, which nobody waits for.
 MAX_FILL = 5.0
 
 
@@ -35,11 +35,11 @@ class ConnectionManager(Checkouts):
     """Connections to one LDAP server, or to any of several with the same data, for all threads and greenlets.
 
     ``uri``: one, or several with spaces or commas between them, which are used in turn. ``bind``, ``passwd``:
-    who the connections are bound as, where ``connection()`` isn't told; None: nobody. ``size``: most
-    connections at any moment, whoever they are bound as. ``retry_max``: attempts to connect, ``retry_delay``
-    seconds apart. ``use_tls``: StartTLS. ``timeout``: seconds for each answer, -1: ``wait_timeout``.
-    ``connector_cls``: a subclass of StateConnector. ``use_pool`` False: each use has a connection of its own.
-    ``max_lifetime``: seconds after which a connection is replaced, less up to a tenth.
+    who the connections are bound as, unless ``connection()`` is given another user; None: anonymous.
+    ``size``: most connections at any moment, of all users together. ``retry_max``: attempts to connect,
+    ``retry_delay`` seconds apart. ``use_tls``: StartTLS. ``timeout``: seconds for each answer, -1:
+    ``wait_timeout``. ``connector_cls``: a subclass of StateConnector. ``use_pool`` False: each use has a
+    connection of its own. ``max_lifetime``: seconds after which a connection is replaced, less up to a tenth.
 
     ``wait_timeout``: seconds for ``connection()`` in all, that is to wait for a free one and to connect; 0:
     don't wait; None: no limit. ``idle_timeout``: seconds after which an idle one is closed, but not the last
@@ -98,7 +98,7 @@ class ConnectionManager(Checkouts):
 
     @property
     def name(self) -> str:
-        """What the log calls it: its ``uri``, without what is secret."""
+        """What the log calls it: its ``uri``, redacted."""
         return self._pool_of_process.name
 
     @property
@@ -113,14 +113,14 @@ class ConnectionManager(Checkouts):
 
     @contextmanager
     def connection(self, bind: str | None = None, passwd: str | None = None) -> Iterator[StateConnector]:
-        """A connection of one's own for the block, bound as this manager says or as whoever is given.
+        """A connection for the block, bound as this manager's user or as the one that is given.
 
-        The server is always asked about a password that is given, also where a connection that was bound
-        with it is idle: it may have been changed.
+        The server checks a password that is given each time, even if a connection that was bound with it is
+        idle: it may have been changed.
 
         Raises MaxConnectionReachedError when all are in use for ``wait_timeout`` seconds,
-        ldap.INVALID_CREDENTIALS for a wrong password, ldap.SERVER_DOWN or ldap.TIMEOUT where no server
-        answers, BackendError where else none can be made.
+        ldap.INVALID_CREDENTIALS for a wrong password, ldap.SERVER_DOWN or ldap.TIMEOUT when no server
+        answers, BackendError when connecting fails for another reason.
         """
         passwd = self._passwd() if passwd is None else passwd
         bind = self.bind if bind is None else bind
@@ -133,9 +133,9 @@ class ConnectionManager(Checkouts):
             self._check_in(slot)
 
     def authenticate(self, dn: str, password: str) -> bool:
-        """Whether the server accepts this password for this name; it is asked each time.
+        """Whether the server accepts this password for this name; it checks each time.
 
-        False, too, for an empty one, which LDAP takes for a wish to be nobody
+        False, too, for an empty one, which to LDAP is an anonymous bind
         (https://www.rfc-editor.org/rfc/rfc4513#section-5.1.2). Raises what ``connection()`` raises, but not
         ldap.INVALID_CREDENTIALS.
         """
@@ -148,34 +148,32 @@ class ConnectionManager(Checkouts):
             return False
 
     def purge(self, bind: str | None, passwd: str | None = None) -> None:
-        """Close the connections that are bound as ``bind``, but for those that were with ``passwd``.
+        """Close the connections that are bound as ``bind``, except those bound with ``passwd``.
 
-        Idle ones now, those in use as they come back.
+        Idle ones now, those in use when they are returned.
         """
         kept = None if passwd is None else self._identities.of(bind, passwd)
         self._pool.purge(lambda affinity: affinity.bind == bind and affinity is not kept)
 
     def close(self) -> None:
-        """Close idle connections now, those in use as they come back; the next use opens anew."""
+        """Close idle connections now, those in use when they are returned; the next use opens new ones."""
         self._pool.recycle()
         self._pool.journal.write(is_last=True)
 
     def stats(self) -> PoolStats:
-        """What the pool counts; a plain read."""
+        """The pool's counts; a plain read."""
         return self._pool.snapshot()
 
     def __len__(self) -> int:
-        """How many connections there are, idle, in use or being made."""
+        """How many connections there are: idle, in use or opening."""
         return len(self._pool)
 
     def __str__(self) -> str:
         lines = [f"{len(self)} of {self.size} connections to {redact(self.uri)}"]
         return "\n".join([*lines, *(f"  {connection}" for connection in self._pool.connections())])
 
-    # -- upkeep -----------------------------------------------------------------------------
-
     def every_second(self) -> bool:
-        """Called by the housekeeper."""
+        """Called by process.upkeep."""
         if not self._is_used:
             return False
         pool = self._pool
@@ -183,12 +181,12 @@ class ConnectionManager(Checkouts):
         slot = pool.reserve_minimum()
         if slot is not None:
             try:
-                # Everybody else's upkeep waits for this.
+                # The upkeep of everything else waits for this.
                 seconds = min(self.wait_timeout or MAX_FILL, MAX_FILL)
                 self._open(slot, self._identities.credentials(self.bind, self._passwd()), Deadline(seconds))
                 pool.checkin(slot)
             except BaseException as error:
-                # Also where it could not even begin; where it has failed it is discarded already.
+                # Harmless where _open() has discarded it already.
                 pool.discard(slot)
                 if not isinstance(error, Exception):
                     raise
@@ -196,5 +194,5 @@ class ConnectionManager(Checkouts):
         return bool(len(pool) or pool.limits.min_size or pool.journal.is_pending)
 
     def end(self) -> None:
-        """Called at the end of the process."""
+        """Called at the end of the process, by process.upkeep."""
         self.close()

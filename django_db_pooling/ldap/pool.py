@@ -9,7 +9,7 @@ from django_db_pooling.ldap.identities import Identity
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.pool import Pool
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 
 
@@ -41,12 +41,8 @@ class DirectoryPool(Pool):
 
     def purge(self, is_concerned: Callable[[Identity], bool]) -> None:
         """Close idle connections of these identities now, those in use as they come back."""
-        for slot in self._living():
+        for slot in self.slots.all():
             if isinstance(slot.affinity, Identity) and is_concerned(slot.affinity):
                 slot.broken = True
-                if self._claim_idle(slot):
+                if self.slots.claim(slot):
                     self.close(slot, Closed.RECYCLED)
-
-    def _dismiss(self, slot: Slot, reason: Closed | None) -> None:
-        # Any thread can close a connection of any identity.
-        self.close(slot, reason)

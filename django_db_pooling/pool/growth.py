@@ -1,4 +1,4 @@
-"""How a pool grows: who may open a connection, and what becomes of that while the server is not there."""
+"""How a pool grows: who may open a connection, and what callers do while the server is away."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import random
 AT_A_TIME = 2
 # One more may start to open when all that are opening have taken this many seconds.
 STALLED = 0.5
-# Between one caller's attempts while the server is not there (seconds): they grow with the time it is away.
+# Between one caller's attempts while the server is away (seconds): longer the longer it is.
 MIN_PAUSE = 0.05
 MAX_PAUSE = 0.5
 
 
 class Growth:
-    """The slots that are being opened by their takers, and how it went lately.
+    """The slots whose holders are opening connections, and how that went lately.
 
-    Times are those of ``time.monotonic()``, which the caller tells.
+    Times are those of ``time.monotonic()``, passed in by the caller. Seconds that a caller may wait for the
+    server (``max_wait``) are ``CONNECT_RETRY``.
     """
 
     def __init__(self) -> None:
         # Slot number -> since when.
         self._opening: dict[int, float] = {}
-        # When the last attempt failed, and with what: none since the last that succeeded.
+        # When the last attempt failed, and with what; None once one has succeeded.
         self.last_error: tuple[float, Exception] | None = None
-        # When a caller was failed first: none since the last that succeeded.
+        # When a caller first got an error; None once an attempt has succeeded.
         self._failing_since: float | None = None
-        # When attempts began to find no server.
+        # When the first of the attempts that found no server began.
         self._away_since: float | None = None
-        # Attempts have failed for as long as callers are asked to put up with.
+        # Attempts have found no server for as long as callers may wait.
         self.outage = False
 
     def __len__(self) -> int:
@@ -55,12 +56,12 @@ class Growth:
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]
 
-    def seen_away(self, now: float, max_wait: float) -> bool:
-        """Whether the server was away so lately that nobody needs to wait for what the next attempt finds."""
+    def fails_fast(self, now: float, max_wait: float) -> bool:
+        """Whether the server was away so lately that nobody needs to wait for the next attempt."""
         return self.outage and now - self._last_failure() <= max(max_wait, MAX_PAUSE)
 
     def succeeded(self) -> float | None:
-        """Since when callers were failed until now; None: they weren't."""
+        """Since when callers have got errors until now; None: they haven't."""
         since, self._failing_since = self._failing_since, None
         self.last_error = self._away_since = None
         self.outage = False
@@ -77,7 +78,7 @@ class Growth:
     def failed(self, error: Exception, now: float) -> None:
         self.last_error = (now, error)
 
-    def found_nobody(self, began: float, now: float, max_wait: float) -> float | None:
+    def found_no_server(self, began: float, now: float, max_wait: float) -> float | None:
         """An attempt that began then found no server.
 
         Seconds to wait before the next one, or None: it has been away for longer than ``max_wait``.

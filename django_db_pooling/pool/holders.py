@@ -1,15 +1,12 @@
-"""Who holds a connection, since which line of code, and which ones are held suspiciously long."""
+"""Who holds a connection: the request or thread, and the line of code where it was checked out."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
 from types import FrameType
 
 from django_db_pooling.log import redact, safe_label
-from django_db_pooling.pool.journal import Journal
-from django_db_pooling.pool.slots import Slot
 
 
 class Holder:
@@ -28,18 +25,18 @@ class Holder:
 
 
 class Holding:
-    """Who holds a connection, and where it was taken: the innermost line that is not Django's or ours."""
+    """A holder, and where it checked out: the innermost line of code that is not Django's or ours."""
 
     __slots__ = ("_file", "_holder", "_line")
 
     def __init__(self, holder: object, frame: FrameType) -> None:
         self._holder = holder
-        taker: FrameType | None = frame
-        while taker is not None and _is_between(taker):
-            taker = taker.f_back
-        taker = taker or frame
+        caller: FrameType | None = frame
+        while caller is not None and _is_library(caller):
+            caller = caller.f_back
+        caller = caller or frame
         # No reference to the frame, whose variables would live on.
-        self._file, self._line = taker.f_code.co_filename, taker.f_lineno
+        self._file, self._line = caller.f_code.co_filename, caller.f_lineno
 
     @property
     def owner(self) -> object:
@@ -54,36 +51,11 @@ class Holding:
 
 
 def request_label(holder: object) -> str:
-    """The request of a holder, if it has one: str() of a holder may take a lock."""
+    """The request of a holder, if it has one. Not str() of it, which may take a lock."""
     return redact(getattr(holder, "request", None) or "code outside of a request")
 
 
-def _is_between(frame: FrameType) -> bool:
+def _is_library(frame: FrameType) -> bool:
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     # contextlib: django.db.transaction.atomic as a decorator.
     return package in ("django", "django_db_pooling", "contextlib")
-
-
-class Leaks:
-    """Tells of connections that have been held for longer than a threshold, and when they come back."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def look(self, slots: Iterable[Slot], threshold: float | None, now: float) -> None:
-        """The housekeeper's: each is told of once."""
-        if threshold is None:
-            return
-        for slot in slots:
-            taken_at = slot.taken_at
-            if taken_at and now - taken_at > threshold and slot.overdue is None:
-                slot.overdue = redact(slot.holder)
-                if slot.taken_at != taken_at:
-                    # It came back this instant.
-                    slot.overdue = None
-                    continue
-                self._journal.note("held", seconds=now - taken_at, holder=slot.overdue)
-
-    def came_back(self, slot: Slot, seconds: float) -> None:
-        self._journal.note("came_back", seconds=seconds, holder=slot.overdue)
-        slot.overdue = None

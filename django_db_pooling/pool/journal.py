@@ -1,8 +1,8 @@
-"""What a pool has to tell in the log, and when.
+"""The log of a pool, and its latest errors.
 
-A handler of logging may write, take locks and switch greenlets. Pools have news where none of that may
-happen: in finalizers, in gevent's hub, while they hand out. So news is noted, which is an ``append``, and
-written by the housekeeper, a second later at most.
+A handler of logging may write, take locks and switch greenlets. Some events happen where it must not: in
+finalizers, in gevent's hub, while connections are handed out. So an event is noted, which is an ``append``,
+and written by the housekeeper, a second later at most.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from django_db_pooling.log import extra, logger, redact
+from django_db_pooling.pool.stats import Trouble
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
 MAX_NOTES = 1000
+MAX_TROUBLES = 20
 
 
 class Event(NamedTuple):
@@ -62,7 +64,7 @@ EVENTS = {
     "came_back": Event(logging.WARNING, "connection returned after %(seconds).1f s by %(holder)s"),
 }
 
-# What is told outside of a pool's journal.
+# Events that are not of one pool.
 OTHERS = {
     "check": "a finding of the system checks",
     "housekeeping": "a housekeeping task failed or works again; the housekeeper can't start",
@@ -94,6 +96,8 @@ class Journal:
         self._alias = redact(alias)
         self._notes: deque[_Note] = deque(maxlen=MAX_NOTES)
         self._storms: dict[str, _Storm] = {}
+        # The latest things that went wrong.
+        self.troubles: deque[Trouble] = deque(maxlen=MAX_TROUBLES)
         # Asked now and by the housekeeper: logging itself takes a lock to answer.
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)
 
@@ -107,8 +111,15 @@ class Journal:
         if self.is_verbose or EVENTS[event].level > logging.DEBUG:
             self._notes.append(_Note(event, time.time(), fields))
 
+    def trouble(self, kind: str, error: object, is_logged: bool = True, **fields: Any) -> None:
+        """Something has gone wrong; ``kind`` is an event. Callable anywhere, as ``note``."""
+        text = redact(error)
+        self.troubles.append(Trouble(time.monotonic(), kind, text))
+        if is_logged:
+            self.note(kind, error=text, **fields)
+
     def write(self, is_last: bool = False) -> None:
-        """The housekeeper's. ``is_last``: nothing may wait for later."""
+        """Called by the housekeeper. ``is_last``: nothing may wait for later."""
         self.is_verbose = logger.isEnabledFor(logging.DEBUG)
         while self._notes:
             try:

@@ -1,93 +1,284 @@
-"""One place in a pool: the lease that its holder owns."""
+"""What a pool has: its slots, and the cap on them.
+
+This file alone changes ``_slots`` and ``_idle``. There are never more physical connections than the cap
+(``max_outstanding``), since each has a slot of its own, and a slot
+
+- is added to ``_slots`` only by ``new``, before its socket exists, and removed again if it is one too many:
+  of two threads that add the last one both may fail, but not both succeed;
+- is removed only by ``_forget``, after its socket is closed, and by ``free_lost``, when its holder is gone.
+
+When the cap is lowered, no slot is added until there are fewer. No slot has two users, since whoever adds
+one, or removes it from ``_idle``, has it. Nothing here waits or knows who waits: ``on_freed`` is called
+instead.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import itertools
+import time
+import weakref
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sized
+from functools import partial
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from django_db_pooling.ldap.attempt import Attempt
-    from django_db_pooling.pool.pool import Pool
+from django_db_pooling.log import redact
+from django_db_pooling.pool.driver import Driver
+from django_db_pooling.pool.growth import Growth
+from django_db_pooling.pool.histogram import BOUNDS
+from django_db_pooling.pool.holders import request_label
+from django_db_pooling.pool.journal import Journal
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.slot import Reclaims, Slot
+from django_db_pooling.pool.stats import Closed, Counts
+from django_db_pooling.process import fork
+
+# A server may count a connection until it has read its end: seconds to wait for it at the cap.
+CLOSE_WAIT = 0.05
+# A finalizer has run so many seconds after the last reference to its slot is gone, or never will.
+FINALIZER_TIME = 2.0
 
 
-class Rest:
-    """A slot with a changed session, left to its user for a while. Whoever takes this out of the pool has the
-    slot; who comes later finds none, also where the same slot rests again, for somebody else.
-    """
+class Bounded(Reclaims, Protocol):
+    """The pool, as far as its slots know it."""
 
-    __slots__ = ("affinity", "pool", "since", "slot")
-
-    def __init__(self, slot: Slot, since: float) -> None:
-        # None once it is over: a user that doesn't come back must not keep the slot alive.
-        self.slot: Slot | None = slot
-        self.affinity, self.pool = slot.affinity, slot.pool
-        self.since = since
+    limits: Limits
+    # Once True, nothing stays: connections are closed as they come back.
+    closing: bool
 
 
-class Slot:
-    """A place for one physical connection, in use by whoever holds this object.
+class Slots:
+    """All slots of a pool, those that are idle, and how each becomes free."""
 
-    The pool counts its slots but refers to those in use only weakly. So a holder that is gone
-    without a word, with whatever exception, gives its place back: the slot goes with its last
-    reference, and its connection is dropped.
-    """
+    def __init__(
+        self, pool: Bounded, driver: Driver, growth: Growth, counts: Counts, journal: Journal
+    ) -> None:
+        self.driver = driver
+        self.growth = growth
+        self.counts = counts
+        self.journal = journal
+        # Connections of another one are closed at checkin.
+        self.generation = 0
+        # Called when a caller that waits may be served; and whether there are any.
+        self.on_freed: Callable[[], None] = lambda: None
+        self.waiting: Sized = ()
+        self._pool = pool
+        self._process = fork.process
+        self._numbers = itertools.count(1)
+        # In whatever state: len() is what the cap bounds.
+        self._slots: dict[int, weakref.ref[Slot]] = {}
+        # A stack. Its slots have connections that are clean or whose next holder knows what to do.
+        self._idle: deque[Slot] = deque()
+        # Numbers of slots that are gone and still counted, and since when.
+        self._lost: dict[int, float] = {}
 
-    __slots__ = (
-        "__weakref__",
-        "attempt",
-        "beyond_reset",
-        "connection",
-        "dirty",
-        "expires_at",
-        "generation",
-        "holder",
-        "affinity",
-        "locks",
-        "number",
-        "opened_at",
-        "overdue",
-        "pool",
-        "validated_at",
-        "returned_at",
-        "taken_at",
-        "maybe_in_transaction",
-        "broken",
-    )
+    # -- what there is -----------------------------------------------------------------------
 
-    def __init__(self, pool: Pool, number: int, generation: int, affinity: object) -> None:
-        self.number = number
-        self.generation = generation
-        # Where the connection can be used: gevent's hub of the native thread that opens it.
-        self.affinity = affinity
-        # None until the holder has opened one, and after it is closed.
-        self.connection: Any = None
-        # What is opening one in another thread. Until that ends the slot can't be free.
-        self.attempt: Attempt | None = None
-        # Seconds of time.monotonic(), as all times here.
-        self.opened_at = 0.0
-        self.expires_at = 0.0
-        self.validated_at = 0.0
-        self.returned_at = 0.0
-        self.taken_at = 0.0
-        # Its session was changed: it is made as new before somebody else has it.
-        self.dirty = False
-        # It was changed in a way that no reset undoes: then the connection is closed.
-        self.beyond_reset = False
-        # How many locks its session holds, as far as the texts of its statements tell.
-        self.locks = 0
-        # A transaction may be open in it: its next taker rolls back.
-        self.maybe_in_transaction = False
-        # Its user has seen that the server doesn't answer.
-        self.broken = False
-        # Whatever str() says who has it.
-        self.holder: object = None
-        # That, once it was told that it is held for too long.
-        self.overdue: str | None = None
-        self.pool = pool
+    def __len__(self) -> int:
+        """How many there are, in any state."""
+        return len(self._slots)
 
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # When the interpreter ends, the system closes what is open. And __init__ may not have run.
-        pool = getattr(self, "pool", None)
-        if pool is not None and not is_finalizing():
-            pool.reclaim(self)
+    @property
+    def limits(self) -> Limits:
+        return self._pool.limits
+
+    @property
+    def is_closing(self) -> bool:
+        return self._pool.closing
+
+    @property
+    def has_room(self) -> bool:
+        cap = self._pool.limits.max_outstanding
+        return cap is None or len(self._slots) < cap
+
+    @property
+    def is_over_cap(self) -> bool:
+        """After the cap was lowered."""
+        cap = self._pool.limits.max_outstanding
+        return cap is not None and len(self._slots) > cap
+
+    @property
+    def idle_count(self) -> int:
+        return len(self._idle)
+
+    def idle(self) -> list[Slot]:
+        """The one that was used last is the last."""
+        return list(self._idle)
+
+    def all(self) -> list[Slot]:
+        return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
+
+    def wants(self, slot: Slot) -> bool:
+        """Whether this connection may be used again; one that may not should be closed."""
+        cap = self._pool.limits.max_outstanding
+        return not (
+            self._pool.closing
+            or slot.generation != self.generation
+            or time.monotonic() >= slot.expires_at
+            or (cap is not None and len(self._slots) > cap)
+        )
+
+    # -- adding one, and claiming an idle one ------------------------------------------------------
+
+    def new(self, affinity: object) -> Slot | None:
+        """A bare slot, whose holder opens a connection; None where there is no room."""
+        if not self.has_room:
+            return None
+        slot = Slot(self._pool, next(self._numbers), self.generation, affinity)
+        self._slots[slot.number] = weakref.ref(slot)
+        self.growth.begin(slot.number, time.monotonic())
+        if self.is_over_cap:
+            # Another native thread has added one at the same moment.
+            self._forget(slot)
+            return None
+        return slot
+
+    def pop(self, affinity: object) -> Slot | None:
+        """The one that was used last, if it has this affinity."""
+        try:
+            # Looked at before it is popped: meanwhile it would be hidden from those whom it fits.
+            if self._idle[-1].affinity is not affinity:
+                return None
+            slot = self._idle.pop()
+        except IndexError:
+            return None
+        if slot.affinity is affinity:
+            return slot
+        # Another one, put there this instant.
+        self.put_back(slot)
+        return None
+
+    def claim(self, slot: Slot) -> bool:
+        """Whether the slot was idle; it is the caller's then."""
+        try:
+            self._idle.remove(slot)
+        except ValueError:
+            return False
+        return True
+
+    def claim_any(self, affinity: object) -> Slot | None:
+        """The one of this affinity that was used last."""
+        for slot in reversed(self.idle()):
+            if slot.affinity is affinity and self.claim(slot):
+                return slot
+        return None
+
+    # -- giving one back ---------------------------------------------------------------------
+
+    def checkin(self, slot: Slot) -> None:
+        """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
+        assert slot.taken_at or slot.connection is None, "a slot that is not checked out can't be checked in"
+        slot.returned_at = now = time.monotonic()
+        self.count_held(slot, now)
+        self.put_back(slot)
+
+    def count_held(self, slot: Slot, now: float) -> None:
+        """This checkout of it has ended."""
+        if slot.taken_at:
+            held = now - slot.taken_at
+            # As observe() does, without a call.
+            helds = self.counts.helds
+            helds.buckets[bisect_left(BOUNDS, held)] += 1
+            helds.seconds += held
+            if slot.overdue is not None:
+                self.journal.note("came_back", seconds=held, holder=slot.overdue)
+                slot.overdue = None
+        slot.taken_at = 0.0
+        slot.holder = None
+
+    def put_back(self, slot: Slot) -> None:
+        """Make it idle."""
+        if slot.connection is None:
+            self.discard(slot)
+            return
+        self._idle.append(slot)
+        if self.waiting:
+            self.on_freed()
+
+    def close(self, slot: Slot, reason: Closed | None = None) -> None:
+        """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens."""
+        close_wait = 0.0 if self.has_room else CLOSE_WAIT
+        try:
+            if slot.connection is not None and not self._is_inherited(slot):
+                self.driver.close(slot.connection, close_wait)
+        except Exception as error:
+            self.journal.note("close_failed", error=redact(error))
+        finally:
+            self.discard(slot, reason)
+
+    def discard(self, slot: Slot, reason: Closed | None = None) -> None:
+        """Drop a connection without a word to the server and free its slot. No I/O, no switch.
+
+        ``reason``: where it isn't what the slot says. Discarding twice is harmless: the slot is freed
+        once. One that is being opened in another thread is dropped when that ends.
+        """
+        if slot.attempt is not None and not slot.attempt.is_over:
+            slot.attempt.when_over(partial(self.discard, slot, reason))
+            return
+        if self._is_inherited(slot):
+            return
+        connection, slot.connection = slot.connection, None
+        if connection is not None:
+            try:
+                self.driver.drop(connection)
+            except Exception as error:
+                self.journal.note("drop_failed", error=redact(error))
+        if self._forget(slot):
+            self.count_held(slot, time.monotonic())
+            self.counts.broken += reason is Closed.BROKEN
+            if slot.opened_at:
+                # One that failed while it was set up never counted as opened.
+                reason = reason or self._reason(slot)
+                self.counts.closed[reason] += 1
+            self.on_freed()
+            if slot.opened_at and self.journal.is_verbose:
+                seconds = time.monotonic() - slot.opened_at
+                self.journal.note("closed", connection=slot.number, seconds=seconds, reason=str(reason))
+
+    def _forget(self, slot: Slot) -> bool:
+        """Take a slot out of the count: True for whoever comes first, so none is freed twice."""
+        self.growth.end(slot.number)
+        return self._slots.pop(slot.number, None) is not None
+
+    def _is_inherited(self, slot: Slot) -> bool:
+        """Whether this is a forked child of the pool's process: there the connection must not be touched."""
+        if fork.is_own(self._process):
+            return False
+        if slot.connection is not None:
+            fork.never_free(slot.connection)
+        return True
+
+    def _reason(self, slot: Slot) -> Closed:
+        """Why a connection is closed."""
+        if slot.broken:
+            return Closed.BROKEN
+        if self._pool.closing or slot.generation != self.generation:
+            return Closed.RECYCLED
+        if time.monotonic() >= slot.expires_at:
+            return Closed.AGE
+        return Closed.SURPLUS if self.is_over_cap else Closed.UNCLEAN
+
+    # -- those whose holder is gone ----------------------------------------------------------------
+
+    def reclaim(self, slot: Slot) -> None:
+        """The last reference to a slot is gone. Called by its finalizer, anywhere."""
+        if slot.number not in self._slots or self._is_inherited(slot):
+            return
+        self.counts.reclaimed += 1
+        holder = slot.holder
+        self.discard(slot, Closed.UNCLEAN)
+        self.journal.note("reclaimed", request=request_label(holder))
+
+    def free_lost(self) -> None:
+        """Free those whose finalizer was interrupted, as by a thread's asynchronous exception."""
+        now = time.monotonic()
+        lost = [number for number, ref in list(self._slots.items()) if ref() is None]
+        # The garbage collector clears references first, and calls finalizers then.
+        self._lost = {number: self._lost.get(number, now) for number in lost}
+        for number, since in self._lost.items():
+            if now - since >= FINALIZER_TIME and self._slots.pop(number, None) is not None:
+                self.growth.end(number)
+                self.counts.reclaimed += 1
+        if self.waiting:
+            self.on_freed()

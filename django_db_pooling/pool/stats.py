@@ -1,4 +1,4 @@
-"""What a pool tells about itself."""
+"""What a pool counts, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Closed(StrEnum):
     SURPLUS = "surplus"
     # recycle(), close_all(), other settings.
     RECYCLED = "recycled"
-    # Dead, or given up after an interrupted statement.
+    # Found broken, or given up after an interrupted statement.
     BROKEN = "broken"
-    # Its session can't be made as new, or its transaction be rolled back.
+    # Its session can't be reset, or its transaction be rolled back.
     UNCLEAN = "unclean"
 
 
@@ -58,15 +58,15 @@ class Counts:
 
     def read(self) -> dict[str, Any]:
         """The fields of PoolStats."""
-        told = dict(vars(self))
-        del told["queued"], told["at_once"]
-        closed = dict(told["closed"])
+        values = dict(vars(self))
+        del values["queued"], values["at_once"]
+        closed = dict(values["closed"])
         # Who queued is counted as such a moment before the checkout is. What was read never goes back: rate()
         # would take that for a restart.
         self.at_once = max(self.at_once, self.checkouts - self.queued)
         waits = self.waits.read(at_once=self.at_once)
         helds, connects = self.helds.read(), self.connects.read()
-        return told | {
+        return values | {
             "closed": sum(closed.values()),
             "closed_by_reason": {str(reason): count for reason, count in closed.items()},
             "wait_seconds": waits.seconds,
@@ -124,11 +124,6 @@ class PoolStats:
             if self.max_outstanding is None
             else max(0, self.max_outstanding - self.in_use - self.opening)
         )
-
-    def moment(self) -> dict[str, Any]:
-        """What is neither counted nor measured: how it is now."""
-        names = ("in_use", "idle", "opening", "waiting", "max_outstanding")
-        return {name: getattr(self, name) for name in names}
 
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""

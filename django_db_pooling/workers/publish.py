@@ -117,7 +117,7 @@ class Publisher:
                         (clock - trouble.at, trouble.kind, trouble.error)
                         for pool in pools
                         if pool.name == alias
-                        for trouble in list(pool.troubles)
+                        for trouble in list(pool.journal.troubles)
                     ],
                     history=list(self._history.get(alias, ())),
                     waits=total.waits.minus(self._minute_ago(alias)[0]),

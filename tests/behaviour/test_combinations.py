@@ -17,7 +17,7 @@ from django_db_pooling import pooling
 from django_db_pooling.backend.checkin import Checkin
 from django_db_pooling.backend.checkout import Checkout
 from django_db_pooling.backend.errors import BrokenConnections
-from django_db_pooling.pool import Pool
+from django_db_pooling.pool.slots import Slots
 from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
@@ -88,7 +88,7 @@ STEPS = {
     "reset at checkout": Step(dirty_and_abandoned, (Checkin, "_reset_session"), False),
     "reset at the end": Step(dirty, (Checkin, "_reset_session"), True),
     "roll back": Step(left_open, (Checkin, "_roll_back"), True),
-    "close": Step(recycled, (Pool, "close"), True),
+    "close": Step(recycled, (Slots, "close"), True),
 }
 
 

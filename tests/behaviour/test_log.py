@@ -339,8 +339,10 @@ def test_no_password_whatever_goes_wrong(caplog: pytest.LogCaptureFixture, obser
 
     def search(alias: str) -> None:
         for pool in registry.pools(alias):
-            said.extend(map(repr, (pool, pool.identity, pool.limits, list(pool.troubles), pool.snapshot())))
-            said.extend(f"{slot!r} {slot.holder} {slot.holder!r}" for slot in pool._living())
+            said.extend(
+                map(repr, (pool, pool.identity, pool.limits, list(pool.journal.troubles), pool.snapshot()))
+            )
+            said.extend(f"{slot!r} {slot.holder} {slot.holder!r}" for slot in pool.slots.all())
             said.append(repr(pool.held()))
             pool.journal.write(is_last=True)
         said.append(repr(pooling.stats()))

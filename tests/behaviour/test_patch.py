@@ -484,9 +484,9 @@ def test_connections_idle_for_too_long_are_closed_down_to_min_size(
 def test_excess_over_size_goes_away_after_a_while(
     quick_housekeeper: None, monkeypatch: pytest.MonkeyPatch, observer: Observer
 ) -> None:
-    from django_db_pooling.pool import pool
+    from django_db_pooling.pool import maintenance
 
-    monkeypatch.setattr(pool, "EXCESS_STAYS", 0.1)
+    monkeypatch.setattr(maintenance, "EXCESS_STAYS", 0.1)
     assert_whole()
     eventually(lambda: observer.count() == 2)
     assert pooling.stats("default").idle == 2

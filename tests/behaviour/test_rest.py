@@ -16,7 +16,7 @@ from django.db import Error, close_old_connections, connection, transaction
 
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.pool import pool
+from django_db_pooling.pool import resting
 from django_db_pooling.process import housekeeper
 from tests.behaviour.conftest import (
     MYSQL,
@@ -53,12 +53,12 @@ else:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeper, "TICK", 0.02)
-    monkeypatch.setattr(pool, "MIN_REST", 0.2)
+    monkeypatch.setattr(resting, "MIN_REST", 0.2)
 
 
 @pytest.fixture
 def short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MAX_REST", 0.3)
+    monkeypatch.setattr(resting, "MAX_REST", 0.3)
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def test_a_job_that_goes_on_at_once_keeps_its_session_though_others_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others look for what they can have at every moment in which the job has nothing to execute."""
-    monkeypatch.setattr(pool, "MIN_REST", 20.0)
+    monkeypatch.setattr(resting, "MIN_REST", 20.0)
     pooling.set_pool_size(1, max_outstanding=1, timeout=20)
     with scheduler() as do:
 
@@ -383,9 +383,9 @@ def test_what_another_thread_has_left_since_then_stays_its_own(
     with scheduler() as do, scheduler() as do_another:
         do(change)
         if taken_away == "at the end of its rest":
-            monkeypatch.setattr(pool, "MAX_REST", 0.1)
+            monkeypatch.setattr(resting, "MAX_REST", 0.1)
             eventually(lambda: in_use() == 0)
-            monkeypatch.setattr(pool, "MAX_REST", 10.0)
+            monkeypatch.setattr(resting, "MAX_REST", 10.0)
         do_another(change, "another")
         assert do_another(look) == "another"
         assert do(comes_back) is None

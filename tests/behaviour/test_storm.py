@@ -31,7 +31,8 @@ from django_db_pooling.backend.checkout import Checkout
 from django_db_pooling.backend.errors import BrokenConnections
 from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
-from django_db_pooling.pool import Pool
+from django_db_pooling.pool.queue import Queue
+from django_db_pooling.pool.slots import Slots
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     BEGIN,
@@ -67,11 +68,11 @@ ROWS = 3
 SHARED = "for all to read"
 # Where it can be suspended, by functions that it is inside of. The first that applies is the point.
 POINTS: dict[str, list[Any]] = {
-    "closing": [Pool.close],
+    "closing": [Slots.close],
     "resetting": [Checkin._reset_session],
     "checking": [BrokenConnections.is_usable],
     "connecting": [Checkout._open],
-    "waiting": [Pool._queue],
+    "waiting": [Queue.wait],
     "committing": [BaseDatabaseWrapper._commit],
     "rolling back": [BaseDatabaseWrapper._rollback, Checkin._roll_back],
     "fetching": [],

@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from django_db_pooling import pooling
-from django_db_pooling.pool import pool
+from django_db_pooling.pool import maintenance
 from tests.concurrency import PATIENCE, eventually
 from tests.ldap_backend.conftest import Configure, a_request, ask, held, in_use, spent
 from tests.slapd import Slapd
@@ -82,7 +82,7 @@ def test_min_size_is_opened_ahead(configure: Configure, server: Slapd) -> None:
 def test_idle_connections_over_size_are_closed(
     configure: Configure, server: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "EXCESS_STAYS", 0.0)
+    monkeypatch.setattr(maintenance, "EXCESS_STAYS", 0.0)
     configure(POOL={"SIZE": 2})
     with held(5):
         assert server.monitor().connections == 5

@@ -169,7 +169,7 @@ def test_no_password_can_be_read(manager: Make, server: Slapd, caplog: pytest.Lo
             assert_hidden(secrets, connection, vars(connection))
             for value in vars(connection).values():
                 assert not any(secret in repr(value) for secret in secrets)
-        assert_hidden(secrets, two, two._pool._living())
+        assert_hidden(secrets, two, two._pool.slots.all())
         with pytest.raises(Exception) as caught, two.connection():
             pass
         errors.append(str(caught.value))

@@ -197,7 +197,7 @@ def test_an_old_connection_is_replaced(manager: Make, server: Slapd) -> None:
     short = manager(max_lifetime=0.2, size=1)
     with short.connection() as first:
         assert 0 <= first.get_lifetime() < PATIENCE
-        [slot] = short._pool._living()
+        [slot] = short._pool.slots.all()
         eventually(lambda: time.monotonic() > slot.expires_at)
         assert find(first, server) == [server.user_dn(7)]
     with short.connection() as second:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
 from tests.unit.fiber_driver import Away, Fault, FiberWakeup
 from tests.unit.fibers import suspend
@@ -137,12 +137,14 @@ class Actor:
         self.pool.resize(limits)
         # Unless somebody else has resized it meanwhile.
         most = limits.max_outstanding if self.pool.limits is limits else None
-        assert most is None or len(self.pool) <= most or not self.pool._idle, "more than the cap are idle"
+        assert most is None or len(self.pool) <= most or not self.pool.slots.idle(), (
+            "more than the cap are idle"
+        )
 
     def recycle(self) -> None:
         self.world.recycles += 1
         self.pool.recycle()
-        assert not self.pool._idle, "some were not replaced"
+        assert not self.pool.slots.idle(), "some were not replaced"
 
     def maintain(self) -> None:
         self.pool.maintain()

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from django_db_pooling.pool import growth as growth_module
-from django_db_pooling.pool import pool as pool_module
-from tests.unit.fakes import Clock
+from django_db_pooling.pool import queue as queue_module
+from tests.unit.fakes import TIMED, Clock
 
 
 @pytest.fixture
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that gets lost stays lost: waiters don't look for themselves."""
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 3600.0)
     monkeypatch.setattr(growth_module, "STALLED", 3600.0)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(pool_module, "time", clock)
+    for module in TIMED:
+        monkeypatch.setattr(module, "time", clock)
     yield clock

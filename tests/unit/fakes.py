@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from types import CodeType
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
-from django_db_pooling.pool import Pool
+from django_db_pooling.pool import Pool, health, maintenance, queue, resting, slots
+from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.slots import Slots
 from django_db_pooling.process.wakeup import ThreadWakeup
 
 # Whatever should happen at once has this many seconds before a test gives up.
@@ -21,6 +24,8 @@ SOON = 10.0
 # A deadline that is over: the caller never waits.
 PASSED = 0.0
 HERE = object()
+# The pool's modules that read the clock.
+TIMED = (pool_module, slots, queue, resting, health, maintenance)
 
 
 def until(condition: Callable[[], object], seconds: float = SOON) -> None:
@@ -50,6 +55,7 @@ class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
     connection_class: type[Connection] = Connection
+    closes_anywhere = False
 
     def __init__(self) -> None:
         self.here: object = HERE
@@ -100,13 +106,23 @@ class FakeDriver:
             raise self.close_error
 
 
+class FakeSlots(Slots):
+    def checkin(self, slot: Slot) -> None:
+        if slot.connection is not None:
+            slot.connection.user = None
+        super().checkin(slot)
+
+
 class FakePool(Pool):
-    """A pool with its fake driver, and what a taker does with a slot."""
+    """A pool with its fake driver, and what a holder does with a slot."""
 
     driver: FakeDriver
+    # What it consists of, by the name in its module.
+    parts: ClassVar[dict[str, type[Any]]] = {"Slots": FakeSlots}
 
     def __init__(self, driver: FakeDriver | None = None, **limits: Any) -> None:
-        super().__init__("default", Limits(**limits), driver or FakeDriver())
+        with mock.patch.multiple(pool_module, **self.parts):
+            super().__init__("default", Limits(**limits), driver or FakeDriver())
 
     def take(self, deadline: float | None = None, holder: object = "somebody") -> Slot:
         slot = self.checkout(deadline, holder)
@@ -130,11 +146,6 @@ class FakePool(Pool):
         else:
             self.close(slot)
 
-    def checkin(self, slot: Slot) -> None:
-        if slot.connection is not None:
-            slot.connection.user = None
-        super().checkin(slot)
-
     def open_idle(self, count: int) -> list[Connection]:
         """Connections that are idle, the one opened first is the oldest."""
         slots = [self.take_now() for _ in range(count)]
@@ -145,7 +156,7 @@ class FakePool(Pool):
     @property
     def idle_connections(self) -> list[Connection]:
         """Newest last."""
-        return [slot.connection for slot in self._idle]
+        return [slot.connection for slot in self.slots.idle()]
 
     @property
     def waiting(self) -> int:
@@ -191,7 +202,7 @@ def queue_up(pool: FakePool, count: int, function: Callable[..., Any] | None = N
 
 
 class Clock:
-    """Stands in for the module ``time`` in the pool's module: goes on when it is told to."""
+    """Stands in for the module ``time`` in the pool's modules: goes on when it is told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0

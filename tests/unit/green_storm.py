@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue, slots
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CALLERS, Misfortune, Storm, StormyDriver
 
@@ -128,8 +128,8 @@ def main(storm: type[GreenStorm]) -> None:
 
     monkey.patch_all()
     logging.disable()
-    pool_module.CLOSE_WAIT = 0.0
-    pool_module.RECHECK_INTERVAL = 3600.0
+    slots.CLOSE_WAIT = 0.0
+    queue.RECHECK_INTERVAL = 3600.0
     sys.setswitchinterval(1e-5)
     made = storm(int(sys.argv[1]), float(sys.argv[2]))
     made.run()

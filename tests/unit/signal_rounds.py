@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool.coalesce import Coalesced
 from tests.strikes import Strikes, Struck
 from tests.unit.fakes import FakePool
@@ -27,7 +27,7 @@ def match() -> Callable[[], object]:
     def run() -> None:
         runs.append(1)
         if len(runs) < 2000:
-            call._news.append(None)
+            call._requests.append(None)
 
     call = Coalesced(run)
 
@@ -37,14 +37,14 @@ def match() -> Callable[[], object]:
             call()
         finally:
             assert not call._claim, "nobody could run it any more"
-            call._news.clear()
+            call._requests.clear()
 
     return go_round
 
 
 def queue() -> Callable[[], object]:
     """It looks around all the time, and nothing comes."""
-    pool_module.RECHECK_INTERVAL = 0.0
+    queue_module.RECHECK_INTERVAL = 0.0
     pool = FakePool(size=1, max_outstanding=1)
     held = pool.take()
 

@@ -14,8 +14,7 @@ import threading
 import time
 from typing import Any
 
-from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import CheckoutTimeout, queue, slots
 from tests.strikes import Strikes
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CAP, LATE, Misfortune, Storm, StormyDriver
@@ -50,7 +49,7 @@ class SignalStorm(Storm):
         self.strikes = Strikes(Struck)
         self.main_is_through = threading.Event()
         # Somebody's finalizer leaves word in the middle of a match, as often as it can.
-        self.driver.at_drop = self.pool._match
+        self.driver.at_drop = self.pool.queue.match
 
     def interruptions(self, luck: random.Random) -> contextlib.AbstractContextManager[object]:
         if threading.current_thread() is threading.main_thread():
@@ -99,9 +98,9 @@ class SignalStorm(Storm):
 def main(seed: int, seconds: float) -> Any:
     logging.disable()
     sys.setswitchinterval(1e-5)
-    pool_module.CLOSE_WAIT = 0.0
+    slots.CLOSE_WAIT = 0.0
     # They go round often.
-    pool_module.RECHECK_INTERVAL = 0.0005
+    queue.RECHECK_INTERVAL = 0.0005
     storm = SignalStorm(seed, seconds)
     storm.run()
     return storm

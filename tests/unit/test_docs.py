@@ -34,7 +34,7 @@ def test_each_event_is_documented_with_its_level_and_its_fields() -> None:
     for name, event in EVENTS.items():
         assert documented[name] == logging.getLevelName(event.level), name
         assert set(re.findall(r"%\((\w+)\)", event.text)) <= fields, name
-    assert set(re.findall(r'\.note[(,]\s*"(\w+)"', SOURCE)) == EVENTS.keys()
+    assert set(re.findall(r'\.(?:note|trouble)[(,]\s*"(\w+)"', SOURCE)) == EVENTS.keys()
     told = set(re.findall(r'extra\("(\w+)"', SOURCE))
     assert told == OTHERS.keys()
 

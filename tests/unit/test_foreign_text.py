@@ -130,11 +130,12 @@ def test_holders_are_told_in_one_line_to_everybody(caplog: pytest.LogCaptureFixt
     with pytest.raises(django_db_pooling.pool.CheckoutTimeout) as caught:
         pool.checkout(PASSED)
     assert who in str(caught.value)
-    pool.leaks.look([slot], 0.0, slot.taken_at + 1)
+    slot.taken_at -= 1
+    pool.maintenance._log_long_holders(0.5)
     pool.maintain()
     held = [record.getMessage() for record in caplog.records if "held for" in record.getMessage()]
     assert held == [f"default: connection held for 1.0 s by {who}"]
-    for text in (str(caught.value), pool.troubles[-1].error, *caplog.messages):
+    for text in (str(caught.value), pool.journal.troubles[-1].error, *caplog.messages):
         assert text.isprintable()
         assert SECRET not in text
     assert request_label(slot.holder) == "GET /password=***"

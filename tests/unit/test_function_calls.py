@@ -16,7 +16,7 @@ from benchmarks.checkout import django_db_pooling
 from benchmarks.variants import CEILING
 
 ROOT = Path(__file__).parent.parent.parent
-CHECKOUT_AND_CHECKIN = 10
+CHECKOUT_AND_CHECKIN = 9
 # In Python, with what Django calls to make a wrapper, over what the same request costs on a wrapper that
 # is always connected.
 REQUEST = {"mysql": 86, "postgresql": 89}

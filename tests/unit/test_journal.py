@@ -208,7 +208,7 @@ def test_an_outage_has_a_beginning_and_an_end(caplog: pytest.LogCaptureFixture) 
     [begins] = caplog.records
     assert begins.levelno == logging.ERROR
     assert begins.getMessage() == "default: connecting fails: ConnectionRefusedError: no server"
-    assert len(pool.troubles) == 5
+    assert len(pool.journal.troubles) == 5
     caplog.clear()
     slot = pool.take_now()
     pool.maintain()

@@ -16,6 +16,7 @@ from django_db_pooling.pool.limits import Limits
 from django_db_pooling.process.wakeup import ThreadWakeup
 
 class Driver:
+    closes_anywhere = False
     def affinity(self): return None
     def wakeup(self): return ThreadWakeup()
     def alive(self, connection): return True

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import slots as slots_module
 from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, queue_up
 
@@ -248,7 +248,7 @@ def test_closing_waits_for_the_server_only_at_the_cap() -> None:
     slots = [pool.take_now(), pool.take_now()]
     for slot in slots:
         pool.close(slot)
-    assert [close_wait for _, close_wait in pool.driver.closed] == [pool_module.CLOSE_WAIT, 0.0]
+    assert [close_wait for _, close_wait in pool.driver.closed] == [slots_module.CLOSE_WAIT, 0.0]
 
 
 # -- telling --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import CheckoutTimeout, maintenance
 from django_db_pooling.pool import growth as growth_module
 from django_db_pooling.pool import pool as pool_module
 from tests.unit.fakes import PASSED, Clock, FakePool, queue_up
@@ -170,7 +170,7 @@ def test_idle_connections_over_size_are_closed_when_they_have_not_been_used_for_
 ) -> None:
     pool = FakePool(size=2, max_outstanding=5)
     connections = pool.open_idle(5)
-    clock.now += pool_module.EXCESS_STAYS - 1
+    clock.now += maintenance.EXCESS_STAYS - 1
     pool.maintain()
     assert pool.snapshot().idle == 5
     clock.now += 2
@@ -181,7 +181,7 @@ def test_idle_connections_over_size_are_closed_when_they_have_not_been_used_for_
 def test_the_excess_that_was_used_lately_stays(clock: Clock) -> None:
     pool = FakePool(size=1, max_outstanding=3)
     pool.open_idle(2)
-    clock.now += pool_module.EXCESS_STAYS + 1
+    clock.now += maintenance.EXCESS_STAYS + 1
     pool.give(pool.take_now())
     newest = pool.idle_connections[-1]
     pool.maintain()
@@ -217,7 +217,7 @@ def test_maintain_leaves_connections_alone_that_were_taken_meanwhile(looks: bool
     """
     pool = FakePool(size=2, max_outstanding=2, max_age=None)
     old, healthy = pool.open_idle(2)
-    pool._idle[0].expires_at = 0.0
+    pool.slots.idle()[0].expires_at = 0.0
     pool.driver.used_looks = looks
     taken: list[Any] = []
     pool.driver.at_close = lambda: taken.append(pool.take_now("another thread"))

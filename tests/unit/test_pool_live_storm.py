@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from django_db_pooling import log
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue, slots
 from tests.unit.live_storm import Storm
 
 ROOT = Path(__file__).parent.parent.parent
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_a_storm_of_threads_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects, looks and closes fail, slots are dropped, deadlines pass; threads switch often."""
-    monkeypatch.setattr(pool_module, "CLOSE_WAIT", 0.0)
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(slots, "CLOSE_WAIT", 0.0)
+    monkeypatch.setattr(queue, "RECHECK_INTERVAL", 3600.0)
     monkeypatch.setattr(log.logger, "disabled", True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool.growth import MAX_PAUSE, MIN_PAUSE, STALLED, Growth
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.slot import Slot
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
 
 REFUSED = ConnectionRefusedError("nobody is there")
@@ -39,7 +39,7 @@ def away(pool: FakePool, clock: Clock) -> None:
 
 def test_pauses_grow_and_end() -> None:
     growth, now, pauses = Growth(), 100.0, []
-    while (pause := growth.found_nobody(now, now, RETRY)) is not None:
+    while (pause := growth.found_no_server(now, now, RETRY)) is not None:
         growth.failed(REFUSED, now)
         assert not growth.outage
         assert 0 < pause <= MAX_PAUSE
@@ -54,15 +54,15 @@ def test_pauses_grow_and_end() -> None:
 
 def test_a_failure_of_long_ago_takes_no_patience_away() -> None:
     growth = Growth()
-    assert growth.found_nobody(100.0, 100.0, RETRY)
+    assert growth.found_no_server(100.0, 100.0, RETRY)
     growth.failed(REFUSED, 100.0)
-    assert growth.found_nobody(200.0, 200.0, RETRY)
+    assert growth.found_no_server(200.0, 200.0, RETRY)
     assert not growth.outage
 
 
 def test_an_attempt_that_takes_long_counts_from_its_beginning() -> None:
     growth = Growth()
-    assert growth.found_nobody(100.0, 100.0 + RETRY, RETRY) is None
+    assert growth.found_no_server(100.0, 100.0 + RETRY, RETRY) is None
     assert growth.outage
 
 
@@ -70,7 +70,7 @@ def test_while_nobody_is_there_one_at_a_time_tries() -> None:
     growth = Growth()
     growth.begin(1, 100.0)
     assert growth.may_begin(100.0, others=False)
-    growth.found_nobody(100.0, 100.0, RETRY)
+    growth.found_no_server(100.0, 100.0, RETRY)
     assert not growth.may_begin(100.0, others=False)
     growth.end(1)
     assert growth.may_begin(100.0, others=False)
@@ -174,7 +174,7 @@ def test_an_idle_connection_is_handed_out_all_the_same(clock: Clock) -> None:
     away_slot = pool.checkout(PASSED)
     pool.give(slot)
     pool.discard(away_slot)
-    pool.growth.found_nobody(clock.now - RETRY, clock.now, RETRY)
+    pool.growth.found_no_server(clock.now - RETRY, clock.now, RETRY)
     assert pool.checkout(None) is slot
 
 
@@ -263,7 +263,7 @@ def test_who_becomes_first_may_open_beside_openings_that_stall(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was first before gives up without a look for others."""
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 3600.0)
     pool = FakePool(size=9, max_outstanding=9)
     opening = [pool.checkout(None), pool.checkout(None)]
     hurried = Caller(pool.checkout, clock.now + 0.1)

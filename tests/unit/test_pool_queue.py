@@ -14,7 +14,7 @@ import pytest
 from benchmarks.calls import counting
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.pool import growth as growth_module
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import wakeup as wakeup_module
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up, until
@@ -33,7 +33,7 @@ def test_a_look_costs_the_same_however_many_wait_while_a_session_is_left_at_rest
     for callers in 1, 20:
         queue_up(pool, callers)
         with counting() as count:
-            pool._match()
+            pool.queue.match()
         calls.append(count.python + count.c)
     assert calls[0] == calls[1]
     pool.recycle()
@@ -156,7 +156,7 @@ def test_a_third_takes_a_returned_connection_while_two_are_opening() -> None:
 
 def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=5, max_outstanding=5)
     stalled = [pool.checkout(), pool.checkout()]
     third = pool.checkout(time.monotonic() + SOON)
@@ -166,7 +166,7 @@ def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_one_more_opens_when_both_have_stalled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.5)
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=9, max_outstanding=9)
     first, second = pool.checkout(), pool.checkout()
     callers = queue_up(pool, 2)
@@ -184,7 +184,7 @@ def test_a_waiter_that_came_before_anybody_opened_sees_them_stall(monkeypatch: p
     two of them open and stall. The third, which went to sleep before, has to notice.
     """
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(pool_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=3, max_outstanding=3)
     held = [pool.take_now() for _ in range(3)]
     callers = queue_up(pool, 3)
@@ -396,13 +396,13 @@ def test_a_passed_deadline_is_not_refused_between_two_rounds_of_a_match() -> Non
                 super().clear()
                 return
             second.append(Caller(pool.checkout, PASSED))
-            until(lambda: len(pool._match._news) == 1)
+            until(lambda: len(pool.queue.match._requests) == 1)
             super().clear()
             # As long as a wrong refusal takes; without one, the caller waits for the next round.
             second[0].join(0.05)
 
     pool = FakePool(size=10, max_outstanding=10)
-    pool._match._claim = Claim()
+    pool.queue.match._claim = Claim()
     slot = pool.checkout(PASSED)
     assert second[0].result() is not slot
 
@@ -415,7 +415,7 @@ def test_a_deadline_is_kept_even_if_a_word_was_left_that_nobody_heard() -> None:
     held = pool.take_now()
     caller = Caller(pool.checkout, time.monotonic() + 0.1)
     until(lambda: pool.waiting == 1)
-    pool._match._news.append(None)
+    pool.queue.match._requests.append(None)
     with pytest.raises(CheckoutTimeout):
         caller.result(2.0)
     pool.give(held)
@@ -528,15 +528,15 @@ def test_a_waiter_that_gives_up_waits_for_what_is_on_its_way(
     connection has to be awaited and put back.
     """
     gate = Gate()
-    serve = pool_module.Waiter.serve
+    serve = queue_module.Waiter.serve
 
-    def serve_late(waiter: pool_module.Waiter, slot: Any) -> None:
+    def serve_late(waiter: queue_module.Waiter, slot: Any) -> None:
         gate.pass_through()
         serve(waiter, slot)
 
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
-    monkeypatch.setattr(pool_module.Waiter, "serve", serve_late)
+    monkeypatch.setattr(queue_module.Waiter, "serve", serve_late)
     giver: list[Caller] = []
 
     def strike(times: int) -> None:
@@ -560,13 +560,13 @@ def test_what_comes_too_late_for_a_waiter_that_gave_up_is_reclaimed(
     pool = FakePool(size=1, max_outstanding=1)
     slots = [pool.take_now()]
     gate = Gate()
-    serve = pool_module.Waiter.serve
+    serve = queue_module.Waiter.serve
 
-    def serve_late(waiter: pool_module.Waiter, slot: Any) -> None:
+    def serve_late(waiter: queue_module.Waiter, slot: Any) -> None:
         gate.pass_through()
         serve(waiter, slot)
 
-    monkeypatch.setattr(pool_module.Waiter, "serve", serve_late)
+    monkeypatch.setattr(queue_module.Waiter, "serve", serve_late)
     giver: list[Caller] = []
 
     def strike(times: int) -> bool:
@@ -592,16 +592,16 @@ def test_a_waiter_that_is_interrupted_right_after_it_woke_gives_the_connection_b
     """It has been served and has seen it, and the exception strikes before it takes what is there:
     nothing more is on its way that it would have to wait for.
     """
-    take = pool_module.Waiter.take
+    take = queue_module.Waiter.take
 
-    def interrupted(_: pool_module.Waiter) -> None:
-        monkeypatch.setattr(pool_module.Waiter, "take", take)
+    def interrupted(_: queue_module.Waiter) -> None:
+        monkeypatch.setattr(queue_module.Waiter, "take", take)
         raise Interrupt
 
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
     (waiter,) = queue_up(pool, 1)
-    monkeypatch.setattr(pool_module.Waiter, "take", interrupted)
+    monkeypatch.setattr(queue_module.Waiter, "take", interrupted)
     started = time.monotonic()
     pool.give(slot)
     with pytest.raises(Interrupt):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool.slots import FINALIZER_TIME
 from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import PASSED, SOON, Caller, Clock, FakePool, Interrupt, StrikingLimits, queue_up
 
@@ -87,7 +87,7 @@ def test_what_rests_again_is_not_for_whoever_left_it_before() -> None:
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
     before = pool.rest(slot)
-    pool._end_rest(before)
+    pool.resting.end(before)
     assert pool.take_now() is slot
     again = pool.rest(slot)
     assert pool.resume(before) is None
@@ -103,12 +103,10 @@ def test_a_dropped_slot_wakes_a_waiter() -> None:
 
 
 def test_a_slot_whose_finalizer_is_interrupted_is_free_after_the_next_look(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     # pytest's own keeps the error, and its frames the slot.
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-    clock = Clock()
-    monkeypatch.setattr(pool_module, "time", clock)
     pool = FakePool(size=1, max_outstanding=1)
     slots = [pool.take_now()]
     pool.driver.drop_error = Interrupt()
@@ -118,7 +116,7 @@ def test_a_slot_whose_finalizer_is_interrupted_is_free_after_the_next_look(
     (waiter,) = queue_up(pool, 1)
     pool.maintain()
     assert len(pool) == 1
-    clock.now += pool_module.FINALIZED
+    clock.now += FINALIZER_TIME
     pool.maintain()
     assert waiter.result().connection is None
     assert pool.snapshot().opening == 0

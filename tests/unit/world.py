@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
 
-from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.growth import MAX_PAUSE, STALLED
-from django_db_pooling.pool.pool import MIN_REST, RECHECK_INTERVAL, CheckoutTimeout
-from django_db_pooling.pool.queue import Waiter
-from django_db_pooling.pool.slots import Slot
+from django_db_pooling.pool.health import Health
+from django_db_pooling.pool.queue import RECHECK_INTERVAL, CheckoutTimeout, Queue, Waiter
+from django_db_pooling.pool.resting import MIN_REST
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed, Counts
 from tests.unit.actors import Actor, Kill
-from tests.unit.fakes import PASSED, Clock, FakePool
+from tests.unit.fakes import PASSED, TIMED, Clock, FakePool, FakeSlots
 from tests.unit.fiber_driver import FiberDriver, FiberWakeup
 from tests.unit.fibers import Fiber, never_switching
 
 OPEN_AT_A_TIME = 2
 
 
-class FiberPool(FakePool):
-    """One that notices when it switches where it must not."""
-
-    driver: FiberDriver
+class FiberSlots(FakeSlots):
+    """Notice when they switch where they must not."""
 
     def checkin(self, slot: Slot) -> None:
         with never_switching():
@@ -40,38 +38,52 @@ class FiberPool(FakePool):
         with never_switching():
             super().reclaim(slot)
 
+
+class FiberQueue(Queue):
+    """Notices when it switches where it must not, and when several open that shouldn't."""
+
     def _serve_waiters(self) -> None:
         with never_switching():
             super()._serve_waiters()
 
-    def _looks_bad(self, slot: Slot) -> bool:
-        # From this look alone nothing follows: somebody else may have taken the slot.
-        driver, world = self.driver, self.driver.world
-        before = set(driver.found_broken), world.suspect_before
-        bad = super()._looks_bad(slot)
-        driver.found_broken, world.suspect_before = before
-        return bad
-
     def _bare_slot(self, waiter: Waiter) -> Slot | None:
         slot = super()._bare_slot(waiter)
-        if slot is not None and self.growth.away and not waiter.impatient:
-            assert len(self.growth) == 1, "several look for the server at once"
+        if slot is not None and self._growth.away and not waiter.impatient:
+            assert len(self._growth) == 1, "several look for the server at once"
         return slot
 
-    def open_failed(self, slot: Slot, error: BaseException) -> None:
+    def turn_away(self) -> None:
+        before = list(self.waiters)
+        super().turn_away()
+        for waiter in before:
+            if waiter not in self.waiters:
+                self._slots.driver.world.is_turned_away(waiter)  # type: ignore[attr-defined]
+
+
+class FiberHealth(Health):
+    def looks_bad(self, slot: Slot) -> bool:
+        # From this look alone nothing follows: somebody else may have taken the slot.
+        driver: Any = self._driver
+        before = set(driver.found_broken), driver.world.suspect_before
+        bad = super().looks_bad(slot)
+        driver.found_broken, driver.world.suspect_before = before
+        return bad
+
+
+class FiberPool(FakePool):
+    driver: FiberDriver
+    parts: ClassVar[dict[str, type[Any]]] = {
+        "Slots": FiberSlots,
+        "Queue": FiberQueue,
+        "Health": FiberHealth,
+    }
+
+    def open_failed(self, slot: Slot, error: Exception) -> None:
         before = set(self.growth._opening)
         super().open_failed(slot, error)
-        if self.growth.outage and not any(
-            self.driver.world.hope(affinity) for affinity in self.driver.world.affinities
-        ):
+        world = self.driver.world
+        if self.growth.outage and not any(map(world.hope, world.affinities)):
             assert self.growth._opening.keys() <= before, "in an outage, a failure has made another one try"
-
-    def _turn_waiters_away(self) -> None:
-        before = list(self._waiters)
-        super()._turn_waiters_away()
-        for waiter in before:
-            if waiter not in self._waiters:
-                self.driver.world.is_turned_away(waiter)
 
 
 class World:
@@ -80,8 +92,9 @@ class World:
     def __init__(self, kind: type[Fiber], affinities: int = 1, **limits: Any) -> None:
         self.kind = kind
         self.clock = Clock()
-        self._patch = mock.patch.object(pool_module, "time", self.clock)
-        self._patch.start()
+        self._patches = contextlib.ExitStack()
+        for module in TIMED:
+            self._patches.enter_context(mock.patch.object(module, "time", self.clock))
         self.affinities = [f"affinity {number}" for number in range(affinities)]
         self.pool = FiberPool(FiberDriver(self), **limits)
         self.driver = self.pool.driver
@@ -110,7 +123,7 @@ class World:
                 if not actor.fiber.is_over:
                     with contextlib.suppress(BaseException):
                         actor.fiber.go_on(Kill())
-        self._patch.stop()
+        self._patches.close()
 
     # -- what can happen ------------------------------------------------------------------------
 
@@ -180,7 +193,7 @@ class World:
     @property
     def queue(self) -> list[Any]:
         """The wakeups of those who wait, first come first."""
-        return [waiter._wakeup for waiter in self.pool._waiters]
+        return [waiter._wakeup for waiter in self.pool.queue.waiters]
 
     def ahead_of(self, wakeup: FiberWakeup) -> list[Actor]:
         """Who came earlier and still waits."""
@@ -215,7 +228,7 @@ class World:
         """What the pool says of one that comes back."""
         most = self.pool.limits.max_outstanding
         is_wanted = (
-            slot.generation == self.pool._generation
+            slot.generation == self.pool.slots.generation
             and self.clock.now < slot.expires_at
             and (most is None or len(self.pool) <= most)
         )
@@ -246,7 +259,7 @@ class World:
 
     def hope(self, affinity: object) -> bool:
         """Whether somebody there has a connection that may come back and be of use."""
-        slots = [slot for slot in self.pool._living() if slot.affinity is affinity]
+        slots = [slot for slot in self.pool.slots.all() if slot.affinity is affinity]
         return any(slot.connection is not None and not self.pool.is_suspect(slot) for slot in slots)
 
     def somebody_has_yet_to_look(self) -> bool:
@@ -259,13 +272,15 @@ class World:
         return any(actor.where.startswith(points) for actor in self.actors)
 
     def could_have_an_idle_one(self, actor: Actor) -> bool:
-        return any(slot.affinity is actor.affinity for slot in self.pool._idle)
+        return any(slot.affinity is actor.affinity for slot in self.pool.slots.idle())
 
     def could_have_a_rested_one(self, actor: Actor) -> bool:
         """One that its user has left for so long that a waiter has looked for it since."""
         long_ago = self.clock.now - MIN_REST - RECHECK_INTERVAL
         rested = [
-            rest for rest in self.pool._resting if rest.affinity is actor.affinity and rest.since < long_ago
+            rest
+            for rest in self.pool.resting.all()
+            if rest.affinity is actor.affinity and rest.since < long_ago
         ]
         return bool(rested) and not self.somebody_has_yet_to_look()
 
@@ -275,7 +290,7 @@ class World:
             return False
         most = self.pool.limits.max_outstanding
         # A connection of another hub is of no use, but its place is.
-        return most is None or len(self.pool) < most or bool(self.pool._idle)
+        return most is None or len(self.pool) < most or bool(self.pool.slots.idle_count)
 
     def may_open(self, affinity: object, sees_stalls: bool) -> bool:
         growth = self.pool.growth
@@ -315,7 +330,7 @@ class World:
 
     def nobody_waits_in_an_outage(self) -> None:
         # Long after a failure it is waited for what the next attempt finds.
-        seen = self.pool.growth.seen_away(self.clock.now, self.pool.limits.connect_retry)
+        seen = self.pool.growth.fails_fast(self.clock.now, self.pool.limits.connect_retry)
         if seen and not self.somebody_finds_out():
             waiting = [wakeup.actor for wakeup in self.queue if wakeup.actor.where == "waiting"]
             waiting = [actor for actor in waiting if not self.hope(actor.affinity)]
@@ -329,8 +344,8 @@ class World:
         self.allowed = max(cap, slots)
 
     def every_slot_is_in_one_place(self) -> None:
-        idle = list(self.pool._idle)
-        resting = [rest.slot for rest in list(self.pool._resting) if rest.slot is not None]
+        idle = self.pool.slots.idle()
+        resting = [rest.slot for rest in self.pool.resting.all() if rest.slot is not None]
         in_hands = sum(actor.holds for actor in self.actors) + len(self.garbage)
         in_places = len(idle) + len(resting) + in_hands
         assert len(self.pool) == in_places, (len(self.pool), idle, resting, self.actors, self.garbage)
@@ -355,8 +370,8 @@ class World:
 
     def the_counts_are_exact(self) -> None:
         stats, counts = self.pool.snapshot(), self.counts
-        bare = [slot for slot in self.pool._living() if not slot.opened_at]
-        assert stats.idle == len(self.pool._idle)
+        bare = [slot for slot in self.pool.slots.all() if not slot.opened_at]
+        assert stats.idle == self.pool.slots.idle_count
         assert stats.opening == len(bare)
         assert stats.in_use == len(self.pool) - stats.idle - stats.opening
         assert stats.waiting == sum(actor.is_queued for actor in self.actors)

@@ -1,0 +1,29 @@
+"""What a pool needs to know about its connections."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from django_db_pooling.process.wakeup import Wakeup
+
+
+class Driver(Protocol):
+    """Only ``close`` may do I/O."""
+
+    # Whether ``close`` works in any thread or greenlet; otherwise only where the affinity is the same.
+    closes_anywhere: bool
+
+    def affinity(self) -> object:
+        """Of the connections that this thread or greenlet can use: a connection is used with its own only."""
+
+    def wakeup(self) -> Wakeup:
+        """What a caller of this thread or greenlet sleeps on."""
+
+    def alive(self, connection: Any) -> bool | None:
+        """True, False, or None where only a question to the server could tell."""
+
+    def drop(self, connection: Any) -> None:
+        """Close it without a word to the server."""
+
+    def close(self, connection: Any, close_wait: float) -> None:
+        """Say goodbye, and wait up to ``close_wait`` seconds for the server to have closed, too."""

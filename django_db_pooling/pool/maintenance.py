@@ -1,0 +1,110 @@
+"""What is done while nobody asks for a connection: idle ones are closed, long holders logged."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from django_db_pooling.log import redact
+from django_db_pooling.pool.health import Health
+from django_db_pooling.pool.resting import Resting
+from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.slots import Slots
+from django_db_pooling.pool.stats import Closed
+
+# Idle connections over `size` stay this many seconds.
+EXCESS_STAYS = 10.0
+
+
+class Maintenance:
+    """Of one pool. The housekeeper calls ``run`` every second."""
+
+    def __init__(self, slots: Slots, resting: Resting, health: Health) -> None:
+        self._slots = slots
+        self._resting = resting
+        self._health = health
+
+    def run(self, server_timeout: float) -> None:
+        """Everything, also where a part of it fails. Raises what failed.
+
+        ``server_timeout``: the server itself closes a connection that has been idle for so long (seconds).
+        """
+        with ExitStack() as last_first:
+            last_first.callback(self._slots.journal.write)
+            last_first.callback(self._log_long_holders, self._slots.limits.leak_threshold)
+            last_first.callback(self._close_unwanted, server_timeout)
+            last_first.callback(self._slots.free_lost)
+
+    def drain(self) -> None:
+        """Close what is idle."""
+        while idle := self._slots.idle():
+            self._close_idle(idle[0], Closed.RECYCLED)
+
+    def drain_here(self) -> None:
+        """Close what is idle and belongs to this hub; others may be past closing theirs."""
+        affinity = self._slots.driver.affinity()
+        self._resting.end_all()
+        for slot in self._slots.idle():
+            if slot.affinity is affinity and self._slots.claim(slot):
+                self._slots.close(slot, Closed.RECYCLED)
+
+    def close_surplus(self) -> None:
+        """Close what is idle beyond the cap, the ones that were used least lately first."""
+        while self._slots.is_over_cap and (idle := self._slots.idle()):
+            self._close_idle(idle[0], Closed.SURPLUS)
+
+    def _close_idle(self, slot: Slot, reason: Closed) -> None:
+        if self._slots.claim(slot):
+            self._close(slot, reason)
+
+    def _close(self, slot: Slot, reason: Closed | None) -> None:
+        driver = self._slots.driver
+        if driver.closes_anywhere or slot.affinity is driver.affinity():
+            self._slots.close(slot, reason)
+        else:
+            self._slots.discard(slot, reason)
+
+    def _close_unwanted(self, server_timeout: float) -> None:
+        """What has been idle for too long, is stale, broken, or more than wanted at rest."""
+        now = time.monotonic()
+        if self._slots.is_closing:
+            self._resting.end_all()
+        else:
+            self._resting.end_old()
+        for slot in self._slots.idle():
+            reason = self._not_wanted(now - slot.returned_at, server_timeout)
+            if (reason or self._health.looks_bad(slot)) and self._slots.claim(slot):
+                # It may have been in use since the look, and be back.
+                if reason is None and self._health.fit(slot):
+                    self._slots.put_back(slot)
+                else:
+                    self._close(slot, reason)
+        if self._slots.waiting:
+            self._slots.on_freed()
+
+    def _not_wanted(self, unused: float, server_timeout: float) -> Closed | None:
+        """Why one that has been unused for so many seconds isn't wanted any more."""
+        limits = self._slots.limits
+        if self._slots.is_closing:
+            return Closed.RECYCLED
+        if self._slots.is_over_cap or (unused >= EXCESS_STAYS and self._slots.idle_count > limits.size):
+            return Closed.SURPLUS
+        is_over_minimum = limits.idle_timeout is not None and len(self._slots) > limits.min_size
+        if unused >= server_timeout or (is_over_minimum and unused >= (limits.idle_timeout or 0.0)):
+            return Closed.IDLE
+        return None
+
+    def _log_long_holders(self, threshold: float | None) -> None:
+        """Each checkout that takes longer is logged once, and when it ends (``Slots.count_held``)."""
+        if threshold is None:
+            return
+        now = time.monotonic()
+        for slot in self._slots.all():
+            taken_at = slot.taken_at
+            if taken_at and now - taken_at > threshold and slot.overdue is None:
+                slot.overdue = redact(slot.holder)
+                if slot.taken_at != taken_at:
+                    # It came back this instant.
+                    slot.overdue = None
+                    continue
+                self._slots.journal.note("held", seconds=now - taken_at, holder=slot.overdue)

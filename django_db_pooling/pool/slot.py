@@ -1,0 +1,91 @@
+"""A place for one physical connection, and what is known about that connection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Reclaims(Protocol):
+    """The pool, as its slots know it."""
+
+    def reclaim(self, slot: Slot) -> None:
+        """Called by a slot's finalizer, anywhere."""
+
+
+class Pending(Protocol):
+    """Something that opens a connection in another thread."""
+
+    is_over: bool
+
+    def when_over(self, function: Callable[[], None]) -> None: ...
+
+
+class Slot:
+    """A place for one physical connection, in use by whoever holds this object.
+
+    The pool counts its slots but refers to those in use only weakly. So a holder that is gone without a
+    checkin, by whatever exception, frees its slot: the finalizer has the connection dropped.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "affinity",
+        "attempt",
+        "beyond_reset",
+        "broken",
+        "connection",
+        "dirty",
+        "expires_at",
+        "generation",
+        "holder",
+        "locks",
+        "maybe_in_transaction",
+        "number",
+        "opened_at",
+        "overdue",
+        "pool",
+        "returned_at",
+        "taken_at",
+        "validated_at",
+    )
+
+    def __init__(self, pool: Reclaims, number: int, generation: int, affinity: object) -> None:
+        self.number = number
+        # How often the pool had been recycled when this was made.
+        self.generation = generation
+        # Where the connection can be used: gevent's hub of the native thread that opens it, for example.
+        self.affinity = affinity
+        # None until the holder has opened one, and after it is closed.
+        self.connection: Any = None
+        # What is opening one in another thread. Until that ends the slot can't be free.
+        self.attempt: Pending | None = None
+        # Seconds of time.monotonic(), as all times here.
+        self.opened_at = 0.0
+        self.expires_at = 0.0
+        self.validated_at = 0.0
+        self.returned_at = 0.0
+        self.taken_at = 0.0
+        # Its session was changed: it is reset before somebody else has it.
+        self.dirty = False
+        # It was changed in a way that no reset undoes: then the connection is closed.
+        self.beyond_reset = False
+        # How many locks its session holds, as far as the texts of its statements show.
+        self.locks = 0
+        # A transaction may be open in it: its next holder rolls back.
+        self.maybe_in_transaction = False
+        # Its holder has found that it can't be used any more.
+        self.broken = False
+        # Whatever str() says who has it.
+        self.holder: object = None
+        # The holder's name, once it was logged that it holds this for too long.
+        self.overdue: str | None = None
+        # For its holder: the pool that this was checked out of, of whatever kind.
+        self.pool: Any = pool
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, the system closes what is open. And __init__ may not have run.
+        pool: Reclaims | None = getattr(self, "pool", None)
+        if pool is not None and not is_finalizing():
+            pool.reclaim(self)
