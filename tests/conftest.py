@@ -13,6 +13,9 @@ import pytest
 from tests.environments import CannotInstall, environment, find_python
 from tests.servers import MariaDB, PostgreSQL, Server
 
+# Folders whose tests run in processes of their own.
+pytest_plugins = ["tests.apart.nodes"]
+
 
 def require(server: type[Server]) -> None:
     """Skip the test where the server is not installed, but fail in CI: there nothing may go untested."""

@@ -1,7 +1,6 @@
-"""Runs tests/ldap_backend in native threads and in greenlets, each in its own process, with an LDAP server.
+"""Runs tests/ldap_backend with the last release of django-ldapdb of that name, which needs an older Django.
 
-Also with the last release of django-ldapdb of that name, which needs an older Django: in an environment of
-its own, where POOLING_ENVIRONMENTS says or else inside of this one.
+In an environment of its own, where POOLING_ENVIRONMENTS says or else inside of this one.
 """
 
 from __future__ import annotations
@@ -19,20 +18,9 @@ from tests.slapd import Slapd
 OLDER = ["Django>=4.2,<4.3", "django-ldapdb==1.5.1", "pytz", "python-ldap"]
 OLDER += ["gevent", "pytest", "pytest-timeout"]
 
-both = pytest.mark.parametrize("concurrency", ["threads", "gevent"])
-
-
-@pytest.mark.timeout(SECONDS + 30)
-@both
-def test_the_django_backend(concurrency: str) -> None:
-    require(Slapd)
-    require_module("ldap")
-    require_module("ldapdb")
-    run_folder("ldap_backend", concurrency, {})
-
 
 @pytest.mark.timeout(2 * SECONDS + 30)
-@both
+@pytest.mark.parametrize("concurrency", ["threads", "gevent"])
 def test_the_django_backend_with_the_released_django_ldapdb(concurrency: str) -> None:
     require(Slapd)
     require_module("ldap")

@@ -1,4 +1,4 @@
-"""Runs tests/page in a process of its own; what management commands do about a model without a table."""
+"""What management commands do about a model without a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.folders import ROOT, run_folder
+from tests.folders import ROOT
 
 SECONDS = 120
 CONTRIB = "django.contrib.admin django.contrib.auth django.contrib.contenttypes django.contrib.sessions"
@@ -22,11 +22,6 @@ PERMISSION = (
     " WHERE app_label = 'django_db_pooling'"
 )
 GRANTABLE = ("django_db_pooling", "connectionpool", "change_pools", "Can recycle and close connections")
-
-
-@pytest.mark.timeout(SECONDS)
-def test_page() -> None:
-    run_folder("page", "threads", {})
 
 
 def run(place: Path, *command: str, **variables: str) -> str:

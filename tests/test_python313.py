@@ -8,7 +8,6 @@ this one, and kept.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from tests.folders import run_folder
 from tests.servers import DatabaseServer
 from tests.slapd import Slapd
 
-ROOT = Path(__file__).parent.parent
 SECONDS = 300
 REQUIREMENTS = ["Django<6", "hypothesis", "psycopg[binary]", "pytest", "pytest-timeout", "python-ldap"]
 SELECTION = "test_signals"
@@ -46,13 +44,4 @@ def test_databases(driver: str, python313: Path, request: pytest.FixtureRequest,
 @pytest.mark.timeout(SECONDS)
 def test_directory(python313: Path) -> None:
     require(Slapd)
-    command = [str(python313), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    run = subprocess.run(
-        [*command, f"tests/ldap_manager/{SELECTION}.py"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=SECONDS,
-    )
-    print(run.stdout, run.stderr)
-    assert run.returncode == 0
+    run_folder("ldap_manager", "threads", {"PYTEST_ADDOPTS": f"-k {SELECTION}"}, python313)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -21,13 +22,13 @@ django.setup()
 from django.db import connection, connections  # noqa: E402
 from django.db.utils import load_backend  # noqa: E402
 
-from django_db_pooling import conf, owner, pooling  # noqa: E402
+from django_db_pooling import conf, pooling  # noqa: E402
+from tests import concurrency  # noqa: E402
 from tests.behaviour.models import Note  # noqa: E402
 from tests.behaviour.observer import DRIVER, Observer  # noqa: E402
-from tests.concurrency import PATIENCE, eventually, in_threads  # noqa: E402
-from tests.concurrency import in_thread as in_thread  # noqa: E402
-from tests.requests import request_finished  # noqa: E402
-from tests.requests import request_started as request_started  # noqa: E402
+from tests.concurrency import PATIENCE, eventually  # noqa: E402
+from tests.requests import finish_all_requests, request_started  # noqa: E402
+from tests.requests import request_finished as request_finished  # noqa: E402
 
 GEVENT = bool(os.environ.get("POOLING_GEVENT"))
 
@@ -57,11 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "never(*where): not where all of these come together")
 
 
-@pytest.fixture(autouse=True)
-def scope_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of request scope do without requests, for brevity, where only the end of a thread matters."""
-    if request.node.get_closest_marker("transaction_scope") is None:
-        monkeypatch.setattr(owner, "ELSEWHERE", conf.REQUEST)
+# Whether threads that in_thread() and in_threads() start are each at a request of its own.
+_with_requests = [False]
 
 
 @pytest.fixture(scope="session")
@@ -84,14 +82,20 @@ def table() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_pool(table: None, observer: Observer) -> Iterator[None]:
-    """Nothing open, nothing configured but size 2, at most 4, 5 seconds; afterwards nothing in use."""
+def fresh_pool(table: None, observer: Observer, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing open, nothing configured but size 2, at most 4, 5 seconds; afterwards nothing in use.
+
+    The test is a request, unless it is marked as one of transaction scope.
+    """
     conf._overrides.clear()
     pooling.patch()
     pooling.set_pool_size(2, max_outstanding=4, timeout=5)
     connections.close_all()
     pooling.close_all()
     eventually(lambda: observer.count() == 0 and pooling.stats("default").in_use == 0)
+    _with_requests[0] = request.node.get_closest_marker("transaction_scope") is None
+    if _with_requests[0]:
+        request_started()
     yield
     abandon_wrappers()
     eventually(lambda: pooling.stats("default").in_use == 0)
@@ -101,11 +105,31 @@ def fresh_pool(table: None, observer: Observer) -> Iterator[None]:
 
 def abandon_wrappers() -> None:
     """Whatever a test has left this thread in, the next one begins anew."""
-    request_finished()
+    finish_all_requests()
     for wrapper in connections.all(initialized_only=True):
         wrapper.in_atomic_block = False
         wrapper.close()
         del connections[wrapper.alias]
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Run in another thread (under gevent: greenlet) to its end; its result, or its exception."""
+    return in_threads([function])[0]
+
+
+def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
+    """Run all at the same time; their results, or the first one's exception.
+
+    Each is a request where the test is one; it ends with its thread, as one that is killed.
+    """
+
+    def at_a_request(function: Callable[[], Any]) -> Any:
+        request_started()
+        return function()
+
+    if _with_requests[0]:
+        functions = [partial(at_a_request, function) for function in functions]
+    return concurrency.in_threads(functions)
 
 
 def sql(statement: str, *params: Any, using: str = "default") -> list[Any]:

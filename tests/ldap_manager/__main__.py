@@ -1,16 +1,12 @@
-"""pytest for files of this folder in greenlets: gevent's patch is in place before anything else is imported.
+"""pytest for this folder, with gevent's patch in place before anything else is imported."""
 
-The first argument may be one of them, such as "test_use.py".
-"""
+import os
 
-import sys
-from pathlib import Path
+if os.environ.get("POOLING_GEVENT"):
+    from gevent import monkey
 
-from gevent import monkey
+    monkey.patch_all()
 
-monkey.patch_all()
+from tests.apart import main
 
-import pytest  # noqa: E402
-
-part = sys.argv.pop(1) if sys.argv[1:2] and sys.argv[1].endswith(".py") else ""
-sys.exit(pytest.main([str(Path(__file__).parent / part), *sys.argv[1:]]))
+main("ldap_manager")

@@ -8,9 +8,14 @@ import threading
 import time
 from contextlib import suppress
 
+import pytest
+
 from tests.ldap_manager.conftest import PATIENCE, Make, assert_whole, eventually, find, whoami
 from tests.slapd import Slapd
 from tests.strikes import Strikes, Struck
+
+# In gevent a signal's handler runs in whatever greenlet is at it, the hub too.
+pytestmark = pytest.mark.threads
 
 SECONDS = 1.5
 LEAST_POINTS = 15

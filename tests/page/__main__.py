@@ -1,8 +1,5 @@
 """pytest for this folder."""
 
-import sys
-from pathlib import Path
+from tests.apart import main
 
-import pytest
-
-sys.exit(pytest.main([str(Path(__file__).parent), *sys.argv[1:]]))
+main("page")

@@ -1,0 +1,1 @@
+"""Tests with all kinds of outcomes, for ``tests/test_apart.py``; nobody else collects them."""
