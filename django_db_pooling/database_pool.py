@@ -29,9 +29,11 @@ class Identity(tuple[Any, ...]):
 class DatabasePool(Pool):
     """A pool, for connections of one identity, opened with Django's wrapper of that alias."""
 
+    # With what the wrapper asks of it, besides what a pool does.
+    driver: Driver
+
     def __init__(self, wrapper: Any, driver: Driver) -> None:
         super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
-        self.dialect = driver
         # Its own: an alias may have several pools, of which one fails.
         self.tasks = Tasks()
         self.wrapper_class = type(wrapper)
@@ -78,9 +80,9 @@ class DatabasePool(Pool):
     def learn(self, wrapper: Any) -> None:
         """Called with a wrapper that has just opened a connection."""
         known = wrapper.__dict__
-        self.learned = {name: known[name] for name in self.dialect.learned if name in known}
+        self.learned = {name: known[name] for name in self.driver.learned if name in known}
         if self.server_timeout == math.inf:
-            seconds = self.dialect.server_timeout(wrapper.connection)
+            seconds = self.driver.server_timeout(wrapper.connection)
             # Some time before the server closes it: that may happen just when somebody checks it out.
             self.server_timeout = max(seconds - 2, seconds / 2)
 

@@ -149,7 +149,7 @@ class Registry:
         for pool in self.pools():
             # For wrappers that refer to it.
             pool.closing = True
-            fork.cut_off(pool.dialect.fileno(connection) for connection in pool.connections())
+            fork.cut_off(pool.driver.fileno(connection) for connection in pool.connections())
 
     def end(self) -> None:
         """Close what is idle properly: else servers log aborted connections."""

@@ -26,7 +26,7 @@ class Checkin(Leasing):
         if self._slot is None:
             if not self._lost:
                 super()._close()
-        elif self.in_atomic_block and self._pool.dialect.has_transactions:
+        elif self.in_atomic_block and self._pool.driver.has_transactions:
             self._pool.close(self._detach_slot())
             self._lost = True
         else:
@@ -91,7 +91,7 @@ class Checkin(Leasing):
         self._resting = None
         if self._slot is not None:
             self._slot = None
-            if self.in_atomic_block and self._pool.dialect.has_transactions:
+            if self.in_atomic_block and self._pool.driver.has_transactions:
                 self._lose_block()
             else:
                 self._unset_connection()
@@ -136,7 +136,7 @@ class Checkin(Leasing):
     def _detach_cursors(self) -> bool:
         for ref in list(self._cursors):
             cursor = ref()
-            if cursor is not None and not self._pool.dialect.detach_cursor(cursor):
+            if cursor is not None and not self._pool.driver.detach_cursor(cursor):
                 return False
         return True
 
@@ -148,7 +148,7 @@ class Checkin(Leasing):
             not self.in_atomic_block and self.settings_dict["AUTOCOMMIT"] and self._in_transaction(slot)
         )
         try:
-            self._pool.dialect.rollback(slot.connection, self._seconds_left())
+            self._pool.driver.rollback(slot.connection, self._seconds_left())
             if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
                 self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
         except (self.Database.Error, DjangoError, OSError) as error:
@@ -168,7 +168,7 @@ class Checkin(Leasing):
         log_and_wrappers = self.queries_log, self.execute_wrappers
         self.queries_log, self.execute_wrappers = deque(maxlen=1), []
         try:
-            if slot.beyond_reset or not self._pool.dialect.reset(slot.connection, self._seconds_left()):
+            if slot.beyond_reset or not self._pool.driver.reset(slot.connection, self._seconds_left()):
                 return False
             self._set_autocommit(self.settings_dict["AUTOCOMMIT"])
             self.init_connection_state()
@@ -181,7 +181,7 @@ class Checkin(Leasing):
         slot.dirty = False
         slot.locks = 0
         self._pool.counts.resets += 1
-        return not self._pool.dialect.broken(slot.connection)
+        return not self._pool.driver.broken(slot.connection)
 
     def _clear_state(self) -> None:
         """No block and no transaction is left of the scope that is over."""

@@ -122,7 +122,7 @@ class Checkout(Checkin):
                 seconds = time.monotonic() - deadline.began
                 why = f"all connections tried in {seconds:.1f} s were unusable"
                 raise self._pool.queue.refusal(seconds, why, counted)
-            self._pool = registry.pool_for(self, self._pool.dialect)
+            self._pool = registry.pool_for(self, self._pool.driver)
             if self._check_out(deadline, holder, counted):
                 return
 
@@ -201,7 +201,7 @@ class Checkout(Checkin):
                 return True
             except Exception as error:
                 pause = None
-                if pool.dialect.server_away(error.__cause__ or error):
+                if pool.driver.server_away(error.__cause__ or error):
                     until = None if self._deadline is None else self._deadline.until
                     pause = pool.retry_in(copy_of_error(error), began, until)
                 if pause is None:
@@ -220,12 +220,12 @@ class Checkout(Checkin):
         pool = self._pool
         self.__dict__.update(pool.learned)
         super().connect()
-        if self._slot is not slot or pool.dialect.broken(slot.connection):
+        if self._slot is not slot or pool.driver.broken(slot.connection):
             raise OperationalError(f"{self.alias}: closed or lost by a receiver of connection_created")
-        fd, idle = pool.dialect.fileno(slot.connection), pool.limits.keepalive
+        fd, idle = pool.driver.fileno(slot.connection), pool.limits.keepalive
         if fd is not None and idle is not None:
             keep_alive(fd, idle, self._params)
-        pool.dialect.connected(slot.connection, self._params)
+        pool.driver.connected(slot.connection, self._params)
         pool.learn(self)
         # The settings may have changed while this connected.
         slot.broken = not pool.serves(self)
@@ -240,8 +240,8 @@ class Checkout(Checkin):
         self._params = conn_params
         adapted = conn_params.copy()
         seconds = self._seconds_to_connect()
-        self._pool.dialect.adapt(adapted, seconds)
-        self._pool.dialect.open(slot, partial(super().get_new_connection, adapted), seconds)
+        self._pool.driver.adapt(adapted, seconds)
+        self._pool.driver.open(slot, partial(super().get_new_connection, adapted), seconds)
         return slot.connection
 
     def _seconds_to_connect(self) -> float | None:
@@ -265,7 +265,7 @@ class Checkout(Checkin):
         """What an attempt that failed may have left."""
         self.connection, connection, slot.connection = None, slot.connection, None
         if connection is not None:
-            self._pool.dialect.drop(connection)
+            self._pool.driver.drop(connection)
 
     def fill(self, pool: DatabasePool, slot: Slot) -> None:
         """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE."""

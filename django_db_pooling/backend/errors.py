@@ -33,11 +33,11 @@ class ConnectionErrors(DatabaseErrorWrapper):
             self._began = 0.0
             return
         self._began = time.monotonic()
-        if not (wrapper.in_atomic_block or wrapper._pool.dialect.remembers_transaction):
+        if not (wrapper.in_atomic_block or wrapper._pool.driver.remembers_transaction):
             # Before every statement: once the connection is broken, this driver doesn't know it.
             connection = wrapper._slot.connection
             if connection is not None:
-                wrapper._was_in_transaction = wrapper._pool.dialect.in_transaction(connection) is not False
+                wrapper._was_in_transaction = wrapper._pool.driver.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         began = self._began
@@ -69,7 +69,7 @@ class BrokenConnections(Leasing):
         if slot is None:
             return self.connection is not None and not self._lost and super().is_usable()
         try:
-            usable = self._pool.dialect.usable(self.connection, super().is_usable, self._seconds_to_ask())
+            usable = self._pool.driver.usable(self.connection, super().is_usable, self._seconds_to_ask())
         except BaseException:
             self.lose()
             raise
@@ -86,29 +86,29 @@ class BrokenConnections(Leasing):
         if slot is None or not slot.opened_at:
             # What fails while it is opened is checkout's.
             return
-        dialect = self._pool.dialect
-        broken = dialect.broken(slot.connection)
+        driver = self._pool.driver
+        broken = driver.broken(slot.connection)
         if isinstance(error, self.Database.Error):
             if broken:
                 self._pool.suspect_all()
                 self._pool.journal.trouble("lost", error, request=request_label(slot.holder))
                 self.lose()
-            elif dialect.evicts(error):
+            elif driver.evicts(error):
                 # This request may go on with it.
                 slot.broken = True
-        elif broken or dialect.interrupted(slot.connection, error):
+        elif broken or driver.interrupted(slot.connection, error):
             self._pool.journal.trouble("lost", error, request=request_label(slot.holder))
             self.lose()
 
     def lose(self) -> None:
         """Cut this connection: its slot is free at once, and a transaction on it fails."""
-        slot, dialect = self._slot, self._pool.dialect
+        slot, driver = self._slot, self._pool.driver
         if slot is None:
             return
-        if dialect.remembers_transaction and slot.connection is not None:
-            self._was_in_transaction = dialect.in_transaction(slot.connection) is not False
+        if driver.remembers_transaction and slot.connection is not None:
+            self._was_in_transaction = driver.in_transaction(slot.connection) is not False
         self._pool.discard(self._detach_slot(), Closed.BROKEN)
-        if not dialect.has_transactions:
+        if not driver.has_transactions:
             self._unset_connection()
             return
         if self.in_atomic_block:

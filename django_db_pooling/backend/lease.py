@@ -39,15 +39,15 @@ ANSWER_TIMEOUT = 5.0
 
 
 class Leasing(Backend):
-    """``_slot`` and ``connection`` are there together, or both None. One exception: the object of a
-    connection that was lost in a transaction stays in ``connection``, without a slot, so that statements
-    fail until the transaction has ended.
+    """``_slot`` and ``connection`` are there together, or both None. Two exceptions: while it is opened there is
+    a slot only; and the object of a connection that was lost in a transaction stays in ``connection``, without
+    a slot, so that statements fail until the transaction has ended.
     """
 
     _slot: Slot | None = None
     # The one for the wrapper's settings, as far as it is known.
     _pool: DatabasePool = cast("DatabasePool", None)
-    # The exception above.
+    # The second exception above.
     _lost = False
     # A changed session that was left at rest: it is still this wrapper's, unless others needed its slot.
     _resting: Rest | None = None
@@ -203,16 +203,16 @@ class Leasing(Backend):
 
     def _is_clean(self, slot: Slot) -> bool:
         """Whether there is certainly nothing to roll back or to read."""
-        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.dialect.is_clean(
+        return self.autocommit == self.settings_dict["AUTOCOMMIT"] and self._pool.driver.is_clean(
             slot.connection
         )
 
     def _is_broken(self, slot: Slot) -> bool:
-        dialect = self._pool.dialect
-        return dialect.broken(slot.connection) or dialect.unread(slot.connection)
+        driver = self._pool.driver
+        return driver.broken(slot.connection) or driver.unread(slot.connection)
 
     def _in_transaction(self, slot: Slot) -> bool | None:
         """None where only the server knows."""
         if self.autocommit != self.settings_dict["AUTOCOMMIT"]:
             return True
-        return self._pool.dialect.in_transaction(slot.connection)
+        return self._pool.driver.in_transaction(slot.connection)

@@ -243,7 +243,7 @@ class SessionState(Leasing):
         slot = self._slot
         if slot is None or not slot.opened_at:
             return
-        found, dialect = traits(self.vendor, sql), self._pool.dialect
+        found, driver = traits(self.vendor, sql), self._pool.driver
         if found.begins:
             self._began_by_text = True
         if found.locks:
@@ -254,7 +254,7 @@ class SessionState(Leasing):
             slot.dirty = (
                 slot.dirty
                 or found.changes
-                or (dialect.reports_session_changes and dialect.session_changed(slot.connection))
+                or (driver.reports_session_changes and driver.session_changed(slot.connection))
             )
 
     def pin_session(self) -> None:

@@ -252,7 +252,10 @@ class Transactions(Checkout, SessionState, BrokenConnections):
             self.release_if_free()
 
     def release_if_free(self, is_over: bool = False) -> None:
-        """Check the connection in, unless something needs it. No I/O where the pool wants it back.
+        """Check the connection in, unless something needs it.
+
+        No I/O where the pool wants it back, but for drivers that can't tell whether a transaction is open
+        (rollback), and with ``RESET = "always"``.
 
         ``is_over``: it is certain that no transaction is open.
         """
@@ -267,7 +270,7 @@ class Transactions(Checkout, SessionState, BrokenConnections):
             or (slot.dirty and (slot.locks or not owner.current().may_rest))
         ):
             return
-        if self._pool.dialect.has_transactions and (
+        if self._pool.driver.has_transactions and (
             self.in_atomic_block or not (is_over or self._is_over(slot))
         ):
             return

@@ -96,7 +96,9 @@ class Driver:
         raise NotImplementedError
 
     def disconnect(self, connection: Any) -> None:
-        """The driver's own close(), where it isn't closed yet (I/O: it tells the server)."""
+        """The driver's own close(), where it isn't closed yet. It tells the server, unless the socket was shut
+        down before.
+        """
         connection.close()
 
     def broken(self, connection: Any) -> bool:

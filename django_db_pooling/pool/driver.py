@@ -8,7 +8,7 @@ from django_db_pooling.process.wakeup import Wakeup
 
 
 class Driver(Protocol):
-    """Only ``close`` may do I/O."""
+    """Only ``close`` may talk to the server."""
 
     # Whether ``close`` works in any thread or greenlet; otherwise only where the affinity is the same.
     closes_anywhere: bool

@@ -37,7 +37,7 @@ class Pool:
         self.name = name
         self.limits = limits
         self.driver = driver
-        # Once True, nothing stays: connections are closed as they come back.
+        # While True, connections are closed as they come back.
         self.closing = False
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf

@@ -5,7 +5,8 @@ This file alone changes ``_slots`` and ``_idle``. There are never more physical 
 
 - is added to ``_slots`` only by ``new``, before its socket exists, and removed again if it is one too many:
   of two threads that add the last one both may fail, but not both succeed;
-- is removed only by ``_forget``, after its socket is closed, and by ``free_lost``, when its holder is gone.
+- is removed only by ``_forget``, after its socket is closed, and by ``free_lost``, when it is gone and its
+  connection with it.
 
 When the cap is lowered, no slot is added until there are fewer. No slot has two users, since whoever adds
 one, or removes it from ``_idle``, has it. Nothing here waits or knows who waits: ``on_freed`` is called
@@ -44,7 +45,7 @@ class Bounded(Reclaims, Protocol):
     """The pool, as far as its slots know it."""
 
     limits: Limits
-    # Once True, nothing stays: connections are closed as they come back.
+    # While True, connections are closed as they come back.
     closing: bool
 
 
@@ -278,7 +279,10 @@ class Slots:
         self.journal.note("reclaimed", request=request_label(holder))
 
     def free_lost(self) -> None:
-        """Free those whose finalizer was interrupted, as by a thread's asynchronous exception."""
+        """Free those whose finalizer was interrupted, as by a thread's asynchronous exception.
+
+        Their connections need no close: only the slot referred to them.
+        """
         now = time.monotonic()
         lost = [number for number, ref in list(self._slots.items()) if ref() is None]
         # The garbage collector clears references first, and calls finalizers then.

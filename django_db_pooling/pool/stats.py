@@ -27,6 +27,9 @@ class Closed(StrEnum):
     # Its session can't be reset, or its transaction be rolled back.
     UNCLEAN = "unclean"
 
+    # Enum's is a Python function, in which another thread may run: counts by reason would get lost.
+    __hash__ = str.__hash__
+
 
 class Trouble(NamedTuple):
     """Something that went wrong. ``at``: of ``time.monotonic()``. ``kind``: "connect", "timeout", "lost"."""

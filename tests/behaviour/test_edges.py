@@ -44,7 +44,7 @@ def test_a_connection_that_fails_its_check_is_gone_when_no_other_comes(
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool.dialect, "usable", unusable)
+        patch.setattr(pool.driver, "usable", unusable)
         with pytest.raises(PoolTimeout):
             one()
     assert connection.connection is None

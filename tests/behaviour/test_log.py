@@ -419,7 +419,7 @@ def test_of_two_pools_of_one_alias_the_one_that_fails_is_told_of_once(
     one()
     connection.close()
     [fine] = registry.pools("default")
-    failing = DatabasePool(connections["default"], fine.dialect)
+    failing = DatabasePool(connections["default"], fine.driver)
 
     def fail() -> None:
         raise OSError

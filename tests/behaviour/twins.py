@@ -123,7 +123,7 @@ class Stage:
         eventually(lambda: not any(map(self._is_open, registry.pools(self.pooled.alias))))
 
     def _is_open(self, pool: Any) -> bool:
-        return any(pool.dialect.alive(connection) is not False for connection in pool.connections())
+        return any(pool.driver.alive(connection) is not False for connection in pool.connections())
 
     def nothing_is_in_use(self) -> bool:
         return pooling.stats(self.pooled.alias).in_use == 0
