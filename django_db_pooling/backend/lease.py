@@ -39,9 +39,9 @@ ANSWER_TIMEOUT = 5.0
 
 
 class Leasing(Backend):
-    """``_slot`` and ``connection`` are there together, or both None. Two exceptions: while it is opened there is
-    a slot only; and the object of a connection that was lost in a transaction stays in ``connection``, without
-    a slot, so that statements fail until the transaction has ended.
+    """``_slot`` and ``connection`` are there together, or both None. Two exceptions: while a connection is
+    opened there is a slot only; and the object of one that was lost in a transaction stays in
+    ``connection``, without a slot, so that statements fail until the transaction has ended.
     """
 
     _slot: Slot | None = None

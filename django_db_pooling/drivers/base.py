@@ -96,9 +96,7 @@ class Driver:
         raise NotImplementedError
 
     def disconnect(self, connection: Any) -> None:
-        """The driver's own close(), where it isn't closed yet. It tells the server, unless the socket was shut
-        down before.
-        """
+        """The driver's own close(), where it isn't closed yet. It tells the server, if the socket is open."""
         connection.close()
 
     def broken(self, connection: Any) -> bool:
