@@ -202,7 +202,7 @@ class _Wrappers:
     def every_second(self) -> bool:
         return False
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         global _storage_is_local
         _storage_is_local = False
         registry.cut_off()

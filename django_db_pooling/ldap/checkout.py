@@ -97,7 +97,7 @@ class Checkouts:
             fork.notice()
         return self._pool_of_process
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         """Called in a forked child, by process.upkeep."""
         self._identities.renew_lock()
         pool = self._pool_of_process
