@@ -18,7 +18,7 @@ class Closed(StrEnum):
 
     AGE = "age"
     IDLE = "idle"
-    # More than are wanted at rest, or allowed since a limit was lowered; or it had to make room.
+    # More idle ones than are wanted, or allowed since a limit was lowered; or it had to make room.
     SURPLUS = "surplus"
     # recycle(), close_all(), other settings.
     RECYCLED = "recycled"
