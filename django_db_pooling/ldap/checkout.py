@@ -47,6 +47,7 @@ class BackendError(Exception):
 
     def __init__(self, msg: str, backend: Any = None) -> None:
         super().__init__(msg)
+        # An attribute of ldappool's, for code that moves from it; None here.
         self.backend = backend
 
 
