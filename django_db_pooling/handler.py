@@ -24,8 +24,8 @@ from django_db_pooling.registry import registry
 from django_db_pooling.workers.agent import agent
 
 _inherited_getitem = ConnectionHandler.__getitem__
-# Plain wrappers that were in a transaction when patch() was called.
-_busy: set[weakref.ref[Any]] = set()
+# Plain wrappers from before patch() that are not pooled yet: their transactions go on.
+_unpooled: set[weakref.ref[Any]] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
 _storage_is_local = False
 
@@ -34,8 +34,8 @@ def _getitem(self: Any, alias: str) -> Any:
     """This thread's or greenlet's wrapper, made at first use by Django and turned into a pooled one."""
     if not fork.noticed[0]:
         fork.notice()
-    if _busy:
-        _pool_those_at_rest()
+    if _unpooled:
+        _pool_what_is_free()
     try:
         return getattr(self._connections, alias)
     except AttributeError:
@@ -86,22 +86,22 @@ def _pool_open_wrappers() -> None:
     wrappers: Any = connections.all(initialized_only=True)
     for wrapper in wrappers:
         if not isinstance(wrapper, PooledWrapper) and not conf.is_off(wrapper.settings_dict):
-            _busy.add(weakref.ref(wrapper, _busy.discard))
-    _pool_those_at_rest()
+            _unpooled.add(weakref.ref(wrapper, _unpooled.discard))
+    _pool_what_is_free()
 
 
-def _pool_those_at_rest() -> None:
+def _pool_what_is_free() -> None:
     me = threading.get_ident()
-    for ref in list(_busy):
+    for ref in list(_unpooled):
         wrapper = ref()
-        if wrapper is not None and wrapper._thread_ident == me and _is_at_rest(wrapper):
-            _busy.discard(ref)
+        if wrapper is not None and wrapper._thread_ident == me and _is_free(wrapper):
+            _unpooled.discard(ref)
             wrapper.__dict__.pop("wrap_database_errors", None)
             wrapper.__class__ = pooled(wrapper.__class__)
 
 
-def _is_at_rest(wrapper: Any) -> bool:
-    """Whether it has no connection any more, nor a transaction (I/O: what it has at rest is closed)."""
+def _is_free(wrapper: Any) -> bool:
+    """Whether it has no connection any more, nor a transaction (I/O: outside of one it is closed)."""
     if wrapper.in_atomic_block:
         return False
     if wrapper.connection is None:
@@ -202,7 +202,7 @@ class _Wrappers:
     def every_second(self) -> bool:
         return False
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         global _storage_is_local
         _storage_is_local = False
         registry.cut_off()

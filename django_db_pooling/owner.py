@@ -18,7 +18,7 @@ from django_db_pooling import conf
 from django_db_pooling.pool.holders import Holder
 from django_db_pooling.process import fork
 
-# Tests nest requests less deep. More of them are requests whose end nothing has reported.
+# Nested requests that are remembered; if there are more, the end of the oldest was never signalled.
 MAX_NESTED = 16
 
 # The scope outside of requests, where no end of a unit of work would give back.

@@ -139,7 +139,7 @@ class Registry:
                 taken_out += ended
         return taken_out
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
         fork.never_free(self._pools)
         self._begin()

@@ -64,9 +64,9 @@ class Thing:
     def every_second(self):
         fail()
         return False
-    def abandon(self):
+    def forked(self):
         pass
-    end = abandon
+    end = forked
 thing = Thing()
 upkeep.add(thing)
 """,

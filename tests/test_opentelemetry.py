@@ -148,7 +148,7 @@ def test_a_pool_that_is_new_or_a_forked_child_s_is_recorded_from_its_beginning(
     exporter.every_second()
     pool = FakePool()
     pool.give(pool.take())
-    exporter.abandon()
+    exporter.forked()
     exporter.end()
     for name in ("create_time", "wait_time", "use_time"):
         [point] = points(reader, f"db.client.connection.{name}")

@@ -201,9 +201,9 @@ class Thing:
     name, tasks = "something", Tasks()
     def every_second(self):
         1 / 0
-    def abandon(self):
+    def forked(self):
         pass
-    end = abandon
+    end = forked
 thing = Thing()
 upkeep.add(thing)
 """,

@@ -135,8 +135,8 @@ class Checkout(Checkin):
             super().close()
         queued = pool.counts.queued
         self._slot = slot = pool.checkout(deadline.until, holder, deadline.began, None, counted)
+        # If somebody has queued meanwhile, it may have been this caller, and the settings may have changed.
         if pool.counts.queued != queued and not pool.serves(self):
-            # The settings have changed while this waited.
             pool.checkin(self._detach_slot())
             return False
         if slot.connection is None:

@@ -1,6 +1,8 @@
 """Transaction scope: a connection is held only while a transaction, a cursor or a pin needs it.
 
-In it ``atomic()`` begins with its first statement. In request scope nothing here has an effect.
+In it ``atomic()`` begins with its first statement. In request scope nothing is deferred or checked in here.
+In both, ``set_autocommit()`` runs the commit hooks itself and remembers who has turned autocommit off,
+``rollback()`` forgets ``rollback_exc``, and ``close()`` ends a rest.
 """
 
 from __future__ import annotations
@@ -92,7 +94,11 @@ class Transactions(Checkout, SessionState, BrokenConnections):
 
     def get_autocommit(self) -> bool:
         """Django's, without a checkout only to answer this."""
-        if self.connection is None and self.settings_dict["AUTOCOMMIT"] and self._will_be_scoped():
+        if (
+            self.connection is None
+            and self.settings_dict["AUTOCOMMIT"]
+            and self._will_be_transaction_scoped()
+        ):
             return not self.is_deferred
         self._depth += 1
         try:
@@ -115,7 +121,7 @@ class Transactions(Checkout, SessionState, BrokenConnections):
                 self.autocommit = True
                 self._run_commit_hooks()
                 return
-            if begins_atomic and self._begins_lazily() and self._will_be_scoped():
+            if begins_atomic and self._begins_lazily() and self._will_be_transaction_scoped():
                 self.validate_no_atomic_block()
                 self._defer()
                 return
@@ -176,13 +182,16 @@ class Transactions(Checkout, SessionState, BrokenConnections):
         mode = (self.settings_dict.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
         return str(mode).upper() == "DEFERRED"
 
-    def _will_be_scoped(self) -> bool:
-        """Whether a checkout at this moment would have transaction scope."""
+    def _will_be_transaction_scoped(self) -> bool:
+        """Whether a checkout at this moment would have transaction scope.
+
+        For that it needs the pool: where there is none yet, this creates it and starts the housekeeper.
+        """
         return self._find_pool() and owner.current().scope(self._pool.scope) == conf.TRANSACTION
 
     def is_usable(self) -> bool:
         """Django's. In transaction scope without a connection: of one that is checked out for this."""
-        if self.connection is not None or not self._will_be_scoped():
+        if self.connection is not None or not self._will_be_transaction_scoped():
             return super().is_usable()
         try:
             with self.cursor():

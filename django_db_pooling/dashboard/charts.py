@@ -10,6 +10,7 @@ from django_db_pooling.workers.overview import Moment, PoolPicture
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES
 
 WIDTH, HEIGHT = 300, 60
+BAR_WIDTH = 1000
 # Above the highest value, so that lines are not clipped.
 HEADROOM = 4
 
@@ -45,9 +46,9 @@ class Segment:
     width: str
 
 
-def bar(counts: dict[str, tuple[str, int]], full: int, width: int = 1000) -> list[Segment]:
+def bar(counts: dict[str, tuple[str, int]], full: int) -> list[Segment]:
     """``counts``: by name, a label and a number. ``full``: the number that fills the whole width."""
-    unit = width / max(full, sum(number for _, number in counts.values()), 1)
+    unit = BAR_WIDTH / max(full, sum(number for _, number in counts.values()), 1)
     segments, x = [], 0.0
     for name, (label, number) in counts.items():
         segments.append(Segment(name, label, number, f"{x:.1f}", f"{number * unit:.1f}"))

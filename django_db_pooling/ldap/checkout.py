@@ -47,6 +47,7 @@ class BackendError(Exception):
 
     def __init__(self, msg: str, backend: Any = None) -> None:
         super().__init__(msg)
+        # An attribute of ldappool's, for code that moves from it; None here.
         self.backend = backend
 
 
@@ -97,7 +98,7 @@ class Checkouts:
             fork.notice()
         return self._pool_of_process
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         """Called in a forked child, by process.upkeep."""
         self._identities.renew_lock()
         pool = self._pool_of_process

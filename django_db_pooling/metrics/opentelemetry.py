@@ -146,7 +146,7 @@ class Instruments:
                 self._record(alias, field, getattr(stats, field))
         return False
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         # The pools of a forked child begin at nothing.
         self._recorded = {}
 

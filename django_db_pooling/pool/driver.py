@@ -14,7 +14,7 @@ class Driver(Protocol):
     closes_anywhere: bool
 
     def affinity(self) -> object:
-        """Of the connections that this thread or greenlet can use: a connection is used with its own only."""
+        """A key: this caller can use only connections opened under the same key, gevent's hub for example."""
 
     def wakeup(self) -> Wakeup:
         """What a caller of this thread or greenlet sleeps on."""

@@ -61,7 +61,7 @@ class Maintenance:
             self._slots.discard(slot, reason)
 
     def _close_unwanted(self, server_timeout: float) -> None:
-        """What has been idle for too long, is stale, broken, or more than wanted at rest."""
+        """What has been idle for too long, is stale, broken, or one more than the pool keeps idle."""
         now = time.monotonic()
         if self._slots.is_closing:
             self._resting.end_all()

@@ -50,7 +50,7 @@ class Pool:
         self.queue = Queue(name, slots, self.resting, health)
         self.maintenance = Maintenance(slots, self.resting, health)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
-        # Methods of this pool, too, without a call in between.
+        # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken

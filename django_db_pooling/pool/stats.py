@@ -18,7 +18,7 @@ class Closed(StrEnum):
 
     AGE = "age"
     IDLE = "idle"
-    # More than are wanted at rest, or allowed since a limit was lowered; or it had to make room.
+    # More idle ones than wanted, more in all than a lowered limit allows; or it had to make room.
     SURPLUS = "surplus"
     # recycle(), close_all(), other settings.
     RECYCLED = "recycled"
@@ -44,8 +44,10 @@ class Counts:
 
     def __init__(self) -> None:
         self.checkouts = 0
-        # Of these, those that had to queue, and how many were read as those that didn't.
-        self.queued = self.at_once = 0
+        # Of these, those that had to queue.
+        self.queued = 0
+        # The largest number of checkouts without queueing that read() has reported.
+        self.at_once = 0
         self.opened = 0
         self.timeouts = 0
         self.resets = 0
@@ -60,7 +62,7 @@ class Counts:
         self.connects = Histogram()
 
     def read(self) -> dict[str, Any]:
-        """The fields of PoolStats."""
+        """The fields of PoolStats. Changes ``at_once``."""
         values = dict(vars(self))
         del values["queued"], values["at_once"]
         closed = dict(values["closed"])

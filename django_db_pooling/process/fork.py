@@ -109,11 +109,11 @@ def _call_all() -> None:
 os.register_at_fork(after_in_child=notice)
 
 
-def is_own(owner: object) -> bool:
-    """Whether this is the process that ``process`` stood for then. For finalizers, which run
+def is_own(token: object) -> bool:
+    """Whether ``token``, a ``process`` that was kept, stands for this process. For finalizers, which run
     anywhere, also in a child that hasn't noticed yet.
     """
-    return bool(noticed[0]) and owner is process
+    return bool(noticed[0]) and token is process
 
 
 def forks_silently() -> bool:

@@ -27,7 +27,7 @@ class Thing(Protocol):
     def every_second(self) -> bool:
         """Called each second while anything needs it (I/O). Whether this one needs another call."""
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         """Called in a forked child: what there is of connections and locks is the parent's. Must not fail."""
 
     def end(self) -> None:
@@ -75,7 +75,7 @@ def _after_fork() -> None:
     _housekeeper = Housekeeper(_every_second)
     # Should one fail, nothing here may be used that is the parent's: it is tried again before the next use.
     for thing in _all():
-        thing.abandon()
+        thing.forked()
 
 
 def _at_exit() -> None:

@@ -61,7 +61,7 @@ class Agent:
         """Why this process can't report; None where it can, or hasn't tried yet."""
         return self._publisher.refusal
 
-    def abandon(self) -> None:
+    def forked(self) -> None:
         self._begin()
 
     def end(self) -> None:

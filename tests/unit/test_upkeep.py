@@ -1,4 +1,4 @@
-"""What is looked after each second, abandoned in forked children and ended at exit."""
+"""What is looked after each second, in forked children and at exit."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Thing:
         self.needs -= 1
         return self.needs > 0
 
-    def abandon(self) -> None:
-        self._called("abandon")
+    def forked(self) -> None:
+        self._called("forked")
 
     def end(self) -> None:
         self._called("end")
@@ -128,7 +128,7 @@ def test_what_nobody_refers_to_any_more_is_gone(calls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("how", FORKS)
-def test_a_child_abandons_all_and_looks_after_them_itself(
+def test_a_child_calls_forked_of_all_and_looks_after_them_itself(
     calls: list[str], how: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork, "_functions", [upkeep._after_fork])
@@ -139,15 +139,15 @@ def test_a_child_abandons_all_and_looks_after_them_itself(
     def child() -> list[str]:
         if not fork.noticed[0]:
             fork.notice()
-        abandoned = [call for call in calls if "abandon" in call]
+        forked = [call for call in calls if "forked" in call]
         assert not upkeep._housekeeper._running
         calls.clear()
         upkeep.ensure_running()
         until(lambda: bool(calls))
-        return abandoned
+        return forked
 
-    assert in_child(child, how) == ["one: abandon", "two: abandon"]
-    assert not any("abandon" in call for call in calls)
+    assert in_child(child, how) == ["one: forked", "two: forked"]
+    assert not any("forked" in call for call in calls)
     things[0].needs = 0
 
 
@@ -204,5 +204,5 @@ if pid == 0:
 os.waitpid(pid, 0)
 print("parent", flush=True)
 """
-    child = ["one: abandon", "one: end"] if notices or how == "os.fork" else []
+    child = ["one: forked", "one: end"] if notices or how == "os.fork" else []
     assert run(code) == [*child, "parent", "one: end"]
