@@ -38,8 +38,8 @@ FLOORS = [
 # those lines. One exception: ldap is named by a line of the core, in the table of drivers/__init__.py.
 WINGS = ["ldap", "workers", "metrics", "management", "dashboard"]
 CORE = [room for floor in FLOORS[: FLOORS.index(["backend"]) + 1] for room in floor if room not in WINGS]
-# No import statement names them. Django finds management; drivers/__init__.py imports ldap.backend by the name
-# in its table, which tests/unit/imports.py doesn't see.
+# No import statement names them. Django finds management; drivers/__init__.py imports ldap.backend by the
+# name in its table, which tests/unit/imports.py doesn't see.
 ALONE = ["ldap", "management"]
 # These know the standard library only.
 PLAIN = ["log", "process", "pool"]
