@@ -39,6 +39,7 @@ __all__ = [
     "unpatch",
 ]
 
+# Its name in 0.0.4.
 apply_patch = patch
 
 

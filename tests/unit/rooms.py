@@ -34,10 +34,12 @@ FLOORS = [
     ["dashboard", "models"],
     ["admin", "apps"],
 ]
-# What can be deleted: the core doesn't know it, only those above know it, which plug it in.
+# The core works without them and doesn't import them: rooms above plug them in. A wing can be deleted, with
+# those lines. One exception: ldap is named by a line of the core, in the table of drivers/__init__.py.
 WINGS = ["ldap", "workers", "metrics", "management", "dashboard"]
 CORE = [room for floor in FLOORS[: FLOORS.index(["backend"]) + 1] for room in floor if room not in WINGS]
-# Imported by none of our modules.
+# No import statement names them. Django finds management; drivers/__init__.py imports ldap.backend by the
+# name in its table, which tests/unit/imports.py doesn't see.
 ALONE = ["ldap", "management"]
 # These know the standard library only.
 PLAIN = ["log", "process", "pool"]
@@ -116,17 +118,19 @@ def too_large(package: Path) -> list[str]:
 
 def picture() -> str:
     """The floors from the top, the wings at the side."""
-    rows = []
+    rows = [f"┌{'─ on top ':─<34}┬{'─ wings ':─<24}┐"]
     for rooms in reversed(FLOORS):
+        if rooms == ["backend"]:
+            rows.append(f"├{'─ core ':─<34}┤{'':24}│")
         core = [room for room in rooms if room not in WINGS]
         wings = [room for room in rooms if room in WINGS]
         rows.append(f"│ {'   '.join(core):<32} │ {'   '.join(wings):<22} │")
-    edge = [f"{left}{'─' * 34}{middle}{'─' * 24}{right}" for left, middle, right in ("┌┬┐", "└┴┘")]
-    return "".join(f"    {row}\n" for row in (edge[0], *rows, edge[1]))
+    rows.append(f"└{'─' * 34}┴{'─' * 24}┘")
+    return "".join(f"    {row}\n" for row in rows)
 
 
 def drawn(page: str) -> str:
-    """The page with the picture as it should be."""
+    """The page with the picture that ``picture`` draws."""
     before, rest = page.split("    ┌", 1)
     return before + picture() + rest.split("┘\n", 1)[1]
 
