@@ -108,7 +108,8 @@ def _server(alias: str) -> Server | None:
         vendor = None if conf.is_off(settings_dict) else connections[alias].vendor
     except Exception:
         return None
-    return Server(vendor, settings_dict["HOST"], str(settings_dict["PORT"])) if vendor in _VENDORS else None
+    host, port = settings_dict["HOST"] or "", str(settings_dict["PORT"] or "")
+    return Server(vendor, host, port) if vendor in _VENDORS else None
 
 
 def ask(alias: str) -> Limit:

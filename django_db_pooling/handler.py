@@ -227,12 +227,16 @@ _wrappers = _Wrappers()
 def _plug_in() -> None:
     """Have everything looked after, and what stands above the core, too."""
     # In this order: in a fork the wrappers have to find what the registry gives up then. At exit they give
-    # back before pools close, of which exporters have the last word, and the report goes last.
+    # back before the pools close.
     upkeep.add(_wrappers)
     upkeep.add(registry)
-    exporters.start()
     upkeep.add(agent)
-    registry.on_new_pool[:] = [exporters.start, _advise]
+    registry.on_new_pool[:] = [
+        ("starting the exporters", exporters.start),
+        ("checking the settings", _advise),
+    ]
+    # A site without metrics is better than none.
+    registry.tasks.run("starting the exporters", exporters.start)
 
 
 def _advise() -> None:

@@ -30,7 +30,7 @@ class Registry:
     def __init__(self) -> None:
         self.tasks = Tasks()
         # Called when a pool was made, in the thread that needed it.
-        self.on_new_pool: list[Callable[[], None]] = []
+        self.on_new_pool: list[tuple[str, Callable[[], None]]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -69,8 +69,8 @@ class Registry:
         made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         upkeep.ensure_running()
         self._retire(wrapper.alias)
-        for function in self.on_new_pool:
-            function()
+        for name, function in self.on_new_pool:
+            self.tasks.run(name, function)
         return made
 
     def _serving(self, wrapper: Any) -> DatabasePool | None:

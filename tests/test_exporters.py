@@ -32,6 +32,25 @@ def test_nothing_is_imported_that_nobody_wants(
     assert run("pooling.patch()" + IMPORTED, tmp_path, **settings) == f"{imported}\n"
 
 
+TAKEN = """
+import logging
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+from prometheus_client import Gauge
+Gauge("django_db_pool_size", "Another one's.")
+pooling.patch()
+from django.db import connection
+with connection.cursor() as cursor:
+    print(cursor.execute("SELECT 1").fetchone(), pooling.stats("default").opened)
+"""
+
+
+def test_a_site_whose_metrics_can_t_start_is_pooled_all_the_same(tmp_path: Path) -> None:
+    """The log says why, once."""
+    reported = run(TAKEN, tmp_path, DB_POOL_METRICS=["prometheus"])
+    assert "(1,) 1\n" in reported
+    assert reported.count("starting the exporters failed") == 1
+
+
 LATE = """
 import logging, sys
 logging.basicConfig(format="%(message)s", stream=sys.stdout)

@@ -158,12 +158,12 @@ upkeep.add(last)
 """
 
 
-def test_pools_end_before_exporters_and_the_report_goes_last(tmp_path: Path) -> None:
+def test_pools_end_before_exporters(tmp_path: Path) -> None:
     where = tmp_path / "status"
     where.mkdir()
     settings = {"DB_POOL_STATUS_DIR": str(where), "DB_POOL_METRICS": ["opentelemetry"]}
     names, before, after = scripts.run(END, tmp_path, **settings).splitlines()
     assert names == str(
-        ["connections in use", "the pools", "metrics for OpenTelemetry", "the exchange with other processes"]
+        ["connections in use", "the pools", "the exchange with other processes", "metrics for OpenTelemetry"]
     )
     assert (before, after) == ("1 True", "no report 0")

@@ -15,9 +15,11 @@ from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint, Sum
 
-from django_db_pooling.metrics.opentelemetry import Instruments, _spread
+from django_db_pooling.metrics import opentelemetry
+from django_db_pooling.metrics.opentelemetry import RECORDS_AT_ONCE, Instruments, _spread
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.pool.histogram import BOUNDS, Durations, Histogram
+from django_db_pooling.process import fork
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import observing
 from tests.e2e.sites import eventually, gunicorn
@@ -183,6 +185,26 @@ def test_a_sum_that_others_are_adding_to_meanwhile_keeps_durations_in_their_buck
     for seconds in (0.0, 10.0, 1000.0):
         values = _spread(Durations(histogram.read().buckets, seconds))
         assert [bisect_left(BOUNDS, value) for value in values] == list(range(len(BOUNDS) + 1))
+
+
+def test_a_greenlet_that_lives_on_in_a_forked_child_records_nothing_more(
+    reader: InMemoryMetricReader, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was recording what its parent's pools had counted."""
+    pool = FakePool(size=1)
+    recording = instruments(meter, pool)
+    for _ in range(RECORDS_AT_ONCE * 3):
+        pool.give(pool.take_now())
+    monkeypatch.setattr(fork, "process", fork.process)
+    # While the greenlet sleeps.
+    monkeypatch.setattr(opentelemetry.time, "sleep", lambda seconds: setattr(fork, "process", object()))
+    recording.every_second()
+    recorded = [
+        point.count
+        for name in ("create_time", "wait_time", "use_time")
+        for point in points(reader, f"db.client.connection.{name}")
+    ]
+    assert sum(recorded) <= RECORDS_AT_ONCE + 1
 
 
 def test_callers_that_wait_are_told(reader: InMemoryMetricReader, meter: Meter) -> None:

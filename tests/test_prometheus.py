@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_db_pooling.metrics import prometheus
@@ -23,6 +24,7 @@ from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import reports, status_dir
 from django_db_pooling.workers.reports import PoolReport, Report
 from tests import processes
+from tests.concurrency import in_threads
 from tests.conftest import require, require_module
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import Observer, observing
@@ -195,6 +197,44 @@ def test_processes_of_other_containers_are_left_out(monkeypatch: pytest.MonkeyPa
     elsewhere = [replace(here, pid_space="elsewhere", id=f"{pid}-b", pid=pid) for pid in (1, 2)]
     monkeypatch.setattr(reports, "read", lambda: [here, *elsewhere])
     assert prometheus.all_processes() == {1: {"default": STATS}}
+
+
+def test_the_latest_report_of_a_process_id_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that has ended, and another one that has got its id."""
+    monkeypatch.setattr(status_dir, "is_on", lambda: True)
+    old = Report("1-b", 1, reports.pid_space(), "gunicorn", 0.0, 1.0, {"default": PoolReport(STATS, [], [])})
+    stats = replace(STATS, checkouts=0)
+    new = replace(old, id="1-a", at=2.0, pools={"default": PoolReport(stats, [], [])})
+    for found in ([old, new], [new, old]):
+        monkeypatch.setattr(reports, "read", lambda found=found: found)
+        assert prometheus.all_processes() == {1: {"default": stats}}
+
+
+def test_threads_that_register_together_do_so_once() -> None:
+    """As with the first pools of two aliases."""
+
+    class Slow(CollectorRegistry):
+        collectors = 0
+
+        def register(self, collector: Any) -> None:
+            self.collectors += 1
+            time.sleep(0.05)
+            super().register(collector)
+
+    registry = Slow()
+    in_threads([lambda: prometheus.register(registry)] * 4)
+    assert registry.collectors == 1
+
+
+def test_a_registry_that_refuses_is_asked_again() -> None:
+    registry = CollectorRegistry()
+    taken = Gauge("django_db_pool_size", "Somebody else's.", registry=registry)
+    with pytest.raises(ValueError, match="django_db_pool_size"):
+        prometheus.register(registry)
+    registry.unregister(taken)
+    prometheus.register(registry)
+    with pytest.raises(ValueError, match="django_db_pool_size"):
+        Gauge("django_db_pool_size", "Somebody else's.", registry=registry)
 
 
 def test_a_counter_is_the_same_whoever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ class Checkouts:
         pool.closing = True
         fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
         fork.never_free(pool)
+        self._is_used = False
         self._pool_of_process = DirectoryPool(self.uri, pool.limits, self._own_identity)
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
@@ -197,7 +198,7 @@ class Checkouts:
 
     def _need_upkeep(self) -> None:
         self._is_used = True
-        upkeep.ensure_running()
+        upkeep.ensure_running(self)
 
     def _connecting(self, who: Credentials, deadline: Deadline) -> Callable[[], StateConnector]:
         return partial(

@@ -94,7 +94,7 @@ class ConnectionManager(Checkouts):
             options=options,
         )
         self.tasks = Tasks()
-        upkeep.add(self)
+        upkeep.add(self, own_thread=True)
 
     @property
     def name(self) -> str:
@@ -174,14 +174,15 @@ class ConnectionManager(Checkouts):
 
     def every_second(self) -> bool:
         """Called by process.upkeep."""
+        # This first: in a forked child it isn't used any more.
+        pool = self._pool
         if not self._is_used:
             return False
-        pool = self._pool
         pool.maintain()
         slot = pool.reserve_minimum()
         if slot is not None:
             try:
-                # The upkeep of everything else waits for this.
+                # Who closes the manager, or ends the process, may wait for this.
                 seconds = min(self.wait_timeout or MAX_FILL, MAX_FILL)
                 self._open(slot, self._identities.credentials(self.bind, self._passwd()), Deadline(seconds))
                 pool.checkin(slot)

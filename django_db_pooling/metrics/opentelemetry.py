@@ -26,7 +26,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from django_db_pooling import __version__, conf
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.process import upkeep
+from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import registry
 
@@ -53,10 +53,19 @@ Read = Callable[[PoolStats], int | None]
 def start(meter_provider: MeterProvider | None = None) -> None:
     """Measure from now on, with this provider, or else the global one; calling it again changes nothing."""
     global _instruments
-    if _instruments is None:
+    # Two threads may be here: the instruments of the second would record everything once more.
+    mine = object()
+    if _started.setdefault("by", mine) is not mine:
+        return
+    try:
         meter = (meter_provider or get_meter_provider()).get_meter("django_db_pooling", __version__)
         _instruments = Instruments(meter, registry.all_stats, _least_idle)
-        upkeep.add(_instruments)
+    except BaseException:
+        _started.clear()
+        raise
+    # It records what the end of the others adds, and hands it to a library that ends at exit, too.
+    upkeep.add(_instruments, last=True)
+    upkeep.end_before_others()
 
 
 def _least_idle(alias: str) -> int:
@@ -141,8 +150,12 @@ class Instruments:
 
     def every_second(self) -> bool:
         """Record what has been added since the last time. What adds durations needs the next time itself."""
+        process = fork.process
         for alias, stats in self._stats().items():
             for field in HISTOGRAMS:
+                if not fork.is_own(process):
+                    # A greenlet that lives on in a forked child: these are its parent's.
+                    return False
                 self._record(alias, field, getattr(stats, field))
         return False
 
@@ -160,12 +173,14 @@ class Instruments:
         # What others were adding meanwhile comes the next time.
         seconds = sum(value * count for value, count in zip(values, new.buckets, strict=True))
         self._recorded[alias, field] = recorded.plus(Durations(new.buckets, seconds))
-        attributes = {POOL_NAME: alias}
+        attributes, process = {POOL_NAME: alias}, fork.process
         for value, count in zip(values, new.buckets, strict=True):
             for number in range(1, count + 1):
                 self._histograms[field].record(value, attributes)
                 if not number % RECORDS_AT_ONCE:
                     time.sleep(0)
+                    if not fork.is_own(process):
+                        return
 
 
 def _spread(durations: Durations) -> list[float]:
@@ -179,3 +194,4 @@ def _spread(durations: Durations) -> list[float]:
 
 
 _instruments: Instruments | None = None
+_started: dict[str, object] = {}

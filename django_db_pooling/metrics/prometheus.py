@@ -73,9 +73,15 @@ def register(registry: CollectorRegistry = REGISTRY, *, only_this_process: bool 
     ``only_this_process``: where each process has a page of its own. Raises ValueError where the registry has
     metrics of these names already.
     """
-    if registry not in _registries:
+    # Two threads may be here.
+    mine = object()
+    if _registries.setdefault(registry, mine) is not mine:
+        return
+    try:
         registry.register(PoolCollector(this_process if only_this_process else all_processes))
-        _registries.add(registry)
+    except BaseException:
+        del _registries[registry]
+        raise
 
 
 def this_process() -> Figures:
@@ -94,7 +100,8 @@ def all_processes() -> Figures:
     here = reports.pid_space()
     found = {
         report.pid: {alias: pool.stats for alias, pool in report.pools.items()}
-        for report in reports.read()
+        # The latest of each: a process id may have been another process's a moment ago.
+        for report in sorted(reports.read(), key=lambda report: report.at)
         if report.pid_space == here
     }
     # It hasn't reported yet, or can't.
@@ -148,4 +155,4 @@ def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:
         yield histogram
 
 
-_registries: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
+_registries: weakref.WeakKeyDictionary[CollectorRegistry, object] = weakref.WeakKeyDictionary()

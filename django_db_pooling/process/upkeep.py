@@ -1,6 +1,7 @@
 """What this process has to look after without anybody's request: each second, in a forked child, at exit.
 
 Whatever has such needs adds itself. All of it is called in the order in which it was added, at exit, too.
+One thread calls all of it each second, but for what may wait for a server for long, which has its own.
 """
 
 from __future__ import annotations
@@ -34,37 +35,61 @@ class Thing(Protocol):
         """Called at the end of the process."""
 
 
-# By id(), in the order of add(); a thing may be collected at any time.
+# By id(), in the order of add(); a thing may be collected at any time. And those that come after all others.
 _things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
+_last_things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
+# Of those that have a thread of their own.
+_housekeepers: weakref.WeakKeyDictionary[object, Housekeeper] = weakref.WeakKeyDictionary()
 
 
-def add(thing: Thing) -> None:
+def add(thing: Thing, *, own_thread: bool = False, last: bool = False) -> None:
     """Look after it for as long as it is referred to elsewhere; adding it again changes nothing.
 
-    Its ``every_second`` is called only after ``ensure_running()``.
+    Its ``every_second`` is called only after ``ensure_running()``. ``own_thread``: it may take long, and the
+    others don't wait for it. ``last``: it is called after those that are not.
     """
-    _things[id(thing)] = thing
-    # At exit this comes before whatever has registered there earlier: an exporter that is added hands its
-    # last figures to a library that ends there, too.
+    (_last_things if last else _things)[id(thing)] = thing
+    if own_thread and thing not in _housekeepers:
+        _housekeepers[thing] = _housekeeper_of(thing)
+
+
+def ensure_running(thing: object = None) -> None:
+    """Call ``every_second`` from now on, until it returns that no more calls are needed. Costs little.
+
+    ``thing``: the one that needs it, where that has a thread of its own; else all that have none.
+    """
+    (_housekeeper if thing is None else _housekeepers[thing]).ensure_running()
+
+
+def end_before_others() -> None:
+    """At exit, come before whatever has been registered there until now."""
     atexit.unregister(_at_exit)
     atexit.register(_at_exit)
 
 
-def ensure_running() -> None:
-    """Call ``every_second`` from now on, until all return that they don't need it. Costs little."""
-    _housekeeper.ensure_running()
-
-
 def _all() -> list[Thing]:
-    return [thing for ref in _things.valuerefs() if (thing := ref()) is not None]
+    refs = [*_things.valuerefs(), *_last_things.valuerefs()]
+    return [thing for ref in refs if (thing := ref()) is not None]
+
+
+def _look_after(thing: Thing) -> bool:
+    """Whether it needs another call; one that fails is to be tried again."""
+    return thing.tasks.run(f"looking after {thing.name}", thing.every_second) is not False
 
 
 def _every_second() -> bool:
-    # One that fails is to be tried again.
-    needed = [
-        thing.tasks.run(f"looking after {thing.name}", thing.every_second) is not False for thing in _all()
-    ]
+    needed = [_look_after(thing) for thing in _all() if thing not in _housekeepers]
     return any(needed)
+
+
+def _housekeeper_of(thing: Thing) -> Housekeeper:
+    ref = weakref.ref(thing)
+
+    def work() -> bool:
+        found = ref()
+        return found is not None and _look_after(found)
+
+    return Housekeeper(work)
 
 
 _housekeeper = Housekeeper(_every_second)
@@ -73,6 +98,9 @@ _housekeeper = Housekeeper(_every_second)
 def _after_fork() -> None:
     global _housekeeper
     _housekeeper = Housekeeper(_every_second)
+    for thing in _all():
+        if thing in _housekeepers:
+            _housekeepers[thing] = _housekeeper_of(thing)
     # Should one fail, nothing here may be used that is the parent's: it is tried again before the next use.
     for thing in _all():
         thing.forked()
@@ -86,3 +114,4 @@ def _at_exit() -> None:
 
 
 fork.in_child(_after_fork)
+atexit.register(_at_exit)

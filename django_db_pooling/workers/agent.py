@@ -28,11 +28,10 @@ class Agent:
         self._listener = Listener()
 
     def every_second(self) -> bool:
-        if not status_dir.is_on():
+        # In this order: without pools there may be no settings, either.
+        if not self._registry.pools() or not status_dir.is_on():
             return False
         self.tasks.run("carrying out commands", self.carry_out_commands)
-        if not self._registry.pools():
-            return False
         self.tasks.run("writing the report for other processes", self._publish)
         return True
 

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connection, connections
 from django.test import override_settings
 
-from django_db_pooling import checks, conf, drivers, pooling
+from django_db_pooling import capacity, checks, conf, drivers, pooling
 from django_db_pooling.checks import check_capacity, check_pools
 from django_db_pooling.process import green
 from tests.behaviour.conftest import GEVENT, MYSQL, POSTGRESQL, plain, request_finished, request_started
@@ -287,6 +287,17 @@ def test_aliases_of_the_same_server_add_up(of_four: None) -> None:
         assert asked(DB_POOL_WORKERS=most) == []
     with alias(NAME="another", POOL=False):
         assert asked(DB_POOL_WORKERS=most) == []
+
+
+@servers
+def test_an_alias_without_a_host_has_the_same_server_however_it_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key in ("HOST", "PORT"):
+        monkeypatch.setitem(connections.settings["default"], key, "")
+    with alias(HOST=None, PORT=None):
+        [shares] = capacity.servers({}).values()
+    assert {share.alias for share in shares} == {"default", ALIAS}
 
 
 @servers

@@ -54,6 +54,27 @@ with manager.connection() as one, manager.connection() as two:
 
 
 @both_forks
+def test_a_child_opens_no_connections_for_min_size_before_its_own_first_use(
+    in_process: Run, server: Slapd, fork: str
+) -> None:
+    reported = in_process(f"""
+fork = {fork}
+one = ConnectionManager(URI, BIND, PASSWORD, size=2, min_size=1)
+with one.connection():
+    pass
+pid = fork()
+if not pid:
+    report([one.every_second(), len(one)])
+    with one.connection():
+        pass
+    report(one.every_second())
+    os._exit(0)
+assert wait(pid) == 0
+""")
+    assert reported == [[False, 0], True]
+
+
+@both_forks
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(0)", "os.kill(os.getpid(), 9)", "raise SystemExit"])
 def test_a_child_that_leaves_the_block_disturbs_nobody(
     in_process: Run, server: Slapd, end: str, fork: str

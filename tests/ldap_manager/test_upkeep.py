@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-
 import pytest
 
 from django_db_pooling.ldap import ConnectionManager
@@ -27,13 +25,12 @@ class Changing(ConnectionManager):
 
 
 def test_a_manager_that_fails_is_logged_once_whatever_it_looks_like_and_beside_one_that_works(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(upkeep, "_things", weakref.WeakValueDictionary())
     failing, fine = (Changing("ldap://127.0.0.1:1") for _ in range(2))
     fine.fails = False
     for _ in range(3):
-        assert upkeep._every_second()
+        assert [upkeep._look_after(each) for each in (failing, fine)] == [True, False]
     failing.fails = False
-    assert not upkeep._every_second()
+    assert not upkeep._look_after(failing)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]

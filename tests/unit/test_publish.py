@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 
@@ -59,3 +60,16 @@ def test_the_age_of_a_process_stays_right_when_the_clock_is_set(monkeypatch: pyt
 def test_a_program_whose_name_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [os.fsdecode(b"/srv/caf\xe9")])
     Publisher().report({}, [], []).program.encode()
+
+
+def test_a_process_without_pools_or_settings_has_nothing_to_do_for_others() -> None:
+    """As one with LDAP's connection managers only."""
+    script = """
+from django_db_pooling import pooling
+from django_db_pooling.workers.agent import agent
+pooling.patch()
+print(agent.every_second())
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ class Thing:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Those of the things of a test; there are no others."""
     monkeypatch.setattr(upkeep, "_things", weakref.WeakValueDictionary())
+    monkeypatch.setattr(upkeep, "_last_things", weakref.WeakValueDictionary())
+    monkeypatch.setattr(upkeep, "_housekeepers", weakref.WeakKeyDictionary())
     monkeypatch.setattr(upkeep, "_housekeeper", Housekeeper(upkeep._every_second))
     monkeypatch.setattr(housekeeper, "TICK", 0.001)
     made: list[str] = []
@@ -115,6 +118,40 @@ def test_it_is_called_once_however_often_it_is_added(calls: list[str]) -> None:
     added(thing, thing)
     upkeep._every_second()
     assert calls == ["one: every second"]
+
+
+def test_one_that_takes_long_delays_no_other(calls: list[str]) -> None:
+    """As one that opens a connection to a server which doesn't answer."""
+    go_on, waits = threading.Event(), threading.Event()
+
+    class Slow(Thing):
+        def every_second(self) -> bool:
+            waits.set()
+            go_on.wait(10)
+            return super().every_second()
+
+    slow, quick = Slow("slow", calls), Thing("quick", calls)
+    upkeep.add(slow, own_thread=True)
+    upkeep.add(quick)
+    upkeep.ensure_running(slow)
+    assert waits.wait(10)
+    upkeep.ensure_running()
+    until(lambda: not upkeep._housekeeper._running)
+    assert set(calls) == {"quick: every second"}
+    go_on.set()
+    until(lambda: not upkeep._housekeepers[slow]._running)
+    assert calls.count("slow: every second") == 2
+
+
+def test_a_thread_of_its_own_ends_with_what_it_is_for(calls: list[str]) -> None:
+    thing = Thing("one", calls, 10**6)
+    upkeep.add(thing, own_thread=True)
+    upkeep.ensure_running(thing)
+    until(lambda: bool(calls))
+    keeper, gone = upkeep._housekeepers[thing], weakref.ref(thing)
+    del thing
+    until(lambda: gone() is None)
+    until(lambda: not keeper._running)
 
 
 def test_what_nobody_refers_to_any_more_is_gone(calls: list[str]) -> None:
@@ -179,15 +216,35 @@ for thing in (one, two, three):
     assert run(code) == ["one: end", "two: end", "three: end"]
 
 
-def test_they_end_before_what_was_there_when_they_came() -> None:
+def test_the_last_one_ends_after_all_others_whenever_it_was_added() -> None:
+    code = """
+upkeep.add(one, last=True)
+upkeep.add(two)
+"""
+    assert run(code) == ["two: end", "one: end"]
+
+
+def test_an_application_s_end_comes_first_whatever_is_added_after_it() -> None:
+    """It may still use connections."""
+    code = """
+import atexit
+upkeep.add(one)
+atexit.register(print, "the application", flush=True)
+upkeep.add(one)
+upkeep.add(two)
+"""
+    assert run(code) == ["the application", "one: end", "two: end"]
+
+
+def test_they_can_end_before_what_is_there() -> None:
     """OpenTelemetry's provider ends at exit, too, and takes no figures after that."""
     code = """
 import atexit
 upkeep.add(one)
 atexit.register(print, "the provider", flush=True)
-upkeep.add(two)
+upkeep.end_before_others()
 """
-    assert run(code) == ["one: end", "two: end", "the provider"]
+    assert run(code) == ["one: end", "the provider"]
 
 
 @pytest.mark.parametrize("notices", [True, False])
