@@ -192,7 +192,7 @@ def _request_finished(**kwargs: Any) -> None:
 
 
 class _Wrappers:
-    """Those of this process that have a connection, in a forked child and at exit."""
+    """In a forked child all let go of the parent's connections; at exit those of this thread give back."""
 
     name = "connections in use"
 

@@ -1,4 +1,4 @@
-"""All pools of this process: by alias, and for each alias by identity."""
+"""All pools of Django's aliases in this process: by alias, and for each alias by identity."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A handler of logging may write, take locks and switch greenlets. Some events happen where it must not: in
 finalizers, in gevent's hub, while connections are handed out. So an event is noted, which is an ``append``,
-and written by the housekeeper, a second later at most.
+and written by the housekeeper, about a second later; one that repeats, every ten seconds at most.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Pool:
     # -- what operators and the housekeeper do ---------------------------------------------------------
 
     def resize(self, limits: Limits) -> None:
-        """Other limits from now on. What is idle beyond them is closed here."""
+        """Other limits from now on. What is idle beyond the cap is closed here, beyond ``size`` by upkeep."""
         if limits != self.limits:
             self.journal.note("resized", size=limits.size, max_outstanding=limits.max_outstanding)
         self.limits = limits

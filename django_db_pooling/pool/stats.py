@@ -24,7 +24,7 @@ class Closed(StrEnum):
     RECYCLED = "recycled"
     # Found broken, or given up after an interrupted statement.
     BROKEN = "broken"
-    # Its session can't be reset, or its transaction be rolled back.
+    # Its session can't be reset, its transaction not be rolled back, or its holder ended without returning it.
     UNCLEAN = "unclean"
 
     # Enum's is a Python function, in which another thread may run: counts by reason would get lost.

@@ -1,4 +1,4 @@
-"""The thread in which everything runs that has to be done each second."""
+"""A thread that calls a function each second."""
 
 from __future__ import annotations
 

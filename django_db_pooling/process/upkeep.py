@@ -1,7 +1,7 @@
 """What this process has to look after without anybody's request: each second, in a forked child, at exit.
 
-Whatever has such needs adds itself. All of it is called in the order in which it was added, at exit, too.
-One thread calls all of it each second, but for what may wait for a server for long, which has its own.
+Whatever has such needs adds itself. All of it is called in the order in which it was added, at exit, too;
+what was added with ``last`` after that. One thread calls all of it each second, but for what has its own.
 """
 
 from __future__ import annotations
