@@ -24,7 +24,7 @@ class Closed(StrEnum):
     RECYCLED = "recycled"
     # Found broken, or given up after an interrupted statement.
     BROKEN = "broken"
-    # Its session can't be reset, its transaction not be rolled back, or its holder ended without returning it.
+    # Its session can't be reset, its transaction can't be ended, or its holder didn't return it.
     UNCLEAN = "unclean"
 
     # Enum's is a Python function, in which another thread may run: counts by reason would get lost.
