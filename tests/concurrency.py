@@ -71,6 +71,9 @@ def silent_fork() -> int:
 
 def _fork_by_c() -> int | None:
     """As ``os.fork()`` returns it; None where the child hangs."""
+    if "gevent" not in sys.modules:
+        # Who has just started this thread, for example, waits for the GIL: now it goes on.
+        time.sleep(0.05)
     reading, writing = os.pipe()
     # Not CDLL, which would release the GIL: nobody would have it in the child.
     pid = int(ctypes.PyDLL(None).fork())
