@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
@@ -182,10 +181,10 @@ def start(config: pytest.Config, combination: Combination, environment: dict[str
     if shown:
         options.append("-s")
     environment = combination.environment | environment
-    if sys.dont_write_bytecode:
-        # Most of what a child does at its start would be to compile.
-        place = str(Path(tempfile.gettempdir(), f"pooling-bytecode-{os.getuid()}"))
-        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": place}
+    cache = getattr(config, "cache", None)
+    if sys.dont_write_bytecode and cache is not None:
+        # Else a child would mostly compile. Not in a directory that others can write to.
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache.mkdir("bytecode"))}
     return Child(combination.folder, environment, options, shown)
 
 
