@@ -150,7 +150,12 @@ class Leasing(Backend):
         if slot is None:
             return False
         pool = slot.pool
-        alive = pool.driver.alive(slot.connection)
+        try:
+            alive = pool.driver.alive(slot.connection)
+        except BaseException:
+            # As Health.fit() does: the error's frames have the slot.
+            pool.discard(slot)
+            raise
         if pool is not self._pool or alive is False:
             pool.discard(slot, Closed.RECYCLED if alive else Closed.BROKEN)
             return False

@@ -18,6 +18,7 @@ from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool import resting
 from django_db_pooling.process import housekeeper
+from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
@@ -450,4 +451,23 @@ def test_in_a_crowd_nobody_sees_another_ones_session() -> None:
     assert {found for mine, found in seen if found != mine} <= {None}
     assert [found for mine, found in seen if found == mine]
     eventually(lambda: in_use() == 0)
+    assert_whole()
+
+
+def test_an_interruption_while_a_session_is_taken_up_keeps_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames of what strikes refer to the slot, which neither the pool nor a wrapper has."""
+
+    def interrupted(connection: object) -> bool:
+        raise TimeoutError("as a time limit of a task")
+
+    with scheduler() as run:
+        run(change)
+        pool = next(pool for pool in registry.pools("default") if not pool.closing)
+        with monkeypatch.context() as patch:
+            patch.setattr(pool.driver, "alive", interrupted)
+            with pytest.raises(TimeoutError) as failed:
+                run(one)
+            assert pooling.stats("default").in_use == 0
+        assert failed.value.__traceback__ is not None
+        run(token)
     assert_whole()
