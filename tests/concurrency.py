@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import faulthandler
+import importlib
 import json
 import os
 import select
@@ -71,9 +71,8 @@ def silent_fork() -> int:
 
 def _fork_by_c() -> int | None:
     """As ``os.fork()`` returns it; None where the child hangs."""
-    if "gevent" not in sys.modules:
-        # Who has just started this thread, for example, waits for the GIL: now it goes on.
-        time.sleep(0.05)
+    # Who has just started this thread, for example, waits for the GIL: now it goes on.
+    _native("time", "sleep")(0.05)
     reading, writing = os.pipe()
     # Not CDLL, which would release the GIL: nobody would have it in the child.
     pid = int(ctypes.PyDLL(None).fork())
@@ -103,13 +102,19 @@ def _fork_by_c() -> int | None:
 
 
 def hand_over() -> None:
-    """The GIL to another thread and back. Under gevent there is no other thread."""
-    if "gevent" in sys.modules:
-        return
-    lock = _thread.allocate_lock()
+    """The GIL to another native thread and back."""
+    lock = _native("_thread", "allocate_lock")()
     lock.acquire()
-    _thread.start_new_thread(lock.release, ())
+    _native("_thread", "start_new_thread")(lock.release, ())
     lock.acquire()
+
+
+def _native(module: str, name: str) -> Any:
+    """What gevent may have patched."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return getattr(importlib.import_module(module), name)
+    return monkey.get_original(module, name)
 
 
 def end(pid: int) -> None:
