@@ -1,8 +1,9 @@
-"""A pool of one database: what decides which connection fits, and what was learned of the server."""
+"""The pool of one alias, and the identities of its connections: which of them fit which wrapper."""
 
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 from django.conf import settings
@@ -15,79 +16,176 @@ from django_db_pooling.pool.pool import Pool
 from django_db_pooling.process.tasks import Tasks
 
 
-class Identity(tuple[Any, ...]):
-    """All that decides what a connection is for; contains the password and never prints it."""
+class Identity:
+    """All that decides which server, database, user and session settings a connection is for.
 
-    __slots__ = ()
+    A pool has one object at a time for the same: compare with ``is``. It contains the password and never
+    prints it.
+    """
+
+    def __init__(self, pool: DatabasePool, wrapper: Any) -> None:
+        self.pool = pool
+        self.wrapper_class = type(wrapper)
+        # Django changes the alias's own dict in place for a test database. That of a copy() is another one.
+        of_alias: Any = connections.settings.get(pool.name)
+        self.is_of_alias = of_alias == wrapper.settings_dict
+        self.settings_dict: dict[str, Any] = of_alias if self.is_of_alias else wrapper.settings_dict
+        self._lasting = copied(pool.lasting(self.settings_dict))
+        self._time_zones = _time_zones()
+        # Nobody gets a connection of this one any more.
+        self.retired = False
+        self.scope = conf.scope(self.settings_dict, pool.driver.scope)
+        self.reset_mode = conf.reset_mode(self.settings_dict)
+        self.backend_remembers = _remembers_session(self.wrapper_class)
+        # What Django found out about the server, by attribute of its wrapper.
+        self.learned: dict[str, Any] = {}
+        # The server closes a connection by itself when it has been idle for so long (seconds).
+        self.server_timeout = math.inf
 
     def __repr__(self) -> str:
         # Either may be a URL.
-        name, host = (redact(repr(self[-1].get(key))) for key in ("NAME", "HOST"))
+        name, host = (redact(repr(self._lasting.get(key))) for key in ("NAME", "HOST"))
         return f"<Identity of {name} at {host}>"
+
+    def fits(self, wrapper: Any) -> bool:
+        """Whether this is the one of the wrapper's settings as they are at this moment."""
+        # Asked at each checkout and checkin, so without a call where it can be.
+        settings_dict = wrapper.settings_dict
+        if self.pool.own_keys:
+            settings_dict = self.pool.lasting(settings_dict)
+        return bool(
+            not self.retired
+            and wrapper.__class__ is self.wrapper_class
+            and self._time_zones == (settings.USE_TZ or settings.TIME_ZONE)
+            and self._lasting == settings_dict
+        )
+
+    def is_outdated(self) -> bool:
+        """Whether the settings that it was made for have changed since."""
+        return (
+            self._time_zones != _time_zones()
+            or self._lasting != self.pool.lasting(self.settings_dict)
+            or (self.is_of_alias and connections.settings.get(self.pool.name) is not self.settings_dict)
+        )
+
+    def forget_own_keys(self) -> None:
+        """The pool has found more of them."""
+        self._lasting = self.pool.lasting(self._lasting)
+
+    def new_wrapper(self) -> Any:
+        """A wrapper for these settings, which no thread has."""
+        return self.wrapper_class(self.settings_dict, self.pool.name)
+
+    def learn(self, wrapper: Any) -> None:
+        """Called with a wrapper that has just opened a connection."""
+        known, driver = wrapper.__dict__, self.pool.driver
+        self.learned = {name: known[name] for name in driver.learned if name in known}
+        if self.server_timeout == math.inf:
+            seconds = driver.server_timeout(wrapper.connection)
+            # Some time before the server closes it: that may happen just when somebody checks it out.
+            self.server_timeout = max(seconds - 2, seconds / 2)
 
 
 class DatabasePool(Pool):
-    """A pool, for connections of one identity, opened with Django's wrapper of that alias."""
+    """The pool of an alias. The affinity of a connection is its hub and its identity."""
 
     # With what the wrapper asks of it, besides what a pool does.
     driver: Driver
 
     def __init__(self, wrapper: Any, driver: Driver) -> None:
-        super().__init__(wrapper.alias, conf.limits_for(wrapper.alias, wrapper.settings_dict), driver)
-        # Its own: an alias may have several pools, of which one fails.
+        alias = wrapper.alias
+        # Those of the alias, or of the first wrapper where there is no such alias.
+        self.settings_dict: dict[str, Any] = connections.settings.get(alias) or wrapper.settings_dict
+        self.was_configured = alias in connections.settings
+        super().__init__(alias, conf.limits_for(alias, self.settings_dict), driver)
+        # Its own: others may have tasks of the same name.
         self.tasks = Tasks()
-        self.wrapper_class = type(wrapper)
-        self._changing_keys = _changing_keys(self.wrapper_class)
-        self.backend_remembers = _remembers_session(self.wrapper_class)
-        self.identity = Identity(
-            (self.wrapper_class, _time_zones(), _copied(self._lasting(wrapper.settings_dict)))
-        )
-        # Django changes the alias's own dict in place for a test database. That of a copy() is
-        # another one.
-        settings_dict: Any = connections.settings.get(wrapper.alias)
-        is_shared = settings_dict == wrapper.settings_dict
-        self.settings_dict: dict[str, Any] = settings_dict if is_shared else wrapper.settings_dict
-        self.scope = conf.scope(wrapper.settings_dict, driver.scope)
-        self.reset_mode = conf.reset_mode(wrapper.settings_dict)
-        # What Django found out about the server, by attribute of its wrapper.
-        self.learned: dict[str, Any] = {}
+        # Keys of the settings into which the backend itself writes, a token or a schema: they don't decide
+        # which connection fits.
+        self.own_keys = _written_at_creation(wrapper)
+        # The newest first. Replaced, never changed, so that readers need no lock.
+        self.identities: tuple[Identity, ...] = ()
+        self._lock = threading.Lock()
 
-    def serves(self, wrapper: Any) -> bool:
-        """Whether its connections fit the wrapper's settings as they are at this moment."""
-        # Asked at each checkout, so without a call where it can be.
-        settings_dict = self._lasting(wrapper.settings_dict) if self._changing_keys else wrapper.settings_dict
-        cls, zones, lasting = self.identity
-        return bool(
-            wrapper.__class__ is cls
-            and zones == (settings.USE_TZ or settings.TIME_ZONE)
-            and lasting == settings_dict
-        )
-
-    def is_outdated(self) -> bool:
-        """Whether the settings that it was made for have changed since."""
-        return self.identity != (self.wrapper_class, _time_zones(), self._lasting(self.settings_dict))
-
-    def _lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
+    def lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
         """What of the settings decides which connection fits."""
-        if not self._changing_keys:
+        if not self.own_keys:
             return settings_dict
-        return {key: value for key, value in settings_dict.items() if key not in self._changing_keys}
+        return {key: value for key, value in settings_dict.items() if key not in self.own_keys}
 
-    def new_wrapper(self) -> Any:
-        """A wrapper for the settings of this pool, which no thread has."""
-        return self.wrapper_class(self.settings_dict, self.name)
+    def identity_of(self, wrapper: Any) -> Identity:
+        """That of the wrapper's settings as they are at this moment. Those of outdated settings end here.
 
-    def learn(self, wrapper: Any) -> None:
-        """Called with a wrapper that has just opened a connection."""
-        known = wrapper.__dict__
-        self.learned = {name: known[name] for name in self.driver.learned if name in known}
-        if self.server_timeout == math.inf:
-            seconds = self.driver.server_timeout(wrapper.connection)
-            # Some time before the server closes it: that may happen just when somebody checks it out.
-            self.server_timeout = max(seconds - 2, seconds / 2)
+        Raises ImproperlyConfigured.
+        """
+        found = self._known(wrapper)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._known(wrapper)
+            if found is not None:
+                return found
+            found = Identity(self, wrapper)
+            if found.is_of_alias:
+                limits = conf.limits_for(self.name, found.settings_dict)
+            self.identities = (found, *self.identities)
+        if found.is_of_alias:
+            self.settings_dict = found.settings_dict
+            self.resize(limits)
+        self.retire_outdated()
+        return found
+
+    def _known(self, wrapper: Any) -> Identity | None:
+        for identity in self.identities:
+            if identity.fits(wrapper):
+                return identity
+        return None
+
+    def identity_of_alias(self) -> Identity | None:
+        """That of the alias's own settings, once it was needed."""
+        return next((identity for identity in self.identities if identity.is_of_alias), None)
+
+    def share_learned(self, wrapper: Any) -> None:
+        """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
+        identity = self._known(wrapper)
+        if identity is not None:
+            wrapper.__dict__.update(identity.learned, _identity=identity)
+
+    def found_own_keys(self, keys: set[str]) -> None:
+        """The backend has written them while it connected."""
+        with self._lock:
+            if not keys <= self.own_keys:
+                self.own_keys |= keys
+                for identity in self.identities:
+                    identity.forget_own_keys()
+
+    def retire_outdated(self) -> None:
+        """Close the idle connections of identities that the settings no longer have."""
+        outdated = [identity for identity in self.identities if identity.is_outdated()]
+        if outdated:
+            self.journal.note("retired")
+            self._retire(outdated)
+
+    def retire_unused(self) -> None:
+        """Forget the identities of copies that have no connection any more."""
+        used = {identity for _, identity in self.affinities()}
+        self._retire([one for one in self.identities if not one.is_of_alias and one not in used])
+
+    def retire_all(self) -> None:
+        self._retire(list(self.identities))
+
+    def _retire(self, identities: list[Identity]) -> None:
+        if not identities:
+            return
+        for identity in identities:
+            identity.retired = True
+        with self._lock:
+            self.identities = tuple(one for one in self.identities if not one.retired)
+        self.close_idle(lambda affinity: affinity[1].retired)
 
     def recycle(self) -> None:
-        self.learned = {}
+        for identity in self.identities:
+            identity.learned = {}
         super().recycle()
 
 
@@ -96,21 +194,39 @@ def _time_zones() -> Any:
     return settings.USE_TZ or settings.TIME_ZONE
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Containers copied, so that later changes don't reach the copy; values are left as they are."""
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return type(value)(_copied(item) for item in value) if type(value) in (list, tuple, set) else value
+        return type(value)(copied(item) for item in value) if type(value) in (list, tuple, set) else value
     return value
 
 
-def _changing_keys(cls: type[Any]) -> frozenset[str]:
-    """Keys of the settings that wrappers of this class change as they go.
+class _Noting(dict[str, Any]):
+    """Settings that note which keys are written."""
 
-    django-tenants and its kin write the tenant's schema into the alias's own dict at each change.
+    def __init__(self, settings_dict: dict[str, Any]) -> None:
+        super().__init__(copied(settings_dict))
+        self.written: set[str] = set()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+    def update(self, *changes: Any, **more: Any) -> None:
+        self.written.update(dict(*changes, **more))
+        super().update(*changes, **more)
+
+
+def _written_at_creation(wrapper: Any) -> frozenset[str]:
+    """The keys that a wrapper of this class writes into its settings when it is made.
+
+    django-tenants' do, and again at each change of the tenant.
     """
-    return frozenset({"SCHEMA"} if hasattr(cls, "set_settings_schema") else ())
+    noting = _Noting(wrapper.settings_dict)
+    type(wrapper)(noting, wrapper.alias)
+    return frozenset(noting.written)
 
 
 def _remembers_session(cls: type[Any]) -> bool:

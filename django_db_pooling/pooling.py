@@ -74,7 +74,7 @@ def release(alias: str | None = None) -> None:
     held = [
         wrapper
         for wrapper in owner.current().holding()
-        if alias in (None, wrapper.alias) and not wrapper.is_deferred
+        if alias in (None, wrapper.alias) and not wrapper.is_awaited
     ]
     for wrapper in held:
         if wrapper.in_transaction:

@@ -1,11 +1,10 @@
-"""All pools of Django's aliases in this process: by alias, and for each alias by identity."""
+"""The pools of this process, one for each of Django's aliases."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 from django_db_pooling import conf
-from django_db_pooling.database_pool import DatabasePool
+from django_db_pooling.database_pool import DatabasePool, Identity
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
 from django_db_pooling.pool.slot import Slot
@@ -23,7 +22,7 @@ from django_db_pooling.process.tasks import Tasks
 
 
 class Registry:
-    """Finds and makes pools, looks after them, adds up what they count."""
+    """Finds and makes pools, and looks after them."""
 
     name = "the pools"
 
@@ -35,9 +34,9 @@ class Registry:
 
     def _begin(self) -> None:
         # Replaced, never changed, so that readers need no lock.
-        self._pools: dict[str, tuple[DatabasePool, ...]] = {}
-        # Totals of pools that are no more.
-        self._past: dict[str, PoolStats] = {}
+        self._pools: dict[str, DatabasePool] = {}
+        # Those that another one has replaced, until their connections have come back.
+        self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
 
     # -- finding and making -------------------------------------------------------------------
@@ -45,74 +44,66 @@ class Registry:
     def pools(self, alias: str | None = None) -> list[DatabasePool]:
         if not fork.noticed[0]:
             fork.notice()
-        if alias is not None:
-            return list(self._pools.get(alias, ()))
-        return [pool for pools in list(self._pools.values()) for pool in pools]
+        pools = [*self._pools.values(), *self._replaced]
+        return [pool for pool in pools if alias in (None, pool.name)]
 
-    def pool_for(self, wrapper: Any, driver: Driver) -> DatabasePool:
-        """The pool for the wrapper's settings as they are at this moment."""
+    def identity_of(self, wrapper: Any, driver: Driver) -> Identity:
+        """That of the wrapper's settings at this moment, in the pool of its alias."""
         if not fork.noticed[0]:
             fork.notice()
-        pool = self._serving(wrapper)
-        if pool is not None:
-            pool.closing = False
-            if len(self._pools.get(wrapper.alias, ())) > 1:
-                self._retire(wrapper.alias)
-            return pool
+        pool = self._pools.get(wrapper.alias)
+        if pool is None or pool.driver is not driver:
+            pool = self._make(wrapper, driver)
+        pool.closing = False
+        return pool.identity_of(wrapper)
+
+    def _make(self, wrapper: Any, driver: Driver) -> DatabasePool:
         with self._lock:
-            pool = self._serving(wrapper)
-            if pool is not None:
-                return pool
+            before = self._pools.get(wrapper.alias)
+            if before is not None and before.driver is driver:
+                return before
             made = DatabasePool(wrapper, driver)
-            self._pools = {**self._pools, wrapper.alias: (made, *self._pools.get(wrapper.alias, ()))}
+            if before is not None:
+                before.closing = True
+                self._replaced = (*self._replaced, before)
+            self._pools = {**self._pools, wrapper.alias: made}
         limits = made.limits
         made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         upkeep.ensure_running()
-        self._retire(wrapper.alias)
         for name, function in self.on_new_pool:
             self.tasks.run(name, function)
         return made
 
-    def _serving(self, wrapper: Any) -> DatabasePool | None:
-        """The pool that there is for the wrapper's settings as they are at this moment."""
-        for pool in self._pools.get(wrapper.alias, ()):
-            if pool.serves(wrapper):
-                return pool
-        return None
-
     def share_learned(self, wrapper: Any) -> None:
-        """Give a wrapper that hasn't connected yet its pool, and what that has learned of the server."""
-        for pool in self._pools.get(wrapper.alias, ()):
-            if pool.serves(wrapper):
-                wrapper.__dict__.update(pool.learned, _pool=pool)
+        """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
+        pool = self._pools.get(wrapper.alias)
+        if pool is not None:
+            pool.share_learned(wrapper)
 
     # -- upkeep -----------------------------------------------------------------------------
 
     def every_second(self) -> bool:
-        self._retire()
         for pool in self.pools():
             pool.tasks.run(f"looking after the pool {pool.name!r}", pool.maintain)
+            pool.tasks.run(f"other settings of the pool {pool.name!r}", partial(self._follow_settings, pool))
             pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         self.tasks.run("forgetting pools that have ended", self._forget_ended)
         return any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in self.pools())
 
-    def retire_outdated(self, alias: str | None = None) -> None:
-        """End the pools whose settings have changed."""
-        for pool in self.pools(alias):
-            if pool.is_outdated():
-                if not pool.closing:
-                    pool.journal.note("retired")
-                pool.closing = True
-                pool.drain()
-
-    def _retire(self, alias: str | None = None) -> None:
-        self.tasks.run("ending pools of other settings", partial(self.retire_outdated, alias))
+    def _follow_settings(self, pool: DatabasePool) -> None:
+        if pool.was_configured and pool.name not in connections.settings:
+            pool.closing = True
+        pool.retire_outdated()
+        pool.retire_unused()
 
     def _fill(self, pool: DatabasePool) -> None:
-        slot = pool.reserve_minimum()
+        identity = pool.identity_of_alias()
+        if identity is None:
+            return
+        slot = pool.reserve_minimum((pool.driver.hub(), identity))
         if slot is not None:
             try:
-                pool.new_wrapper().fill(pool, slot)
+                identity.new_wrapper().fill(identity, slot)
             except SynchronousOnlyOperation:
                 # Under gevent, while another greenlet runs an event loop in this thread.
                 return
@@ -120,28 +111,18 @@ class Registry:
                 pool.journal.note("min_size", error=redact(error))
 
     def _forget_ended(self) -> None:
+        """Pools without connections whose alias is gone, or that another one has replaced."""
         with self._lock:
-            forgotten = self._take_out_ended()
-        for pool in forgotten:
+            ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
+            self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
+            self._pools = {alias: pool for alias, pool in self._pools.items() if pool not in ended}
+        for pool in ended:
+            pool.retire_all()
             pool.journal.write(is_last=True)
-
-    def _take_out_ended(self) -> list[DatabasePool]:
-        taken_out: list[DatabasePool] = []
-        for alias, pools in self._pools.items():
-            ended = [pool for pool in pools if pool.closing and not len(pool)]
-            for pool in ended:
-                past = self._past.get(alias)
-                stats = pool.snapshot()
-                self._past[alias] = stats if past is None else stats.plus(past)
-            if ended:
-                kept = tuple(pool for pool in pools if pool not in ended)
-                self._pools = {**self._pools, alias: kept}
-                taken_out += ended
-        return taken_out
 
     def forked(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
-        fork.never_free(self._pools)
+        fork.never_free((self._pools, self._replaced))
         self._begin()
 
     def cut_off(self) -> None:
@@ -149,6 +130,8 @@ class Registry:
         for pool in self.pools():
             # For wrappers that refer to it.
             pool.closing = True
+            for identity in pool.identities:
+                identity.retired = True
             fork.cut_off(pool.driver.fileno(connection) for connection in pool.connections())
 
     def end(self) -> None:
@@ -165,12 +148,13 @@ class Registry:
             pool.resize(conf.limits_for(pool.name, pool.settings_dict))
 
     def stats(self, alias: str, settings_dict: conf.Settings) -> PoolStats:
+        if not fork.noticed[0]:
+            fork.notice()
+        pool = self._pools.get(alias)
+        if pool is not None:
+            return pool.snapshot()
         limits = conf.limits_for(alias, settings_dict)
-        total = PoolStats(alias, limits.size, limits.max_outstanding)
-        for pool in self.pools(alias):
-            total = total.plus(pool.snapshot())
-        past = self._past.get(alias)
-        return total if past is None else total.plus(replace(past, in_use=0, idle=0, opening=0, waiting=0))
+        return PoolStats(alias, limits.size, limits.max_outstanding)
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from django_db_pooling.pool.slot import Slot
@@ -13,8 +12,7 @@ class Statements(Protocol):
     """What a cursor needs of its wrapper.
 
     ``after_statement``: also when it has failed, since it may have been executed in part.
-    ``statement_failed``: with every exception that leaves the driver. ``cursor_closed``: of those that have
-    an ``OpenCursor``. ``cursor_collected``: called by finalizers, anywhere.
+    ``statement_failed``: with every exception that leaves the driver.
     """
 
     Database: Any
@@ -25,8 +23,7 @@ class Statements(Protocol):
     def before_statement(self, sql: Any) -> None: ...
     def after_statement(self, sql: Any) -> None: ...
     def statement_failed(self, error: BaseException) -> None: ...
-    def cursor_closed(self, cursor: OpenCursor) -> None: ...
-    def cursor_collected(self, cursor: OpenCursor) -> None: ...
+    def cursor_closed(self, cursor: Any) -> None: ...
 
 
 if TYPE_CHECKING:
@@ -41,29 +38,10 @@ else:
     Base = object
 
 
-class OpenCursor(weakref.ref[Any]):
-    """A cursor that is neither closed nor collected. In transaction scope it holds its connection."""
-
-    __slots__ = ("named", "wrapper")
-
-    wrapper: weakref.ref[Statements]
-    # It has a portal on the server.
-    named: bool
-
-
-def collected(cursor: Any) -> None:
-    """The callback of an OpenCursor, which the garbage collector calls in any thread, at any point."""
-    wrapper = cursor.wrapper()
-    if wrapper is not None:
-        wrapper.cursor_collected(cursor)
-
-
 class PooledCursor(Base):
     """Mixed in before the class of a backend's cursor wrapper."""
 
     db: Statements
-    # In transaction scope, until it is closed.
-    opened: OpenCursor | None = None
 
     def _execute(self, sql: Any, *arguments: Any) -> Any:
         db = self.db
@@ -102,6 +80,4 @@ class PooledCursor(Base):
             db.statement_failed(error)
             raise
         finally:
-            opened, self.opened = self.opened, None
-            if opened is not None:
-                db.cursor_closed(opened)
+            db.cursor_closed(self.cursor)

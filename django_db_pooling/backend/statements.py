@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from django.db.transaction import TransactionManagementError
 
-from django_db_pooling.backend.lease import Leasing
-from django_db_pooling.process import fork
+from django_db_pooling.backend.base import LeaseHolder
 
 # Size of the cache, and the longest statement in it (characters).
 MAX_CACHED = 4096
@@ -220,46 +219,52 @@ def _analyse(rules: _Rules, text: str) -> Traits:
     )
 
 
-class SessionState(Leasing):
-    """Called by cursors around each statement."""
+def before(wrapper: LeaseHolder, sql: Any) -> None:
+    """Called by cursors before each statement."""
+    lease = wrapper._lease
+    if (
+        lease is not None
+        and lease.by_transaction
+        and not (lease.executed or wrapper.in_atomic_block or lease.pinned)
+        and len(lease.cursors) <= 1
+        and traits(wrapper.vendor, sql).asks
+    ):
+        raise TransactionManagementError(
+            "This statement depends on the previous one's session, and in transaction scope each "
+            "statement may run in another session. Wrap both in atomic(), or use one cursor."
+        )
 
-    def before_statement(self, sql: Any) -> None:
-        if not fork.noticed[0]:
-            fork.notice()
-        if (
-            self._transaction_scoped
-            and not (self._executed or self.in_atomic_block or self._pinned)
-            and len(self._open_cursors) <= 1
-            and traits(self.vendor, sql).asks
-        ):
-            raise TransactionManagementError(
-                "This statement depends on the previous one's session, and in transaction scope each "
-                "statement may run in another session. Wrap both in atomic(), or use one cursor."
-            )
 
-    def after_statement(self, sql: Any) -> None:
-        """Also when it has failed, since it may have been executed in part."""
-        self._executed = True
-        slot = self._slot
-        if slot is None or not slot.opened_at:
-            return
-        found, driver = traits(self.vendor, sql), self._pool.driver
-        if found.begins:
-            self._began_by_text = True
-        if found.locks:
-            slot.locks = max(0, slot.locks + found.locks)
-        if self._pool.reset_mode != "never" and not slot.beyond_reset:
-            slot.beyond_reset = found.lasts
-            # The server reports more than the text tells, but no locks.
-            slot.dirty = (
-                slot.dirty
-                or found.changes
-                or (driver.reports_session_changes and driver.session_changed(slot.connection))
-            )
+def after(wrapper: LeaseHolder, sql: Any) -> None:
+    """Called by cursors after each statement; also when it has failed, since it may have been executed in
+    part.
+    """
+    lease = wrapper._lease
+    if lease is None:
+        return
+    lease.executed = True
+    slot = lease.slot
+    if not slot.opened_at:
+        return
+    found = traits(wrapper.vendor, sql)
+    if found.begins:
+        lease.has_begun_by_text = True
+    if found.locks:
+        slot.locks = max(0, slot.locks + found.locks)
+    if lease.identity.reset_mode != "never" and not slot.beyond_reset:
+        slot.beyond_reset = found.lasts
+        driver = lease.driver
+        # The server reports more than the text tells, but no locks.
+        slot.dirty = (
+            slot.dirty
+            or found.changes
+            or (driver.reports_session_changes and driver.session_changed(slot.connection))
+        )
 
-    def pin_session(self) -> None:
-        """``pooling.pin()``: keep the connection, and reset its session before others get it."""
-        self.ensure_connection()
-        if self._slot is not None:
-            self._slot.dirty = True
-            self.pin()
+
+def pin_session(wrapper: LeaseHolder) -> None:
+    """``pooling.pin()``: keep the connection, and reset its session before others get it."""
+    wrapper.ensure_connection()
+    if wrapper._lease is not None:
+        wrapper._lease.slot.dirty = True
+        wrapper.pin()

@@ -48,7 +48,7 @@ class Driver:
 
     # -- for the pool ------------------------------------------------------------------------
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
         return green.hub_of_this_thread() if green.patched("socket") else None
 

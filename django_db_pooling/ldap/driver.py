@@ -22,7 +22,7 @@ class LDAP(Driver):
     # Any thread can close a connection of any identity.
     closes_anywhere = True
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         # Any hub can use any connection: the locks are native ones, and only a descriptor is waited for.
         return None
 

@@ -19,7 +19,7 @@ class BoundDriver(LDAP):
     def __init__(self, own: Identity) -> None:
         self._own = own
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         return self._own
 
 

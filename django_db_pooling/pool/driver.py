@@ -13,7 +13,7 @@ class Driver(Protocol):
     # Whether ``close`` works in any thread or greenlet; otherwise only where the affinity is the same.
     closes_anywhere: bool
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         """A key: this caller can use only connections opened under the same key, gevent's hub for example."""
 
     def wakeup(self) -> Wakeup:

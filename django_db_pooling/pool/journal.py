@@ -32,7 +32,7 @@ class Event(NamedTuple):
 EVENTS = {
     "created": Event(logging.INFO, "pool created: size %(size)s, max_outstanding %(max_outstanding)s"),
     "resized": Event(logging.INFO, "limits changed: size %(size)s, max_outstanding %(max_outstanding)s"),
-    "retired": Event(logging.INFO, "settings changed: this pool is closed, a new one replaces it"),
+    "retired": Event(logging.INFO, "settings changed: connections opened with the old ones are closed"),
     "recycled": Event(logging.INFO, "recycled: every connection is replaced when it is returned"),
     "ordered": Event(logging.INFO, "%(action)s, requested by %(by)s"),
     "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),

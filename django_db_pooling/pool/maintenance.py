@@ -42,10 +42,10 @@ class Maintenance:
 
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
-        affinity = self._slots.driver.affinity()
+        hub = self._slots.driver.hub()
         self._resting.end_all()
         for slot in self._slots.idle():
-            if slot.affinity is affinity and self._slots.claim(slot):
+            if slot.affinity[0] is hub and self._slots.claim(slot):
                 self._slots.close(slot, Closed.RECYCLED)
 
     def close_surplus(self) -> None:
@@ -55,7 +55,7 @@ class Maintenance:
 
     def _close(self, slot: Slot, reason: Closed | None) -> None:
         driver = self._slots.driver
-        if driver.closes_anywhere or slot.affinity is driver.affinity():
+        if driver.closes_anywhere or slot.affinity[0] is driver.hub():
             self._slots.close(slot, reason)
         else:
             self._slots.discard(slot, reason)

@@ -73,7 +73,7 @@ class Pool:
         timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
         """
         if affinity is None:
-            affinity = self.driver.affinity()
+            affinity = self.driver.hub()
         slot = None if self.queue.waiters else self.slots.pop(affinity)
         if slot is not None and not self.health.fit(slot):
             self.slots.close(slot)
@@ -110,7 +110,7 @@ class Pool:
             self.queue.turn_away()
         self.slots.discard(slot)
 
-    def retry_in(self, error: Exception, began: float, deadline: float | None) -> float | None:
+    def retry_in(self, error: Exception, began: float, deadline: float | None, affinity=None) -> float | None:
         """The holder of a bare slot has found no server, with an attempt that began then.
 
         Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
@@ -123,7 +123,7 @@ class Pool:
         self.growth.failed(error, now)
         if deadline is not None and now + (pause or 0.0) >= deadline:
             return None
-        return 0.0 if self.queue.others_may_come_back(self.driver.affinity()) else pause
+        return 0.0 if self.queue.others_may_come_back(affinity) else pause
 
     # -- checkin -----------------------------------------------------------------------------
 
@@ -173,9 +173,18 @@ class Pool:
         """Close what isn't wanted any more, and write the log."""
         self.maintenance.run(self.server_timeout)
 
-    def reserve_minimum(self) -> Slot | None:
+    def close_idle(self, unwanted, reason=Closed.RECYCLED):
+        for slot in self.slots.idle():
+            if unwanted(slot.affinity) and self.slots.claim(slot):
+                self.maintenance._close(slot, reason)
+
+    def affinities(self):
+        return {slot.affinity for slot in self.slots.all()}
+
+    def reserve_minimum(self, affinity=None) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
-        affinity = self.driver.affinity()
+        if affinity is None:
+            affinity = self.driver.hub()
         if self.closing or len(self.slots) >= self.limits.min_size or not self.queue.may_open(affinity):
             return None
         slot = self.slots.new(affinity)

@@ -239,7 +239,7 @@ class Queue:
         if slot is None:
             # A connection of another hub is of no use to this waiter, but its place is.
             for foreign in self._slots.idle():
-                if foreign.affinity is not waiter.affinity and self._slots.claim(foreign):
+                if foreign.affinity != waiter.affinity and self._slots.claim(foreign):
                     self._slots.discard(foreign, Closed.SURPLUS)
                     return self._slots.new(waiter.affinity)
         return slot
@@ -272,7 +272,7 @@ class Queue:
     def others_may_come_back(self, affinity: object) -> bool:
         """Whether somebody has a good connection of this affinity."""
         return any(
-            slot.affinity is affinity and slot.connection is not None and not self._health.is_suspect(slot)
+            slot.affinity == affinity and slot.connection is not None and not self._health.is_suspect(slot)
             for slot in self._slots.all()
         )
 

@@ -65,7 +65,7 @@ class Resting:
         """For a caller that waits: one that has rested for long enough. Its new holder resets it."""
         now = time.monotonic()
         for rest in self.all():
-            if rest.affinity is affinity and now - rest.since >= MIN_REST:
+            if rest.affinity == affinity and now - rest.since >= MIN_REST:
                 slot = self.resume(rest)
                 if slot is not None:
                     self._slots.count_held(slot, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -47,6 +48,7 @@ class Slot:
         "overdue",
         "pool",
         "returned_at",
+        "server_timeout",
         "taken_at",
         "validated_at",
     )
@@ -66,6 +68,8 @@ class Slot:
         self.expires_at = 0.0
         self.validated_at = 0.0
         self.returned_at = 0.0
+        # The server closes it by itself when it has been idle for so long (seconds).
+        self.server_timeout = math.inf
         self.taken_at = 0.0
         # Its session was changed: it is reset before somebody else has it.
         self.dirty = False

@@ -139,12 +139,12 @@ class Slots:
         """The one that was used last, if it has this affinity."""
         try:
             # Looked at before it is popped: meanwhile it would be hidden from those whom it fits.
-            if self._idle[-1].affinity is not affinity:
+            if self._idle[-1].affinity != affinity:
                 return None
             slot = self._idle.pop()
         except IndexError:
             return None
-        if slot.affinity is affinity:
+        if slot.affinity == affinity:
             return slot
         # Another one, put there this instant.
         self.put_back(slot)
@@ -168,7 +168,7 @@ class Slots:
     def claim_any(self, affinity: object) -> Slot | None:
         """The one of this affinity that was used last."""
         for slot in reversed(self.idle()):
-            if slot.affinity is affinity and self.claim(slot):
+            if slot.affinity == affinity and self.claim(slot):
                 return slot
         return None
 

@@ -14,9 +14,7 @@ import pytest
 from django.db import Error, connections, transaction
 
 from django_db_pooling import pooling
-from django_db_pooling.backend.checkin import Checkin
-from django_db_pooling.backend.checkout import Checkout
-from django_db_pooling.backend.errors import BrokenConnections
+from django_db_pooling.backend import checkin, errors, opening
 from django_db_pooling.pool.slots import Slots
 from tests.behaviour.conftest import (
     GEVENT,
@@ -83,11 +81,11 @@ def left_open(alias: str) -> None:
 
 
 STEPS = {
-    "open": Step(cold, (Checkout, "_open"), False),
-    "check": Step(warm, (BrokenConnections, "is_usable"), False),
-    "reset at checkout": Step(dirty_and_abandoned, (Checkin, "_reset_session"), False),
-    "reset at the end": Step(dirty, (Checkin, "_reset_session"), True),
-    "roll back": Step(left_open, (Checkin, "_roll_back"), True),
+    "open": Step(cold, (opening, "open_once"), False),
+    "check": Step(warm, (errors, "is_usable"), False),
+    "reset at checkout": Step(dirty_and_abandoned, (checkin, "reset_session"), False),
+    "reset at the end": Step(dirty, (checkin, "reset_session"), True),
+    "roll back": Step(left_open, (checkin, "roll_back"), True),
     "close": Step(recycled, (Slots, "close"), True),
 }
 

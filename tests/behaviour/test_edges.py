@@ -56,21 +56,21 @@ def test_settings_that_change_while_somebody_waits_are_those_it_gets() -> None:
     """It waits in the pool of what the settings said before."""
     pooling.set_pool_size(1, max_outstanding=1)
     settings_dict = connections.settings["default"]
-    pools: list[Any] = []
+    identities: list[Any] = []
 
     def wait_and_look() -> None:
         one()
-        pools.append(connections["default"]._pool)
+        identities.append(connections["default"]._identity)
 
     with held(1):
-        (old,) = [pool for pool in registry.pools("default") if len(pool)]
+        [old] = registry.pools("default")[0].identities
         waiting = threading.Thread(target=wait_and_look)
         waiting.start()
         eventually(lambda: pooling.stats("default").waiting == 1)
         settings_dict["CONN_HEALTH_CHECKS"] = True
     waiting.join(10)
     try:
-        assert pools and pools[0] is not old
+        assert identities and identities[0] is not old
     finally:
         settings_dict["CONN_HEALTH_CHECKS"] = False
 

@@ -26,9 +26,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import Value
 
 from django_db_pooling import pooling
-from django_db_pooling.backend.checkin import Checkin
-from django_db_pooling.backend.checkout import Checkout
-from django_db_pooling.backend.errors import BrokenConnections
+from django_db_pooling.backend import checkin, errors, opening
 from django_db_pooling.drivers.base import passed_through
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.pool.queue import Queue
@@ -69,12 +67,12 @@ SHARED = "for all to read"
 # Where it can be suspended, by functions that it is inside of. The first that applies is the point.
 POINTS: dict[str, list[Any]] = {
     "closing": [Slots.close],
-    "resetting": [Checkin._reset_session],
-    "checking": [BrokenConnections.is_usable],
-    "connecting": [Checkout._open],
+    "resetting": [checkin.reset_session],
+    "checking": [errors.is_usable],
+    "connecting": [opening.open_once],
     "waiting": [Queue.wait],
     "committing": [BaseDatabaseWrapper._commit],
-    "rolling back": [BaseDatabaseWrapper._rollback, Checkin._roll_back],
+    "rolling back": [BaseDatabaseWrapper._rollback, checkin.roll_back],
     "fetching": [],
     "executing": [CursorWrapper._execute],
     "setting autocommit": [BaseDatabaseWrapper.set_autocommit],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_db_pooling import pooling
+from django_db_pooling import drivers, pooling
 from tests.behaviour.conftest import (
     GEVENT,
     MYSQL,
@@ -45,7 +45,7 @@ def test_no_checkout_finds_something_unread(monkeypatch: pytest.MonkeyPatch) -> 
     with another_alias(POOL={"SIZE": 4, "MAX_OUTSTANDING": 4, "MIN_SIZE": 2}) as alias:
         with held(2, alias):
             pass
-        driver = connections[alias]._pooling_driver()
+        driver = drivers.find(connections[alias].Database)
         usable = type(driver).usable
 
         def ask(*arguments: Any) -> bool:

@@ -1,0 +1,158 @@
+"""Opening: the connection that a bare slot lacks."""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from django.db import Error as DjangoError
+from django.db import OperationalError, connections
+
+from django_db_pooling.backend import checkin
+from django_db_pooling.backend.base import LeaseHolder
+from django_db_pooling.backend.lease import Lease
+from django_db_pooling.database_pool import Identity, copied
+from django_db_pooling.drivers.sockets import keep_alive
+from django_db_pooling.pool.slot import Slot
+from django_db_pooling.process import upkeep
+from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
+
+# For opening one of MIN_SIZE: the housekeeper has other things to do meanwhile (seconds).
+MAX_FILL = 5.0
+
+
+def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
+    """Open, for CONNECT_RETRY seconds while the server is away. False: queue up again instead."""
+    pool = lease.pool
+    while True:
+        began = time.monotonic()
+        try:
+            open_once(wrapper, lease)
+            return True
+        except Exception as error:
+            pause = None
+            if lease.driver.server_away(error.__cause__ or error):
+                until = None if wrapper._deadline is None else wrapper._deadline.until
+                pause = pool.retry_in(copy_of_error(error), began, until, lease.slot.affinity)
+            if pause is None:
+                _give_up(wrapper, lease, error)
+                raise
+            # Drivers leave reference cycles in the frames of a connect() that failed.
+            traceback.clear_frames(error.__traceback__)
+        _undo(wrapper, lease)
+        if not pause:
+            wrapper.discard()
+            return False
+        time.sleep(pause)
+
+
+def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
+    """Try once."""
+    slot, driver, identity = lease.slot, lease.driver, lease.identity
+    wrapper.__dict__.update(identity.learned)
+    with _own_settings(wrapper, identity):
+        wrapper.plain.connect()
+    if wrapper._lease is not lease or driver.broken(slot.connection):
+        raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_created")
+    fd, idle = driver.fileno(slot.connection), lease.pool.limits.keepalive
+    if fd is not None and idle is not None:
+        keep_alive(fd, idle, lease.params)
+    driver.connected(slot.connection, lease.params)
+    lease.params = {}
+    identity.learn(wrapper)
+    slot.server_timeout = identity.server_timeout
+    # The settings may have changed while this connected.
+    slot.broken = not identity.fits(wrapper)
+    lease.pool.opened(slot)
+    upkeep.ensure_running()
+
+
+@contextmanager
+def _own_settings(wrapper: LeaseHolder, identity: Identity) -> Iterator[None]:
+    """What the backend writes into its settings while it connects, a token for example, is found by
+    comparing. Others may change the alias's own at the same time.
+    """
+    settings_dict = wrapper.settings_dict
+    before, wrapper.settings_dict = copied(settings_dict), copied(settings_dict)
+    try:
+        yield
+    finally:
+        own, wrapper.settings_dict = wrapper.settings_dict, settings_dict
+        if own != before:
+            changes = {key: own[key] for key in own if key not in before or own[key] != before[key]}
+            identity.pool.found_own_keys(set(changes))
+            settings_dict.update(changes)
+
+
+def get_new_connection(wrapper: LeaseHolder, conn_params: dict[str, Any]) -> Any:
+    """For Django's connect()."""
+    lease = wrapper._lease
+    if lease is None or lease.slot.connection is not None:
+        return wrapper.plain.get_new_connection(conn_params)
+    lease.params = conn_params
+    adapted = conn_params.copy()
+    seconds = _seconds_to_connect(wrapper, lease)
+    lease.driver.adapt(adapted, seconds)
+    lease.driver.open(lease.slot, partial(wrapper.plain.get_new_connection, adapted), seconds)
+    return lease.slot.connection
+
+
+def _seconds_to_connect(wrapper: LeaseHolder, lease: Lease) -> float | None:
+    seconds = wrapper.seconds_left(lease)
+    if not lease.pool.growth.outage:
+        return seconds
+    # The others are turned away until this attempt ends.
+    most: float = max(lease.pool.limits.connect_retry, MIN_SECONDS)
+    return most if seconds is None else min(seconds, most)
+
+
+def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
+    """Free a slot that got no connection. Only the driver's errors say something of the server."""
+    wrapper._lease = None
+    cause = error.__cause__ if isinstance(error, DjangoError) else error
+    if isinstance(error, Exception) and isinstance(cause, (wrapper.Database.Error, OSError)):
+        lease.pool.open_failed(lease.slot, copy_of_error(error))
+    else:
+        lease.pool.discard(lease.slot)
+
+
+def _undo(wrapper: LeaseHolder, lease: Lease) -> None:
+    """What an attempt that failed may have left."""
+    slot = lease.slot
+    wrapper.connection, connection, slot.connection = None, slot.connection, None
+    if connection is not None:
+        lease.driver.drop(connection)
+
+
+def fill(wrapper: LeaseHolder, identity: Identity, slot: Slot) -> None:
+    """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE."""
+    wrapper._identity = identity
+    lease = wrapper._lease = Lease(slot, identity, by_transaction=False)
+    wrapper._deadline = Deadline(min(lease.pool.limits.timeout or MAX_FILL, MAX_FILL))
+    # Receivers of connection_created that ask for connections[alias] mean this one.
+    connections[wrapper.alias] = wrapper
+    try:
+        open_once(wrapper, lease)
+    except BaseException as error:
+        _give_up(wrapper, lease, error)
+        raise
+    finally:
+        del connections[wrapper.alias]
+    checkin.give_back(wrapper)
+
+
+def copy_of_error(error: Exception, note: str | None = None) -> Exception:
+    """To raise or store it without the traceback, and so the frames, of its first raise."""
+    try:
+        made = copy.copy(error)
+    except Exception:
+        made = OperationalError(str(error))
+    made.__traceback__ = None
+    if note is not None:
+        made.add_note(note)
+    return made
