@@ -31,7 +31,7 @@ CYCLES = 500
 REPEATS = 6
 
 
-def make_cycle(database: str) -> Callable[[], None]:
+def make_cycle(database: str, *, transaction: bool = False) -> Callable[[], None]:
     """Sets Django up as the benchmark site's wsgi.py does, on a stub."""
     os.environ["BENCHMARK_DATABASE_URL"] = (
         f"{'mysql' if database == 'mysql' else 'postgres'}://user:secret@127.0.0.1:9/stub"
@@ -44,12 +44,13 @@ def make_cycle(database: str) -> Callable[[], None]:
     from benchmarks.rows import token
     from benchmarks.site.views import reader
 
+    read = reader.read_in_transaction if transaction else reader.read
     expected = token(1)
 
     def cycle() -> None:
         environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": "/one"}
         signals.request_started.send(sender=None, environ=environ)
-        assert reader.read(1) == expected
+        assert read(1) == expected
         signals.request_finished.send(sender=None)
 
     return cycle
