@@ -22,7 +22,7 @@ from typing import Any
 
 import gevent
 
-from benchmarks.calls import counting
+from benchmarks.calls import Count, counting
 from benchmarks.stub_mysql import Counter
 
 WARM_UP = 200
@@ -72,17 +72,18 @@ def measure(cycle: Callable[[], None]) -> dict[str, float]:
             in_greenlet(cycle)
         best = min(best, time.process_time() - began)
     round_trips, connects = Counter.round_trips - round_trips, Counter.connects - connects
-    calls: list[int] = []
+    counts: list[Count] = []
 
     def counted() -> None:
         with counting() as count:
             cycle()
-        calls.append(count.python)
+        counts.append(count)
 
     in_greenlet(counted)
     return {
         "microseconds": best / CYCLES * 1e6,
-        "calls": calls[0],
+        "calls": counts[0].python,
+        "package_calls": counts[0].package,
         "round_trips": round_trips / (CYCLES * REPEATS),
         "connects": connects / (CYCLES * REPEATS),
     }

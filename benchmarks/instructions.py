@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from compileall import compile_dir
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks import report
@@ -27,7 +29,8 @@ from benchmarks.environments import ROOT, Environments, only_benchmarks
 from benchmarks.variants import BY_NAME, CEILING, FAIR_CEILING, MYSQL, POSTGRESQL, TREE, Variant
 from tests.environments import CannotInstall
 
-RUN_SECONDS = 900.0
+RUN_SECONDS = 300.0
+POOL_SIZE = 20
 NAMES = [
     CEILING,
     FAIR_CEILING,
@@ -54,16 +57,20 @@ class Case:
 class Counting:
     """Runs a variant under callgrind. ``directory``: where to run it; ``python``: the interpreter for it."""
 
-    def __init__(
-        self, directory: Path, python: Callable[[Variant], Path], requests: int, pool_size: int
-    ) -> None:
+    def __init__(self, directory: Path, python: Callable[[Variant], Path], requests: int, seeds: int) -> None:
         self._directory = directory
         self._python = python
         self._requests = requests
-        self._pool_size = pool_size
+        self._seeds = seeds
+        # As an installed package has it: what is compiled first has other addresses later.
+        for name in ("benchmarks", "django_db_pooling"):
+            compile_dir(directory / name, quiet=2)
 
     def instructions(self, name: str, case: Case) -> float:
-        """Of one request."""
+        """Of one request: the mean over the seeds, which differ by what hashes and addresses happen to do."""
+        return mean(self._with_seed(name, case, seed) for seed in range(self._seeds))
+
+    def _with_seed(self, name: str, case: Case, seed: int) -> float:
         with tempfile.TemporaryDirectory(prefix="callgrind-") as directory:
             marks = Path(directory) / "marks.so"
             subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", marks, MARKS], check=True)
@@ -75,17 +82,23 @@ class Counting:
                     *("setarch", "-R", "valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet"),
                     f"--callgrind-out-file={out}",
                 ],
-                environment={"BENCHMARK_CALLGRIND": str(marks), "LD_PRELOAD": str(marks)},
+                environment={
+                    "BENCHMARK_CALLGRIND": str(marks),
+                    "LD_PRELOAD": str(marks),
+                    "PYTHONHASHSEED": str(seed),
+                },
             )
             # The first of its dumps.
             lines = Path(f"{out}.1").read_text().splitlines()
         total = next(line for line in lines if line.startswith("totals:"))
         return int(total.split()[1]) / self._requests
 
-    def functions(self, name: str, case: Case) -> dict[str, float]:
-        """Calls of Python functions by their place, in one request."""
-        calls = json.loads(self._run(name, case, "--functions").splitlines()[-1])
-        return {place: count / self._requests for place, count in calls.items()}
+    def functions(self, name: str, case: Case) -> list[dict[str, Any]]:
+        """The Python functions that are called in one request."""
+        functions: list[dict[str, Any]] = json.loads(self._run(name, case, "--functions").splitlines()[-1])
+        for function in functions:
+            function["calls"] /= self._requests
+        return functions
 
     def _run(
         self,
@@ -98,12 +111,13 @@ class Counting:
         arguments = [case.database, f"--at-once={case.at_once}", f"--requests={self._requests}", *more]
         if case.transaction:
             arguments.append("--transaction")
-        own = {variable: text for variable, text in os.environ.items() if not variable.startswith("PYTHON")}
+        # The same for everybody: its size moves what is behind it.
+        own = {variable: text for variable, text in os.environ.items() if variable in ("HOME", "PATH")}
         run = subprocess.run(
             [*(before or []), str(self._python(BY_NAME[name])), "-m", "benchmarks.steady", *arguments],
             cwd=self._directory,
             env=own
-            | {"BENCHMARK_VARIANT": name, "BENCHMARK_POOL_SIZE": str(self._pool_size), "PYTHONHASHSEED": "0"}
+            | {"BENCHMARK_VARIANT": name, "BENCHMARK_POOL_SIZE": str(POOL_SIZE)}
             | (environment or {}),
             capture_output=True,
             text=True,
@@ -174,18 +188,15 @@ def _table(
     return report.render(f"Instructions, {str(cases[0]).rpartition(',')[0]}", head, rows, rst, notes)
 
 
-def _functions(name: str, case: Case, calls: dict[str, float]) -> str:
+def _functions(name: str, case: Case, functions: list[dict[str, Any]]) -> str:
     """The package's first, then the others, the most frequent first."""
-    package = {place: count for place, count in calls.items() if "/django_db_pooling/" in place}
-    others = {place: count for place, count in calls.items() if place not in package}
-    own, other = sum(package.values()), sum(others.values())
-    lines = [f"{name}: {case}: {own:.1f} calls into the package, {other:.1f} others"]
-    for group in (package, others):
-        for place, count in sorted(group.items(), key=lambda item: -item[1]):
-            path, _, rest = place.rpartition(":")
-            lines.append(f"{count:8.2f}  {'/'.join(Path(path).parts[-3:])}:{rest}")
-        lines.append("")
-    return "\n".join(lines)
+    package = sum(function["calls"] for function in functions if function["package"])
+    others = sum(function["calls"] for function in functions if not function["package"])
+    lines = [f"{name}: {case}: {package:.1f} calls of functions of the package, {others:.1f} of others"]
+    for function in sorted(functions, key=lambda function: (not function["package"], -function["calls"])):
+        path, _, rest = function["place"].rpartition(":")
+        lines.append(f"{function['calls']:8.2f}  {'/'.join(Path(path).parts[-3:])}:{rest}")
+    return "\n".join([*lines, ""])
 
 
 def _arguments() -> argparse.Namespace:
@@ -208,12 +219,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=NAMES, metavar="NAME", default=NAMES)
     parser.add_argument("--work", nargs="+", choices=["query", "atomic"], default=["query", "atomic"])
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 100], help="requests at a time")
-    parser.add_argument("--pool-size", type=int, default=20)
     parser.add_argument("--requests", type=int, default=200, help="that are counted in a run")
+    parser.add_argument("--seeds", type=int, help="runs for each figure; 3, with --here 1")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that run side by side")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--rst", action="store_true", help="print tables for the documentation")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or (1 if arguments.here else 3)
+    return arguments
 
 
 def _run(arguments: argparse.Namespace, directory: Path, python: Callable[[Variant], Path]) -> str:
@@ -224,7 +237,7 @@ def _run(arguments: argparse.Namespace, directory: Path, python: Callable[[Varia
         Case(database, work == "atomic", at_once)
         for database, work, at_once in product(arguments.database, arguments.work, arguments.at_once)
     ]
-    counting = Counting(directory, python, arguments.requests, arguments.pool_size)
+    counting = Counting(directory, python, arguments.requests, arguments.seeds)
     if arguments.functions:
         calls = _measure(names, cases, arguments.processes, counting.functions)
         return "\n".join(_functions(*job, found) for job, found in calls.items() if found is not None)

@@ -21,10 +21,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType, FrameType
+from typing import Any
 
 import gevent
 from gevent.event import Event
 
+from benchmarks.calls import is_of_package
 from benchmarks.cycle import make_cycle
 from benchmarks.stub_mysql import Server
 
@@ -55,20 +57,23 @@ class Steady:
             raise self.error
 
     def _request(self) -> None:
-        self.prepare()
         try:
+            self.prepare()
             self._cycle()
+            self._count()
         except BaseException as error:
             self.error = error
             self._over.set()
             raise
+        gevent.spawn(self._request)
+
+    def _count(self) -> None:
         self._done += 1
         if self._done == WARM_UP:
             self.begin()
         elif self._done == self._last:
             self.end()
             self._over.set()
-        gevent.spawn(self._request)
 
 
 def count_instructions(steady: Steady, at_once: int) -> None:
@@ -85,10 +90,10 @@ def count_instructions(steady: Steady, at_once: int) -> None:
     os._exit(0)
 
 
-def count_calls(steady: Steady, at_once: int) -> dict[str, int]:
-    """Calls of Python functions by their place."""
+def count_calls(steady: Steady, at_once: int) -> list[dict[str, Any]]:
+    """Of each Python function: its place, its calls and whether it is of the package."""
     calls: Counter[CodeType] = Counter()
-    result: dict[str, int] = {}
+    result: list[dict[str, Any]] = []
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event == "call":
@@ -98,8 +103,10 @@ def count_calls(steady: Steady, at_once: int) -> dict[str, int]:
         sys.setprofile(note)
 
     def end() -> None:
+        sys.setprofile(None)
         for code, count in calls.items():
-            result[f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname}"] = count
+            place = f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname}"
+            result.append({"place": place, "calls": count, "package": is_of_package(code)})
 
     # Each greenlet has a profiler of its own, the hub, too.
     steady.prepare = profile

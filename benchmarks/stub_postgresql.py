@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import psycopg
@@ -95,6 +96,7 @@ class StubConnection:
         context = options.get("context") or psycopg
         self.adapters = AdaptersMap(context.adapters)
         self.autocommit = bool(options.get("autocommit"))
+        self.lock = threading.Lock()
         Counter.connects += 1
 
     @property
