@@ -7,9 +7,9 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak screenshots conformance benchmark benchmark-micro benchmark-ldap lint
-.PHONY: check-code check-format check-types docs clean
-.PHONY: provision-venv provision-demo provision-test
+.PHONY: help demo test soak screenshots conformance benchmark benchmark-instructions
+.PHONY: benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
+.PHONY: provision-venv provision-demo provision-test provision-instructions
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
 	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro, benchmark-ldap'
+	@echo 'make benchmark-instructions  instructions of a request cycle       (ARGS="--here" for the working tree alone)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make docs    build the documentation into docs/_build'
 	@echo 'make clean   remove everything that these have made'
@@ -42,6 +43,9 @@ benchmark: $(VENV)/test.stamp | provision-test
 
 benchmark-micro: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.micro $(ARGS)
+
+benchmark-instructions: $(VENV)/test.stamp | provision-instructions
+	$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 benchmark-ldap: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m benchmarks.ldap $(ARGS)
@@ -87,5 +91,5 @@ $(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	$(INSTALL) '.[dev,test]'
 	touch $@
 
-provision-venv provision-demo provision-test: provision-%:
+provision-venv provision-demo provision-test provision-instructions: provision-%:
 	@sh tests/provision.sh $*

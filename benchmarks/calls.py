@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from functools import cache
+from importlib.util import find_spec
+from types import CodeType, FrameType
 
 
 class Count:
-    """``python``: functions written in Python, ``c``: those that are not."""
+    """``python``: functions written in Python, ``package``: those of this package, ``c``: the others."""
 
     python = 0
+    package = 0
     c = 0
 
 
@@ -23,6 +27,7 @@ def counting() -> Iterator[Count]:
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event == "call":
             count.python += 1
+            count.package += is_of_package(frame.f_code)
         elif event == "c_call":
             count.c += 1
 
@@ -34,3 +39,17 @@ def counting() -> Iterator[Count]:
         # The end of the block: __exit__, next(), this generator, sys.setprofile.
         count.python -= 2
         count.c -= 2
+
+
+def is_of_package(code: CodeType) -> bool:
+    """Whether the function is one of the pool's, of whichever release the environment has."""
+    return code.co_filename.startswith(_package())
+
+
+@cache
+def _package() -> tuple[str, ...]:
+    """What the paths of its files begin with."""
+    spec = find_spec("django_db_pooling")
+    if spec is None or spec.submodule_search_locations is None:
+        return ()
+    return tuple(os.path.join(directory, "") for directory in spec.submodule_search_locations)

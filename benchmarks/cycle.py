@@ -22,7 +22,7 @@ from typing import Any
 
 import gevent
 
-from benchmarks.calls import counting
+from benchmarks.calls import Count, counting
 from benchmarks.stub_mysql import Counter
 
 WARM_UP = 200
@@ -31,7 +31,7 @@ CYCLES = 500
 REPEATS = 6
 
 
-def make_cycle(database: str) -> Callable[[], None]:
+def make_cycle(database: str, *, transaction: bool = False) -> Callable[[], None]:
     """Sets Django up as the benchmark site's wsgi.py does, on a stub."""
     os.environ["BENCHMARK_DATABASE_URL"] = (
         f"{'mysql' if database == 'mysql' else 'postgres'}://user:secret@127.0.0.1:9/stub"
@@ -44,12 +44,13 @@ def make_cycle(database: str) -> Callable[[], None]:
     from benchmarks.rows import token
     from benchmarks.site.views import reader
 
+    read = reader.read_in_transaction if transaction else reader.read
     expected = token(1)
 
     def cycle() -> None:
         environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": "/one"}
         signals.request_started.send(sender=None, environ=environ)
-        assert reader.read(1) == expected
+        assert read(1) == expected
         signals.request_finished.send(sender=None)
 
     return cycle
@@ -71,17 +72,18 @@ def measure(cycle: Callable[[], None]) -> dict[str, float]:
             in_greenlet(cycle)
         best = min(best, time.process_time() - began)
     round_trips, connects = Counter.round_trips - round_trips, Counter.connects - connects
-    calls: list[int] = []
+    counts: list[Count] = []
 
     def counted() -> None:
         with counting() as count:
             cycle()
-        calls.append(count.python)
+        counts.append(count)
 
     in_greenlet(counted)
     return {
         "microseconds": best / CYCLES * 1e6,
-        "calls": calls[0],
+        "calls": counts[0].python,
+        "package_calls": counts[0].package,
         "round_trips": round_trips / (CYCLES * REPEATS),
         "connects": connects / (CYCLES * REPEATS),
     }

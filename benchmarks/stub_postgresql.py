@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from benchmarks.rows import TABLE, token
-from benchmarks.stub_mysql import Counter
+from benchmarks.stub_mysql import Counter, round_trip
 
 ROWS: dict[str, tuple[Any, ...]] = {f'FROM "{TABLE}"': (1, token(1)), f"FROM {TABLE}": (1, token(1))}
 
@@ -64,7 +65,7 @@ class StubCursor:
 
     def execute(self, sql: Any, params: Any = None, **options: Any) -> StubCursor:
         self.connection.begin()
-        Counter.round_trips += 1
+        round_trip()
         row = next((row for part, row in ROWS.items() if part in str(sql)), (1,))
         self._rows = [row]
         return self
@@ -95,6 +96,7 @@ class StubConnection:
         context = options.get("context") or psycopg
         self.adapters = AdaptersMap(context.adapters)
         self.autocommit = bool(options.get("autocommit"))
+        self.lock = threading.Lock()
         Counter.connects += 1
 
     @property
@@ -112,12 +114,12 @@ class StubConnection:
 
     def begin(self) -> None:
         if not self.autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE:
-            Counter.round_trips += 1
+            round_trip()
             self.pgconn.transaction_status = TransactionStatus.INTRANS
 
     def commit(self) -> None:
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            Counter.round_trips += 1
+            round_trip()
             self.pgconn.transaction_status = TransactionStatus.IDLE
 
     rollback = commit

@@ -18,6 +18,7 @@ LDAP = "ldap"
 LDAPS = "ldaps"
 # What the others are compared with.
 CEILING = "ceiling: ORM"
+FAIR_CEILING = "ceiling: ORM, in order"
 # An engine that is not one of Django's own; this release of it is for Django 5.
 DJANGO_LDAPDB = ("mprov-django-ldapdb>=1.5.4", "python-ldap>=3.4.5")
 
@@ -85,6 +86,10 @@ VARIANTS = [
     Variant(
         CEILING,
         reader="ThroughWrappers",
+    ),
+    Variant(
+        FAIR_CEILING,
+        reader="ThroughWrappersInOrder",
     ),
     Variant(
         "ceiling: raw driver",

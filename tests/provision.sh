@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo or test.
+# Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo, test or
+# instructions.
 # On Debian as root what is missing is installed, without starting the machine's own database services.
 # Otherwise it is named; `make demo` and `make test` can do without, CI cannot.
 # can-use-ldap only says, by its status, whether there is a server and what it takes to compile a client.
@@ -83,8 +84,14 @@ test)
     need python3-dev has_python_headers
     without='tests that need them are skipped'
     ;;
+instructions)
+    need valgrind has_header valgrind/callgrind.h
+    need gcc command -v gcc
+    need libc6-dev has_header time.h
+    without='no instructions can be counted'
+    ;;
 *)
-    echo "usage: $0 venv|demo|test|can-use-ldap" >&2
+    echo "usage: $0 venv|demo|test|instructions|can-use-ldap" >&2
     exit 2
     ;;
 esac
@@ -94,7 +101,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_missing; then
     exit 0
 fi
 echo "Missing:$missing (Debian's names; as root: apt-get install --no-install-recommends$missing)" >&2
-if [ "$purpose" = venv ] || [ -n "${CI:-}" ]; then
+if [ "$purpose" = venv ] || [ "$purpose" = instructions ] || [ -n "${CI:-}" ]; then
     echo "Without them $without." >&2
     exit 1
 fi
