@@ -51,6 +51,8 @@ class DatabasePool(Pool):
         self.reset_mode = conf.reset_mode(wrapper.settings_dict)
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
+        # After so many idle seconds the server closes a connection.
+        self._server_timeout = math.inf
 
     def serves(self, wrapper: Any) -> bool:
         """Whether its connections fit the wrapper's settings as they are at this moment."""
@@ -81,10 +83,11 @@ class DatabasePool(Pool):
         """Called with a wrapper that has just opened a connection."""
         known = wrapper.__dict__
         self.learned = {name: known[name] for name in self.driver.learned if name in known}
-        if self.server_timeout == math.inf:
+        if self._server_timeout == math.inf:
             seconds = self.driver.server_timeout(wrapper.connection)
             # Some time before the server closes it: that may happen just when somebody checks it out.
-            self.server_timeout = max(seconds - 2, seconds / 2)
+            self._server_timeout = max(seconds - 2, seconds / 2)
+        wrapper.slot.server_timeout = self._server_timeout
 
     def recycle(self) -> None:
         self.learned = {}

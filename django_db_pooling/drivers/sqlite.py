@@ -24,7 +24,7 @@ class SQLite(Driver):
         # id of a connection -> its file's path, and which file that was when it was opened.
         self._files: dict[int, tuple[str, tuple[int, int] | None]] = {}
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         return None
 
     def fileno(self, connection: Any) -> int | None:
