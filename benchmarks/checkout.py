@@ -39,16 +39,10 @@ class Nothing:
 def django_db_pooling() -> Cycle:
     from django_db_pooling.pool import Pool
     from django_db_pooling.pool.limits import Limits
-    from django_db_pooling.process.wakeup import ThreadWakeup, Wakeup
 
     class Driver:
-        closes_anywhere = False
-
-        def affinity(self) -> object:
+        def hub(self) -> object:
             return None
-
-        def wakeup(self) -> Wakeup:
-            return ThreadWakeup()
 
         def alive(self, connection: Any) -> bool | None:
             return True

@@ -168,7 +168,8 @@ class DatabasePool(Pool):
 
     def retire_unused(self) -> None:
         """Forget the identities of copies that have no connection any more."""
-        used = {identity for _, identity in self.affinities()}
+        affinities: Any = self.affinities()
+        used = {identity for _, identity in affinities}
         self._retire([one for one in self.identities if not one.is_of_alias and one not in used])
 
     def retire_all(self) -> None:
@@ -181,12 +182,17 @@ class DatabasePool(Pool):
             identity.retired = True
         with self._lock:
             self.identities = tuple(one for one in self.identities if not one.retired)
-        self.close_idle(lambda affinity: affinity[1].retired)
+        self.close_idle(_is_retired)
 
     def recycle(self) -> None:
         for identity in self.identities:
             identity.learned = {}
         super().recycle()
+
+
+def _is_retired(affinity: Any) -> bool:
+    _, identity = affinity
+    return bool(identity.retired)
 
 
 def _time_zones() -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 from django_db_pooling.drivers import sockets
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
-from django_db_pooling.process.wakeup import GreenletWakeup, ThreadWakeup, Wakeup
 
 # POLLRDHUP is not on every system. Where it is missing, a closed connection looks unread and gets a ping.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -43,18 +42,12 @@ class Driver:
     has_transactions = True
     # The default of SCOPE.
     scope = "request"
-    # Whether close() works in any thread or greenlet, and not only where the affinity is the same.
-    closes_anywhere = False
 
     # -- for the pool ------------------------------------------------------------------------
 
     def hub(self) -> object:
         """Connections only work in the hub that opened them, where gevent patches sockets."""
         return green.hub_of_this_thread() if green.patched("socket") else None
-
-    def wakeup(self) -> Wakeup:
-        """What a caller sleeps on while it waits for a connection."""
-        return GreenletWakeup() if green.patched("threading") else ThreadWakeup()
 
     def alive(self, connection: Any) -> bool | None:
         """False: closed by the server. None: something unread is there, only a ping can tell."""

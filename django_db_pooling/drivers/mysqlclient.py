@@ -19,7 +19,7 @@ _DESCRIPTOR = "descriptor_for_pool"
 class MySQLClient(Driver):
     learned = ("isolation_level", "mysql_server_data")
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         return None
 
     def fileno(self, connection: Any) -> int | None:

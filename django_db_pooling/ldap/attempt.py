@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from django_db_pooling.process import green
-from django_db_pooling.process.wakeup import Wakeup
+from django_db_pooling.process.wakeup import Here
 
-# A wake-up may get lost: seconds between looks.
-RECHECK_INTERVAL = 0.5
+_here = Here()
 
 
 class AttemptTimeout(Exception):
@@ -22,26 +23,32 @@ class AttemptTimeout(Exception):
 
 
 class Attempt:
-    """Runs ``call`` at once in a native thread, under gevent, too. ``wakeup``: what its caller sleeps on.
+    """Runs ``call`` at once in a native thread, under gevent, too.
 
     For connecting in C: it blocks gevent's hub, and neither a deadline nor an exception in Python ends it.
     """
 
-    def __init__(self, call: Callable[[], None], wakeup: Wakeup) -> None:
-        self.is_over = False
-        self._wakeup = wakeup
+    def __init__(self, call: Callable[[], None]) -> None:
+        # Its caller sleeps on it: see process.wakeup.Sleeper.
+        self.outcome: bool | None = None
+        self.asleep: Any = None
+        self._sleepers = _here()
         self._error: BaseException | None = None
         self._callbacks: deque[Callable[[], None]] = deque()
         green.original("_thread", "start_new_thread")(self._run, (call,))
+
+    @property
+    def is_over(self) -> bool:
+        return self.outcome is not None
 
     def wait(self, seconds: float | None) -> None:
         """Wait for the end. Raises the call's error, and AttemptTimeout after ``seconds``; None: no limit."""
         began = time.monotonic()
         while not self.is_over:
-            left = RECHECK_INTERVAL if seconds is None else began + seconds - time.monotonic()
+            left = math.inf if seconds is None else began + seconds - time.monotonic()
             if left <= 0:
                 raise AttemptTimeout(time.monotonic() - began)
-            self._wakeup.wait(min(left, RECHECK_INTERVAL))
+            self._sleepers.sleep(self, left)
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -61,8 +68,8 @@ class Attempt:
         except BaseException as error:
             self._error = error
         finally:
-            self.is_over = True
-            self._wakeup.wake()
+            self.outcome = True
+            self._sleepers.wake(self)
             self._run_callbacks()
 
     def _run_callbacks(self) -> None:

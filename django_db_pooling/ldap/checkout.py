@@ -88,7 +88,7 @@ class Checkouts:
         # Kept for good: the pool opens connections of this one by itself.
         self._own_identity = self._identities.of(bind, passwd)
         # Each process has its own: use _pool, which notices a fork.
-        self._pool_of_process = DirectoryPool(uri, limits, self._own_identity)
+        self._pool_of_process = DirectoryPool(uri, limits)
         # Before the first use no connection is opened for min_size.
         self._is_used = False
 
@@ -107,7 +107,7 @@ class Checkouts:
         fork.cut_off(DRIVER.fileno(connection) for connection in pool.connections())
         fork.never_free(pool)
         self._is_used = False
-        self._pool_of_process = DirectoryPool(self.uri, pool.limits, self._own_identity)
+        self._pool_of_process = DirectoryPool(self.uri, pool.limits)
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
         deadline = Deadline(self.wait_timeout)

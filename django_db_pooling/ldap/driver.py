@@ -19,8 +19,6 @@ class LDAP(Driver):
     remembers_transaction = True
     has_transactions = False
     scope = "transaction"
-    # Any thread can close a connection of any identity.
-    closes_anywhere = True
 
     def hub(self) -> object:
         # Any hub can use any connection: the locks are native ones, and only a descriptor is waited for.
@@ -31,7 +29,7 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_fill, slot, make), self.wakeup())
+        attempt = slot.attempt = Attempt(partial(_fill, slot, make))
         try:
             attempt.wait(seconds)
         except AttemptTimeout as error:

@@ -179,7 +179,7 @@ class ConnectionManager(Checkouts):
         if not self._is_used:
             return False
         pool.maintain()
-        slot = pool.reserve_minimum()
+        slot = pool.reserve_minimum(self._own_identity)
         if slot is not None:
             try:
                 # Who closes the manager, or ends the process, may wait for this.

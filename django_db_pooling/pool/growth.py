@@ -42,6 +42,10 @@ class Growth:
     def begin(self, number: int, now: float) -> None:
         self._opening[number] = now
 
+    def begun(self, number: int) -> float:
+        """When; 0 for one that isn't opening."""
+        return self._opening.get(number, 0.0)
+
     def end(self, number: int) -> None:
         self._opening.pop(number, None)
 

@@ -6,7 +6,7 @@ import math
 import time
 
 from django_db_pooling.pool.slot import Slot
-from django_db_pooling.pool.slots import Slots
+from django_db_pooling.pool.slots import FRESH, Slots
 
 
 class Health:
@@ -36,6 +36,18 @@ class Health:
             # The frames that the error refers to have the slot: it would last as long as the error.
             self._slots.discard(slot)
             raise
+
+    def is_fresh(self, slot: Slot) -> bool:
+        """Whether it has come back so lately, from one who had it for so short a time, that it needs no look.
+
+        ``Slots.checkin`` has seen how long its holder had it; this is about the time since.
+        """
+        now = time.monotonic()
+        return (
+            now - slot.returned_at < FRESH
+            and now < slot.expires_at
+            and slot.generation == self._slots.generation
+        )
 
     def looks_bad(self, slot: Slot) -> bool:
         """As far as can be seen by somebody who doesn't have the slot: it may be in use by now."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.resting import Resting
-from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
 
@@ -24,43 +24,39 @@ class Maintenance:
         self._resting = resting
         self._health = health
 
-    def run(self, server_timeout: float) -> None:
-        """Everything, also where a part of it fails. Raises what failed.
-
-        ``server_timeout``: the server itself closes a connection that has been idle for so long (seconds).
-        """
+    def run(self) -> None:
+        """Everything, also where a part of it fails. Raises what failed."""
         with ExitStack() as last_first:
             last_first.callback(self._slots.journal.write)
             last_first.callback(self._log_long_holders, self._slots.limits.leak_threshold)
-            last_first.callback(self._close_unwanted, server_timeout)
+            last_first.callback(self._close_unwanted)
             last_first.callback(self._slots.free_lost)
 
     def drain(self) -> None:
         """Close what is idle."""
         while (slot := self._slots.pop_oldest()) is not None:
-            self._close(slot, Closed.RECYCLED)
+            self._slots.close(slot, Closed.RECYCLED)
 
     def drain_here(self) -> None:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
         hub = self._slots.driver.hub()
         self._resting.end_all()
         for slot in self._slots.idle():
-            if slot.affinity[0] is hub and self._slots.claim(slot):
+            if slot.hub is hub and self._slots.claim(slot):
                 self._slots.close(slot, Closed.RECYCLED)
+
+    def close_idle(self, unwanted: Callable[[object], bool], reason: Closed) -> None:
+        """Close what is idle and of such an affinity."""
+        for slot in self._slots.idle():
+            if unwanted(slot.affinity) and self._slots.claim(slot):
+                self._slots.close(slot, reason)
 
     def close_surplus(self) -> None:
         """Close what is idle beyond the cap, what has been idle for longest first."""
         while self._slots.is_over_cap and (slot := self._slots.pop_oldest()) is not None:
-            self._close(slot, Closed.SURPLUS)
+            self._slots.close(slot, Closed.SURPLUS)
 
-    def _close(self, slot: Slot, reason: Closed | None) -> None:
-        driver = self._slots.driver
-        if driver.closes_anywhere or slot.affinity[0] is driver.hub():
-            self._slots.close(slot, reason)
-        else:
-            self._slots.discard(slot, reason)
-
-    def _close_unwanted(self, server_timeout: float) -> None:
+    def _close_unwanted(self) -> None:
         """What has been idle for too long, is stale, broken, or one more than the pool keeps idle."""
         now = time.monotonic()
         if self._slots.is_closing:
@@ -68,13 +64,13 @@ class Maintenance:
         else:
             self._resting.end_old()
         for slot in self._slots.idle():
-            reason = self._not_wanted(now - slot.returned_at, server_timeout)
+            reason = self._not_wanted(now - slot.returned_at, slot.server_timeout)
             if (reason or self._health.looks_bad(slot)) and self._slots.claim(slot):
                 # It may have been in use since the look, and be back.
                 if reason is None and self._health.fit(slot):
                     self._slots.put_back(slot)
                 else:
-                    self._close(slot, reason)
+                    self._slots.close(slot, reason)
         if self._slots.waiting:
             self._slots.on_freed()
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
-from django_db_pooling.pool.growth import Growth
+from django_db_pooling.pool.growth import AT_A_TIME, Growth
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
@@ -39,8 +40,6 @@ class Pool:
         self.driver = driver
         # While True, connections are closed as they come back.
         self.closing = False
-        # The server closes a connection by itself when it has been idle for so long (seconds).
-        self.server_timeout = math.inf
         self.growth = Growth()
         self.counts = Counts()
         self.journal = Journal(name)
@@ -50,6 +49,7 @@ class Pool:
         self.queue = Queue(name, slots, self.resting, health)
         self.maintenance = Maintenance(slots, self.resting, health)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
+        slots.hand_over = self.queue.hand_over
         # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
@@ -69,7 +69,7 @@ class Pool:
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already never waits.
         ``began``: since when the caller has been waiting, if not from now. ``affinity``: which connections
-        the caller can use, if not those of the driver's affinity at this moment. ``counted``: whether a
+        the caller can use: those opened for one that is equal; None: those of its hub. ``counted``: whether a
         timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
         """
         if affinity is None:
@@ -91,7 +91,7 @@ class Pool:
         age = self.limits.max_age
         cut = 1 - AGE_JITTER * random.random()
         slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
-        seconds = slot.opened_at - slot.taken_at
+        seconds = slot.opened_at - max(self.growth.begun(slot.number), slot.taken_at)
         self.counts.connects.observe(seconds)
         self.growth.end(slot.number)
         failed_at = self.growth.succeeded()
@@ -110,7 +110,26 @@ class Pool:
             self.queue.turn_away()
         self.slots.discard(slot)
 
-    def retry_in(self, error: Exception, began: float, deadline: float | None, affinity=None) -> float | None:
+    def reopen(self, slot: Slot, reason: Closed | None = None) -> bool:
+        """The holder can't use this connection: close it (I/O), and keep the slot, bare, to open another one.
+
+        That doesn't make the pool grow, so it doesn't matter how many others are opening. False where one
+        tries for all, or there are too many: then the slot is free, as when this is interrupted, and the
+        holder queues again.
+        """
+        if self.closing or self.growth.away or self.slots.is_over_cap:
+            self.slots.close(slot, reason)
+            return False
+        try:
+            self.slots.make_bare(slot, slot.affinity, reason)
+        except BaseException:
+            self.slots.discard(slot)
+            raise
+        return True
+
+    def retry_in(
+        self, error: Exception, began: float, until: float | None, affinity: object = None
+    ) -> float | None:
         """The holder of a bare slot has found no server, with an attempt that began then.
 
         Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
@@ -121,8 +140,13 @@ class Pool:
             return None
         pause = self.growth.found_no_server(began, now, max_wait)
         self.growth.failed(error, now)
-        if deadline is not None and now + (pause or 0.0) >= deadline:
+        if until is not None and now + (pause or 0.0) >= until:
             return None
+        if len(self.growth) > AT_A_TIME:
+            # They have opened in the places of broken ones: few try again.
+            return 0.0
+        if affinity is None:
+            affinity = self.driver.hub()
         return 0.0 if self.queue.others_may_come_back(affinity) else pause
 
     # -- checkin -----------------------------------------------------------------------------
@@ -136,7 +160,10 @@ class Pool:
         return self.resting.resume(rest)
 
     def close(self, slot: Slot, reason: Closed | None = None) -> None:
-        """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens."""
+        """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens.
+
+        In another hub than its own, it is dropped.
+        """
         self.slots.close(slot, reason)
 
     def discard(self, slot: Slot, reason: Closed | None = None) -> None:
@@ -169,22 +196,19 @@ class Pool:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
         self.maintenance.drain_here()
 
+    def close_idle(self, unwanted: Callable[[object], bool], reason: Closed = Closed.RECYCLED) -> None:
+        """Close what is idle and has an affinity for which ``unwanted`` is true."""
+        self.maintenance.close_idle(unwanted, reason)
+
     def maintain(self) -> None:
         """Close what isn't wanted any more, and write the log."""
-        self.maintenance.run(self.server_timeout)
+        self.maintenance.run()
 
-    def close_idle(self, unwanted, reason=Closed.RECYCLED):
-        for slot in self.slots.idle():
-            if unwanted(slot.affinity) and self.slots.claim(slot):
-                self.maintenance._close(slot, reason)
-
-    def affinities(self):
-        return {slot.affinity for slot in self.slots.all()}
-
-    def reserve_minimum(self, affinity=None) -> Slot | None:
+    def reserve_minimum(self, affinity: object = None) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
+        hub = self.driver.hub()
         if affinity is None:
-            affinity = self.driver.hub()
+            affinity = hub
         if self.closing or len(self.slots) >= self.limits.min_size or not self.queue.may_open(affinity):
             return None
         slot = self.slots.new(affinity)
@@ -192,6 +216,7 @@ class Pool:
             # A match in another thread may have found no room because of this attempt.
             self.queue.match()
             return None
+        slot.hub = hub
         slot.holder = "the housekeeper"
         slot.taken_at = time.monotonic()
         return slot
@@ -205,6 +230,10 @@ class Pool:
     def connections(self) -> list[Any]:
         """All physical connections, idle and in use."""
         return [slot.connection for slot in self.slots.all() if slot.connection is not None]
+
+    def affinities(self) -> set[Any]:
+        """Of all slots, in any state."""
+        return {slot.affinity for slot in self.slots.all()}
 
     def holders(self) -> list[object]:
         """Of the connections that are checked out."""

@@ -1,16 +1,19 @@
 """Who waits for a slot, and who is next: first come, first served.
 
 This file alone changes ``waiters``, which is in the order in which callers came. Whoever removes a waiter
-must serve it or turn it away. ``match`` serves the first waiter for whom there is something: that is the
-head, but for connections of another affinity than its own, which go to the first waiter who can use them.
-It runs in one thread at a time, in anyone's, and never blocks.
+must serve it or turn it away. What comes back goes straight to the head of the queue, where it fits
+(``hand_over``). For everything else there is ``match``, which serves the first waiter for whom there is
+something: that is the head, but for connections of another affinity than its own, which go to the first
+waiter who can use them. It runs in one thread at a time, in anyone's, and never blocks.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.log import redact
@@ -20,12 +23,12 @@ from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
-from django_db_pooling.process.wakeup import Wakeup
+from django_db_pooling.process.wakeup import Here, Sleepers
 
-# Waiters check for themselves this often (seconds): that openings stall, and for safety.
-RECHECK_INTERVAL = 0.5
 # While another native thread is just handing out: seconds between checks.
 SPIN_INTERVAL = 0.001
+# Seconds that a caller which gives up waits for what somebody has claimed it for.
+LAST_WAIT = 0.5
 
 
 class CheckoutTimeout(Exception):
@@ -45,47 +48,25 @@ class ServerAway(Exception):
 
 
 class Waiter:
-    """A caller in the queue, and the place where the slot for it is put."""
+    """A caller in the queue. ``outcome``: the slot for it, or the error that it gets instead."""
 
-    __slots__ = ("_refusal", "_wakeup", "affinity", "expecting", "impatient", "number", "slot")
+    __slots__ = ("affinity", "asleep", "impatient", "is_fresh", "number", "outcome", "sleepers")
 
-    def __init__(self, number: int, affinity: object, impatient: bool, wakeup: Wakeup) -> None:
+    def __init__(self, number: int, affinity: object, impatient: bool, sleepers: Sleepers) -> None:
         # Lower for whoever came earlier.
         self.number = number
         self.affinity = affinity
         # It can't wait at all.
         self.impatient = impatient
-        self.expecting = True
-        self.slot: Slot | None = None
-        self._refusal: Exception | None = None
-        self._wakeup = wakeup
+        self.sleepers = sleepers
+        self.asleep: Any = None
+        self.outcome: Slot | Exception | None = None
+        # What it gets has been in use until now.
+        self.is_fresh = False
 
-    def serve(self, slot: Slot) -> None:
-        self.slot = slot
-        self._wakeup.wake()
-
-    def turn_away(self, error: Exception) -> None:
-        """There will be no slot: take() raises this."""
-        self._refusal = error
-        self._wakeup.wake()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether there is a slot, or an error, after so many seconds at most."""
-        # The wakeup is only a hint: who serves may be interrupted between the two.
-        if self.slot is None and self._refusal is None:
-            self._wakeup.wait(seconds)
-        return self.slot is not None or self._refusal is not None
-
-    def take(self) -> Slot:
-        self.expecting = False
-        if self._refusal is not None:
-            raise self._refusal
-        slot, self.slot = self.slot, None
-        assert slot is not None
-        return slot
-
-    def expect_again(self) -> None:
-        self.expecting = True
+    def serve(self, outcome: Slot | Exception) -> None:
+        self.outcome = outcome
+        self.sleepers.wake(self)
 
 
 class Queue:
@@ -94,6 +75,8 @@ class Queue:
     def __init__(self, name: str, slots: Slots, resting: Resting, health: Health) -> None:
         self.waiters: deque[Waiter] = deque()
         self.match = Coalesced(self._serve_waiters)
+        # Called by those who come: among whom they sleep.
+        self.here: Callable[[], Sleepers] = Here(self.match)
         self._name = name
         self._slots = slots
         self._resting = resting
@@ -108,16 +91,17 @@ class Queue:
     def wait(self, affinity: object, deadline: float | None, began: float | None, counted: bool) -> Slot:
         """Stand in the queue; see ``Pool.checkout``."""
         started = time.monotonic()
-        if began is None:
-            began = started
+        waiters = self.waiters
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(next(self._numbers), affinity, impatient, self._slots.driver.wakeup())
+        waiter = Waiter(next(self._numbers), affinity, impatient, self.here())
         try:
-            self.waiters.append(waiter)
+            waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has checked for it.
-            if impatient or self._slots.idle_count or self._head() is waiter or self._growth.outage:
+            if impatient or self._slots.idle_count or self._growth.outage or self._head() is waiter:
                 self.match()
-            slot = self._wait_for_slot(waiter, deadline, started, began, counted)
+            if waiter.outcome is None and self._slots.limits.max_waiting is not None:
+                self._admit(waiter, counted)
+            slot = self._wait_for_slot(waiter, deadline, started if began is None else began, counted)
             self._counts.queued += 1
             return slot
         except BaseException:
@@ -129,40 +113,49 @@ class Queue:
             if waited > self._counts.longest_wait_seconds:
                 self._counts.longest_wait_seconds = waited
 
-    def _wait_for_slot(
-        self, waiter: Waiter, deadline: float | None, started: float, began: float, counted: bool
-    ) -> Slot:
-        """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
+    def _admit(self, waiter: Waiter, counted: bool) -> None:
+        """Raises CheckoutTimeout where it is one more than may wait."""
+        self._let_match_end(waiter)
         most = self._slots.limits.max_waiting
-        admitted = most is None
+        # For as many as there is room for it is only a matter of time that they may open.
+        if waiter.outcome is None and most is not None and len(self.waiters) - self._slots.room > most:
+            raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
+
+    def _wait_for_slot(self, waiter: Waiter, deadline: float | None, began: float, counted: bool) -> Slot:
+        """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
         while True:
-            while not waiter.wait(self._seconds_to_sleep(deadline if admitted else started)):
+            while waiter.outcome is None:
                 now = time.monotonic()
-                if self.match.running:
-                    # Another native thread is handing out this instant, maybe to us.
-                    pass
-                elif not admitted:
-                    if most is not None and len(self.waiters) > most:
-                        raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
-                    admitted = True
-                elif deadline is not None and now >= deadline:
-                    waited = now - began if began < deadline else 0.0
-                    raise self.refusal(waited, f"waited {waited:.1f} s", counted)
-                self.match()
-            slot = waiter.take()
-            if slot.connection is None or self._health.fit(slot):
+                if deadline is not None and now >= deadline:
+                    self._let_match_end(waiter)
+                    if waiter.outcome is None:
+                        waited = now - began if began < deadline else 0.0
+                        raise self.refusal(waited, f"waited {waited:.1f} s", counted)
+                    break
+                waiter.sleepers.sleep(waiter, math.inf if deadline is None else deadline - now)
+                if waiter.outcome is None and (deadline is None or time.monotonic() < deadline):
+                    self.match()
+            slot = waiter.outcome
+            if not isinstance(slot, Slot):
+                raise slot
+            if slot.connection is None:
+                slot.hub = self._slots.driver.hub()
                 return slot
-            waiter.expect_again()
+            if slot.affinity != waiter.affinity:
+                self._slots.make_bare(slot, waiter.affinity, Closed.SURPLUS)
+                return slot
+            if (waiter.is_fresh and self._health.is_fresh(slot)) or self._health.fit(slot):
+                return slot
+            waiter.outcome = None
+            waiter.is_fresh = False
             self._return(waiter)
             self._slots.close(slot)
 
-    def _seconds_to_sleep(self, deadline: float | None) -> float:
-        if deadline is None:
-            return RECHECK_INTERVAL
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            return SPIN_INTERVAL if self.match.running else 0.0
-        return min(remaining, RECHECK_INTERVAL)
+    def _let_match_end(self, waiter: Waiter) -> None:
+        """Another native thread may be handing out this instant, maybe to this waiter."""
+        while waiter.outcome is None and self.match.running:
+            waiter.sleepers.sleep(waiter, SPIN_INTERVAL)
+            self.match()
 
     def _return(self, waiter: Waiter) -> None:
         """To its old place: others whose connections were broken, too, may be back before it."""
@@ -170,15 +163,18 @@ class Queue:
         self.waiters.insert(earlier, waiter)
 
     def _leave(self, waiter: Waiter) -> None:
-        if not waiter.expecting:
-            return
         was_first = self._head() is waiter
         try:
             self.waiters.remove(waiter)
         except ValueError:
             # Removed for a slot, which is on its way from another native thread, or here already.
-            if waiter.wait(1.0) and waiter.slot is not None:
-                self._slots.put_back(waiter.take())
+            if waiter.outcome is None:
+                waiter.sleepers.sleep(waiter, LAST_WAIT)
+            slot, waiter.outcome = waiter.outcome, None
+            if isinstance(slot, Slot):
+                if slot.affinity != waiter.affinity:
+                    self._growth.end(slot.number)
+                self._slots.put_back(slot)
         else:
             if was_first and self.waiters:
                 # Whoever is first now may be allowed to open, and has not checked since.
@@ -190,6 +186,31 @@ class Queue:
         except IndexError:
             return None
 
+    # -- handing over --------------------------------------------------------------------------
+
+    def hand_over(self, slot: Slot, is_fresh: bool) -> bool:
+        """Give what has just come back to the head of the queue. False: it is of no use there."""
+        waiter = self._head()
+        if waiter is None or waiter.affinity != slot.affinity:
+            return False
+        waiter.is_fresh = is_fresh
+        return self._serve(waiter, slot)
+
+    def _serve(self, waiter: Waiter, outcome: Slot | Exception) -> bool:
+        """False: it is not in the queue any more."""
+        try:
+            self.waiters.remove(waiter)
+            waiter.serve(outcome)
+        except ValueError:
+            # It gave up this instant, or somebody else serves it.
+            return False
+        except BaseException:
+            # A signal's exception: nobody else would serve this waiter again.
+            if waiter.outcome is None and waiter not in self.waiters:
+                self._return(waiter)
+            raise
+        return True
+
     # -- matching ------------------------------------------------------------------------------
 
     def _serve_waiters(self) -> None:
@@ -199,17 +220,10 @@ class Queue:
             if match is None:
                 break
             waiter, slot = match
-            try:
-                self.waiters.remove(waiter)
-                waiter.serve(slot)
-            except ValueError:
-                # It gave up this instant.
+            if not self._serve(waiter, slot):
+                if slot.affinity != waiter.affinity:
+                    self._growth.end(slot.number)
                 slots.put_back(slot)
-            except BaseException:
-                # A signal's exception: nobody else would serve this waiter again.
-                if waiter.slot is None and waiter not in self.waiters:
-                    self._return(waiter)
-                raise
         if self.waiters and self._growth.fails_fast(time.monotonic(), self._slots.limits.connect_retry):
             # Somebody is trying again for all.
             self.turn_away()
@@ -220,28 +234,29 @@ class Queue:
         if head is None:
             return None
         affinity = head.affinity
-        slot = self._slots.claim_any(affinity) or self._bare_slot(head) or self._resting.claim_any(affinity)
+        opens = head.impatient or self.may_open(affinity)
+        slot = (
+            self._slots.claim_any(affinity)
+            or (self._slots.new(affinity) if opens else None)
+            or (self._giving_way(self._slots.claim_other(affinity)) if opens else None)
+            or self._resting.claim_any(affinity)
+            or (self._giving_way(self._resting.claim_other(affinity)) if opens else None)
+        )
         if slot is not None:
             return head, slot
         unused: list[Slot | Rest] = [*self._slots.idle(), *self._resting.all()]
-        if any(each.affinity is not affinity for each in unused):
-            # Of other hubs, and the head must not open in their place yet.
+        if any(each.affinity != affinity for each in unused):
+            # Of other affinities, and the head must not open in their place yet.
             for waiter in list(self.waiters):
                 slot = self._slots.claim_any(waiter.affinity) or self._resting.claim_any(waiter.affinity)
                 if slot is not None:
                     return waiter, slot
         return None
 
-    def _bare_slot(self, waiter: Waiter) -> Slot | None:
-        if not waiter.impatient and not self.may_open(waiter.affinity):
-            return None
-        slot = self._slots.new(waiter.affinity)
-        if slot is None:
-            # A connection of another hub is of no use to this waiter, but its place is.
-            for foreign in self._slots.idle():
-                if foreign.affinity != waiter.affinity and self._slots.claim(foreign):
-                    self._slots.discard(foreign, Closed.SURPLUS)
-                    return self._slots.new(waiter.affinity)
+    def _giving_way(self, slot: Slot | None) -> Slot | None:
+        """A connection of another affinity is of no use, but its place is: the waiter closes it first."""
+        if slot is not None:
+            self._growth.begin(slot.number, time.monotonic())
         return slot
 
     def may_open(self, affinity: object) -> bool:
@@ -259,15 +274,9 @@ class Queue:
         for waiter in list(self.waiters):
             if self.others_may_come_back(waiter.affinity):
                 continue
-            try:
-                self.waiters.remove(waiter)
-            except ValueError:
-                # Another native thread serves it, or turns it away.
-                continue
             ago = time.monotonic() - at
-            waiter.turn_away(
-                ServerAway(f"pool {self._name!r}: connecting failed {ago:.1f} s ago, not tried again", error)
-            )
+            text = f"pool {self._name!r}: connecting failed {ago:.1f} s ago, not tried again"
+            self._serve(waiter, ServerAway(text, error))
 
     def others_may_come_back(self, affinity: object) -> bool:
         """Whether somebody has a good connection of this affinity."""

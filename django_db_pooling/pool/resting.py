@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.pool.slot import Slot
@@ -63,9 +64,17 @@ class Resting:
 
     def claim_any(self, affinity: object) -> Slot | None:
         """For a caller that waits: one that has rested for long enough. Its new holder resets it."""
+        return self._claim(lambda rest: rest.affinity == affinity)
+
+    def claim_other(self, affinity: object) -> Slot | None:
+        """For a caller that waits: one of another affinity, which gives way."""
+        return self._claim(lambda rest: rest.affinity != affinity)
+
+    def _claim(self, is_meant: Callable[[Rest], bool]) -> Slot | None:
+        """The one that has rested for longest."""
         now = time.monotonic()
         for rest in self.all():
-            if rest.affinity == affinity and now - rest.since >= MIN_REST:
+            if is_meant(rest) and now - rest.since >= MIN_REST:
                 slot = self.resume(rest)
                 if slot is not None:
                     self._slots.count_held(slot, now)

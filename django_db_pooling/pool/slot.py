@@ -18,7 +18,8 @@ class Reclaims(Protocol):
 class Pending(Protocol):
     """Something that opens a connection in another thread."""
 
-    is_over: bool
+    @property
+    def is_over(self) -> bool: ...
 
     def when_over(self, function: Callable[[], None]) -> None: ...
 
@@ -41,6 +42,7 @@ class Slot:
         "expires_at",
         "generation",
         "holder",
+        "hub",
         "locks",
         "maybe_in_transaction",
         "number",
@@ -55,22 +57,34 @@ class Slot:
 
     def __init__(self, pool: Reclaims, number: int, generation: int, affinity: object) -> None:
         self.number = number
-        # How often the pool had been recycled when this was made.
-        self.generation = generation
-        # Where the connection can be used: gevent's hub of the native thread that opens it, for example.
-        self.affinity = affinity
         # None until the holder has opened one, and after it is closed.
         self.connection: Any = None
         # What is opening one in another thread. Until that ends the slot can't be free.
         self.attempt: Pending | None = None
         # Seconds of time.monotonic(), as all times here.
+        self.returned_at = 0.0
+        self.taken_at = 0.0
+        # Whatever str() says who has it.
+        self.holder: object = None
+        # The holder's name, once it was logged that it holds this for too long.
+        self.overdue: str | None = None
+        self.renew(generation, affinity, None)
+        # For its holder: the pool that this was checked out of, of whatever kind.
+        self.pool: Any = pool
+
+    def renew(self, generation: int, affinity: object, hub: object) -> None:
+        """For a connection that is still to be opened."""
+        # How often the pool had been recycled before.
+        self.generation = generation
+        # Who can use the connection: callers of an affinity that is equal.
+        self.affinity = affinity
+        # Where it works: see ``Driver.hub``.
+        self.hub = hub
         self.opened_at = 0.0
         self.expires_at = 0.0
         self.validated_at = 0.0
-        self.returned_at = 0.0
-        # The server closes it by itself when it has been idle for so long (seconds).
+        # After so many idle seconds the server closes it.
         self.server_timeout = math.inf
-        self.taken_at = 0.0
         # Its session was changed: it is reset before somebody else has it.
         self.dirty = False
         # It was changed in a way that no reset undoes: then the connection is closed.
@@ -81,12 +95,6 @@ class Slot:
         self.maybe_in_transaction = False
         # Its holder has found that it can't be used any more.
         self.broken = False
-        # Whatever str() says who has it.
-        self.holder: object = None
-        # The holder's name, once it was logged that it holds this for too long.
-        self.overdue: str | None = None
-        # For its holder: the pool that this was checked out of, of whatever kind.
-        self.pool: Any = pool
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # When the interpreter ends, the system closes what is open. And __init__ may not have run.

@@ -16,10 +16,10 @@ instead.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import weakref
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Sized
 from functools import partial
 from typing import Protocol
@@ -29,6 +29,7 @@ from django_db_pooling.pool.driver import Driver
 from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.histogram import BOUNDS
 from django_db_pooling.pool.holders import request_label
+from django_db_pooling.pool.idle import Idle
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Reclaims, Slot
@@ -37,6 +38,8 @@ from django_db_pooling.process import fork
 
 # A server may count a connection until it has read its end: seconds to wait for it at the cap.
 CLOSE_WAIT = 0.05
+# Who waits for one that was checked out within so many seconds doesn't look whether it is alive.
+FRESH = 1.0
 # A finalizer has run so many seconds after the last reference to its slot is gone, or never will.
 FINALIZER_TIME = 2.0
 
@@ -49,7 +52,7 @@ class Bounded(Reclaims, Protocol):
     closing: bool
 
 
-class Slots:
+class Slots(Idle):
     """All slots of a pool, those that are idle, and how each becomes free."""
 
     def __init__(
@@ -61,16 +64,17 @@ class Slots:
         self.journal = journal
         # Connections of another one are closed at checkin.
         self.generation = 0
+        super().__init__()
         # Called when a caller that waits may be served; and whether there are any.
         self.on_freed: Callable[[], None] = lambda: None
         self.waiting: Sized = ()
+        # Whether one that has just come back was given to one of them; and whether it needs no look.
+        self.hand_over: Callable[[Slot, bool], bool] = lambda slot, is_fresh: False
         self._pool = pool
         self._process = fork.process
         self._numbers = itertools.count(1)
         # In whatever state: len() is what the cap bounds.
         self._slots: dict[int, weakref.ref[Slot]] = {}
-        # A stack. Its slots have connections that are clean or whose next holder knows what to do.
-        self._idle: deque[Slot] = deque()
         # Numbers of slots that are gone and still counted, and since when.
         self._lost: dict[int, float] = {}
 
@@ -94,18 +98,16 @@ class Slots:
         return cap is None or len(self._slots) < cap
 
     @property
+    def room(self) -> float:
+        """How many more could be opened: what is idle may give way to them."""
+        cap = self._pool.limits.max_outstanding
+        return math.inf if cap is None else cap - len(self._slots) + len(self._idle)
+
+    @property
     def is_over_cap(self) -> bool:
         """After the cap was lowered."""
         cap = self._pool.limits.max_outstanding
         return cap is not None and len(self._slots) > cap
-
-    @property
-    def idle_count(self) -> int:
-        return len(self._idle)
-
-    def idle(self) -> list[Slot]:
-        """The one that was used last is the last."""
-        return list(self._idle)
 
     def all(self) -> list[Slot]:
         return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
@@ -150,39 +152,25 @@ class Slots:
         self.put_back(slot)
         return None
 
-    def pop_oldest(self) -> Slot | None:
-        """The one that has been idle for longest."""
-        try:
-            return self._idle.popleft()
-        except IndexError:
-            return None
-
-    def claim(self, slot: Slot) -> bool:
-        """Whether the slot was idle; it is the caller's then."""
-        try:
-            self._idle.remove(slot)
-        except ValueError:
-            return False
-        return True
-
-    def claim_any(self, affinity: object) -> Slot | None:
-        """The one of this affinity that was used last."""
-        for slot in reversed(self.idle()):
-            if slot.affinity == affinity and self.claim(slot):
-                return slot
-        return None
-
     # -- giving one back ---------------------------------------------------------------------
 
     def checkin(self, slot: Slot) -> None:
         """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
         assert slot.taken_at or slot.connection is None, "a slot that is not checked out can't be checked in"
         slot.returned_at = now = time.monotonic()
-        self.count_held(slot, now)
-        self.put_back(slot)
+        held = self.count_held(slot, now)
+        if slot.connection is None:
+            self.discard(slot)
+            return
+        if self.waiting and self.hand_over(slot, held < FRESH):
+            return
+        self._idle.append(slot)
+        if self.waiting:
+            self.on_freed()
 
-    def count_held(self, slot: Slot, now: float) -> None:
-        """This checkout of it has ended."""
+    def count_held(self, slot: Slot, now: float) -> float:
+        """This checkout of it has ended. After how many seconds."""
+        held = 0.0
         if slot.taken_at:
             held = now - slot.taken_at
             # As observe() does, without a call.
@@ -194,6 +182,7 @@ class Slots:
                 slot.overdue = None
         slot.taken_at = 0.0
         slot.holder = None
+        return held
 
     def put_back(self, slot: Slot) -> None:
         """Make it idle."""
@@ -206,14 +195,49 @@ class Slots:
 
     def close(self, slot: Slot, reason: Closed | None = None) -> None:
         """Close a connection as its protocol wants it (I/O) and free its slot, whatever happens."""
+        try:
+            self._say_goodbye(slot)
+        finally:
+            self.discard(slot, reason)
+
+    def make_bare(self, slot: Slot, affinity: object, reason: Closed | None = None) -> None:
+        """Close its connection (I/O), for its holder to open another one in its place."""
+        self.growth.begin(slot.number, time.monotonic())
+        # Whatever interrupts this: nobody uses it.
+        slot.expires_at = 0.0
+        try:
+            self._say_goodbye(slot)
+        finally:
+            self._drop(slot)
+            self._count_closed(slot, reason)
+            slot.renew(self.generation, affinity, self.driver.hub())
+
+    def _say_goodbye(self, slot: Slot) -> None:
+        """Where that can be done: in its own hub."""
         close_wait = 0.0 if self.has_room else CLOSE_WAIT
         try:
-            if slot.connection is not None and not self._is_inherited(slot):
+            if slot.connection is not None and slot.hub is self.driver.hub() and not self._is_inherited(slot):
                 self.driver.close(slot.connection, close_wait)
         except Exception as error:
             self.journal.note("close_failed", error=redact(error))
-        finally:
-            self.discard(slot, reason)
+
+    def _drop(self, slot: Slot) -> None:
+        connection, slot.connection = slot.connection, None
+        if connection is not None:
+            try:
+                self.driver.drop(connection)
+            except Exception as error:
+                self.journal.note("drop_failed", error=redact(error))
+
+    def _count_closed(self, slot: Slot, reason: Closed | None) -> None:
+        self.counts.broken += reason is Closed.BROKEN
+        if slot.opened_at:
+            # One that failed while it was set up never counted as opened.
+            reason = reason or self._reason(slot)
+            self.counts.closed[reason] += 1
+            if self.journal.is_verbose:
+                seconds = time.monotonic() - slot.opened_at
+                self.journal.note("closed", connection=slot.number, seconds=seconds, reason=str(reason))
 
     def discard(self, slot: Slot, reason: Closed | None = None) -> None:
         """Drop a connection without a word to the server and free its slot. No I/O, no switch.
@@ -226,23 +250,11 @@ class Slots:
             return
         if self._is_inherited(slot):
             return
-        connection, slot.connection = slot.connection, None
-        if connection is not None:
-            try:
-                self.driver.drop(connection)
-            except Exception as error:
-                self.journal.note("drop_failed", error=redact(error))
+        self._drop(slot)
         if self._forget(slot):
             self.count_held(slot, time.monotonic())
-            self.counts.broken += reason is Closed.BROKEN
-            if slot.opened_at:
-                # One that failed while it was set up never counted as opened.
-                reason = reason or self._reason(slot)
-                self.counts.closed[reason] += 1
+            self._count_closed(slot, reason)
             self.on_freed()
-            if slot.opened_at and self.journal.is_verbose:
-                seconds = time.monotonic() - slot.opened_at
-                self.journal.note("closed", connection=slot.number, seconds=seconds, reason=str(reason))
 
     def _forget(self, slot: Slot) -> bool:
         """Take a slot out of the count: True for whoever comes first, so none is freed twice."""

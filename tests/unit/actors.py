@@ -49,12 +49,21 @@ class Kill(BaseException):
 class Actor:
     """What one thread or greenlet does: a request, or something that looks after the pool."""
 
-    def __init__(self, world: World, name: str, affinity: object, deadline: float | None = None) -> None:
+    def __init__(
+        self, world: World, name: str, affinity: tuple[object, object], deadline: float | None = None
+    ) -> None:
         self.world, self.pool = world, world.pool
-        self.name, self.affinity, self.deadline = name, affinity, deadline
+        self.name, self.deadline = name, deadline
+        self.hub, self.identity = affinity
+        # What it closes at this moment.
+        self.closing: object = None
+        # It opens in the place of what is of no use to it.
+        self.reopens = self.has_reopened = self.is_reopening = False
         self.slot: Slot | None = None
         # Its place in the queue, during a checkout, and whether its deadline was over when it came.
         self.wakeup: FiberWakeup | None = None
+        # What it got had been in use until then.
+        self.got_fresh = False
         self.impatient = False
         self.phase = "while looking after"
         self.order = "give back"
@@ -66,6 +75,11 @@ class Actor:
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.where}>"
+
+    @property
+    def affinity(self) -> tuple[object, object]:
+        """Another object each time: equal is what counts."""
+        return self.hub, self.identity
 
     @property
     def where(self) -> str:
@@ -97,10 +111,19 @@ class Actor:
         return self.wakes_at <= self.world.clock.now
 
     @property
+    def giving_way(self) -> Slot | None:
+        """A slot of another affinity that it was served, whose connection it has yet to close."""
+        waiter = None if self.wakeup is None else self.wakeup.waiter
+        slot = None if waiter is None else waiter.outcome
+        return slot if isinstance(slot, Slot) and slot.opened_at and slot.affinity != self.affinity else None
+
+    @property
     def holds(self) -> int:
         """How many slots are in its hands."""
-        point = self.fiber.point or ""
+        point, giving_way = self.fiber.point or "", self.giving_way
         between = point.startswith("closing") or point == "rolling back at the end"
+        if giving_way is not None and giving_way.connection is self.closing:
+            between = False
         return (self.slot is not None) + between + self.is_served
 
     def run(self) -> None:
@@ -123,7 +146,7 @@ class Actor:
 
     def fill(self) -> None:
         """As the housekeeper does for MIN_SIZE."""
-        self.slot = self.pool.reserve_minimum()
+        self.slot = self.pool.reserve_minimum(self.affinity)
         if self.slot is not None:
             self.opening_since = self.world.clock.now
             try:
@@ -146,6 +169,10 @@ class Actor:
         self.pool.recycle()
         assert not self.pool.slots.idle(), "some were not replaced"
 
+    def forget(self) -> None:
+        """The settings don't have its identity any more."""
+        self.pool.close_idle(lambda affinity: isinstance(affinity, tuple) and affinity[1] is self.identity)
+
     def maintain(self) -> None:
         self.pool.maintain()
 
@@ -164,12 +191,18 @@ class Actor:
     def check_out(self) -> bool:
         world = self.world
         try:
-            self.slot = slot = self.pool.checkout(self.deadline, self.name)
+            self.slot = slot = self.pool.checkout(self.deadline, self.name, None, self.affinity)
         except CheckoutTimeout as refusal:
             world.is_refused(self, refusal)
             raise
         finally:
             wakeup, self.wakeup = self.wakeup, None
+            self.got_fresh = False
+            if wakeup is not None and wakeup.waiter is not None:
+                # They refer to each other, and one of them to the slot.
+                waiter, wakeup.waiter = wakeup.waiter, None
+                self.got_fresh = waiter.is_fresh
+                del waiter
         world.counts.checkouts += 1
         if wakeup is not None:
             self.opening_since = wakeup.woken_at
@@ -183,8 +216,20 @@ class Actor:
         if self.make_usable(slot):
             return True
         self.sees_a_death()
-        self.lose()
-        return False
+        if not self.reopens:
+            self.lose()
+            return False
+        slot.connection.user = None
+        self.is_reopening = not (self.pool.growth.away or self.pool.slots.is_over_cap)
+        try:
+            if not self.pool.reopen(self.let_go(), Closed.BROKEN):
+                return False
+        finally:
+            self.is_reopening = False
+            self.world.counts.broken += 1
+        self.slot = slot
+        self.has_reopened = True
+        return self.open(slot)
 
     def open(self, slot: Slot) -> bool:
         """As long as the pool wants it to try again. False: it queues up again instead."""
@@ -196,7 +241,7 @@ class Actor:
             except Fault as error:
                 pause = None
                 if isinstance(error, Away):
-                    pause = self.pool.retry_in(Away(), began, self.deadline)
+                    pause = self.pool.retry_in(Away(), began, self.deadline, self.affinity)
                 if pause is None:
                     self.pool.open_failed(self.let_go(), type(error)())
                     raise
@@ -273,7 +318,7 @@ class Actor:
     def execute(self) -> None:
         assert self.slot is not None
         connection = self.slot.connection
-        assert connection.user == self.name and connection.affinity is self.affinity
+        assert connection.user == self.name and connection.affinity == self.affinity
         connection.in_statement = True
         try:
             suspend("executing")

@@ -17,7 +17,6 @@ from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
-from django_db_pooling.process.wakeup import ThreadWakeup
 
 # Whatever should happen at once has this many seconds before a test gives up.
 SOON = 10.0
@@ -55,7 +54,6 @@ class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
     connection_class: type[Connection] = Connection
-    closes_anywhere = False
 
     def __init__(self) -> None:
         self.here: object = HERE
@@ -79,11 +77,8 @@ class FakeDriver:
             self.peak = max(self.peak, len(self.open))
         return connection
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         return self.here
-
-    def wakeup(self) -> ThreadWakeup:
-        return ThreadWakeup()
 
     def alive(self, connection: Connection) -> bool | None:
         # In the middle of a query there is something to be read.

@@ -1,10 +1,11 @@
-"""A driver and wakeups whose I/O and sleep are suspension points of fibers."""
+"""A driver and sleepers whose I/O and sleep are suspension points of fibers."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from django_db_pooling.process.wakeup import RECHECK_INTERVAL, ThreadSleepers
 from tests.unit import fakes
 from tests.unit.fibers import Wrong, suspend
 
@@ -24,9 +25,11 @@ class Away(Fault):
 class Connection(fakes.Connection):
     """One that knows where it is used, and what its last user left in it."""
 
-    def __init__(self, driver: fakes.FakeDriver, number: int) -> None:
+    def __init__(self, driver: Any, number: int) -> None:
         super().__init__(driver, number)
-        self.affinity = driver.affinity()
+        self.hub = driver.hub()
+        actor = driver.world.running
+        self.affinity = self.hub if actor is None else actor.affinity
         self.is_dead = False
         # How often the pool had been recycled when this was begun.
         self.recycles = 0
@@ -51,19 +54,21 @@ class FiberWakeup:
         # Those before whom it was served.
         self.overtaken: list[Actor] = []
         self.is_turned_away = False
+        self.waiter: Any = None
 
-    def wake(self) -> None:
-        self.overtaken = self.actor.world.ahead_of(self)
+    def wake(self, sleeper: Any) -> None:
+        self.waiter = sleeper
+        if not isinstance(sleeper.outcome, Exception):
+            self.overtaken = self.actor.world.ahead_of(self)
         self.woken, self.woken_at = True, self.actor.world.clock.now
 
-    def wait(self, seconds: float) -> bool:
+    def sleep(self, sleeper: Any, seconds: float) -> None:
         world, deadline = self.actor.world, self.actor.deadline
-        if seconds > 0 and not self.woken:
-            self.wakes_at = world.clock.now + seconds
+        if seconds > 0 and sleeper.outcome is None:
+            self.wakes_at = world.clock.now + min(seconds, RECHECK_INTERVAL)
             assert deadline is None or self.wakes_at <= deadline + 1e-6, "it would sleep beyond its deadline"
             suspend("waiting")
-        woken, self.woken = self.woken, False
-        return woken
+        self.woken = False
 
 
 class FiberDriver(fakes.FakeDriver):
@@ -95,14 +100,15 @@ class FiberDriver(fakes.FakeDriver):
     def sockets(self) -> int:
         return len(self.open) + self.connecting
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         actor = self.world.running
-        return fakes.HERE if actor is None else actor.affinity
+        return fakes.HERE if actor is None else actor.hub
 
-    def wakeup(self) -> Any:
+    def place(self) -> Any:
+        """Among whom the one who is running sleeps: it alone."""
         actor = self.world.running
         if actor is None:
-            return super().wakeup()
+            return ThreadSleepers()
         self._wakeups += 1
         # Whoever queues a second time during a checkout has not come later for that.
         actor.wakeup = FiberWakeup(actor, actor.wakeup.number if actor.wakeup else self._wakeups)
@@ -118,7 +124,11 @@ class FiberDriver(fakes.FakeDriver):
     def close(self, connection: Any, close_wait: float) -> None:
         actor = self.world.running
         if actor is not None:
-            if connection.affinity is not actor.affinity:
+            if connection.hub is not actor.hub:
                 raise Wrong(f"{connection} is closed in another hub")
-            suspend(f"closing {'in the queue' if actor.wakeup else actor.phase}")
+            actor.closing = connection
+            try:
+                suspend(f"closing {'in the queue' if actor.wakeup else actor.phase}")
+            finally:
+                actor.closing = None
         super().close(connection, close_wait)

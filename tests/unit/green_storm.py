@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from django_db_pooling.drivers.base import Driver
-from django_db_pooling.pool import queue, slots
+from django_db_pooling.pool import slots
+from django_db_pooling.process import wakeup
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CALLERS, Misfortune, Storm, StormyDriver
 
@@ -27,25 +28,22 @@ class TimedOut(Misfortune):
     """As ``gevent.Timeout``."""
 
 
-class CountedWakeup:
-    """The wakeup that gevent's greenlets really sleep on."""
+class CountedSleepers:
+    """Those among whom gevent's greenlets really sleep."""
 
-    def __init__(self, driver: GreenDriver) -> None:
+    def __init__(self, driver: StormyDriver, sleepers: wakeup.Sleepers) -> None:
         self._at = driver.at
-        self._wakeup = Driver().wakeup()
-        self.wake = self._wakeup.wake
+        self._sleepers = sleepers
+        self.wake = sleepers.wake
 
-    def wait(self, seconds: float) -> bool:
+    def sleep(self, sleeper: wakeup.Sleeper, seconds: float) -> None:
         with self._at("waiting"):
-            return self._wakeup.wait(seconds)
+            self._sleepers.sleep(sleeper, seconds)
 
 
 class GreenDriver(StormyDriver):
-    def affinity(self) -> object:
-        return Driver().affinity()
-
-    def wakeup(self) -> Any:
-        return CountedWakeup(self)
+    def hub(self) -> object:
+        return Driver().hub()
 
 
 class GreenStorm(Storm):
@@ -59,6 +57,8 @@ class GreenStorm(Storm):
         super().__init__(seed, seconds)
         self.kills = GreenletExit
         self.driver.at = self.at
+        here = self.pool.queue.here
+        self.pool.queue.here = lambda: CountedSleepers(self.driver, here())
         self.hits = {(point, kind): 0 for point in POINTS for kind in (TimedOut, GreenletExit)}
         self.points: dict[object, str] = {}
         self.give_up = self.end + SOON
@@ -129,7 +129,7 @@ def main(storm: type[GreenStorm]) -> None:
     monkey.patch_all()
     logging.disable()
     slots.CLOSE_WAIT = 0.0
-    queue.RECHECK_INTERVAL = 3600.0
+    wakeup.RECHECK_INTERVAL = 3600.0
     sys.setswitchinterval(1e-5)
     made = storm(int(sys.argv[1]), float(sys.argv[2]))
     made.run()

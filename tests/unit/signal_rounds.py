@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool.coalesce import Coalesced
+from django_db_pooling.process import wakeup
 from tests.strikes import Strikes, Struck
 from tests.unit.fakes import FakePool
 
@@ -44,7 +44,7 @@ def match() -> Callable[[], object]:
 
 def queue() -> Callable[[], object]:
     """It looks around all the time, and nothing comes."""
-    queue_module.RECHECK_INTERVAL = 0.0
+    wakeup.RECHECK_INTERVAL = 0.0
     pool = FakePool(size=1, max_outstanding=1)
     held = pool.take()
 

@@ -14,7 +14,8 @@ import threading
 import time
 from typing import Any
 
-from django_db_pooling.pool import CheckoutTimeout, queue, slots
+from django_db_pooling.pool import CheckoutTimeout, slots
+from django_db_pooling.process import wakeup
 from tests.strikes import Strikes
 from tests.unit.fakes import SOON
 from tests.unit.live_storm import CAP, LATE, Misfortune, Storm, StormyDriver
@@ -35,7 +36,7 @@ class ManyAffinities(StormyDriver):
 
     affinities = (object(), object(), object())
 
-    def affinity(self) -> object:
+    def hub(self) -> object:
         return self.luck.choice(self.affinities)
 
 
@@ -100,7 +101,7 @@ def main(seed: int, seconds: float) -> Any:
     sys.setswitchinterval(1e-5)
     slots.CLOSE_WAIT = 0.0
     # They go round often.
-    queue.RECHECK_INTERVAL = 0.0005
+    wakeup.RECHECK_INTERVAL = 0.0005
     storm = SignalStorm(seed, seconds)
     storm.run()
     return storm

@@ -23,7 +23,7 @@ from tests.unit.fibers import Fiber, GreenFiber
 from tests.unit.world import World
 
 INTERRUPTIONS = (Timeout, Kill)
-AFFINITIES = 3
+HUBS, IDENTITIES = 2, 2
 # How many callers there are at most: sometimes nobody has to wait, sometimes many have to.
 CROWDS = (2, 6, 20)
 # It blows, so many steps at a time, until each point was hit so often by each kind of interruption.
@@ -64,7 +64,7 @@ WEATHER = {
 class Storm:
     def __init__(self, seed: int, kind: type[Fiber] = GreenFiber) -> None:
         self.luck = random.Random(seed)
-        self.world = World(kind, AFFINITIES, max_outstanding=5, **LIMITS)
+        self.world = World(kind, HUBS, IDENTITIES, max_outstanding=5, **LIMITS)
         self.crowd = max(CROWDS)
         # (suspension point, kind of interruption) -> how often.
         self.hits: Counter[tuple[str, type[BaseException]]] = Counter(
@@ -109,7 +109,9 @@ class Storm:
             now = self.world.clock.now
             deadline = self.luck.choice([None, None, PASSED, now + 0.01, now + 0.6])
             gives_up = self.luck.random() < 0.05
-            self.world.start("caller", None, self.an_affinity(), deadline=deadline, gives_up=gives_up)
+            reopens = self.luck.random() < 0.5
+            details = {"deadline": deadline, "gives_up": gives_up, "reopens": reopens}
+            self.world.start("caller", None, self.an_affinity(), **details)
 
     def the_crowd_changes(self) -> None:
         self.crowd = self.luck.choice(CROWDS)
@@ -164,8 +166,9 @@ class Storm:
         self.world.start("housekeeper", self.luck.choice(["maintain", "fill"]), self.an_affinity())
 
     def the_pool_changes(self) -> None:
-        if self.luck.random() < 0.5:
-            self.world.start("operator", "recycle", self.an_affinity())
+        what = self.luck.choice(["recycle", "forget", "resize"])
+        if what != "resize":
+            self.world.start("operator", what, self.an_affinity())
         else:
             limits = Limits(max_outstanding=self.luck.randint(2, 6), **LIMITS)
             self.world.start("operator", "resize", self.an_affinity(), limits=limits)
@@ -176,7 +179,7 @@ class Storm:
     # -- dice ---------------------------------------------------------------------------------
 
     def an_affinity(self) -> int:
-        return self.luck.randrange(AFFINITIES)
+        return self.luck.randrange(HUBS * IDENTITIES)
 
     def one_of(self, things: list[Any]) -> Any:
         return self.luck.choice(things) if things else None

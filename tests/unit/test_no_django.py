@@ -13,12 +13,9 @@ import sys
 sys.modules["django"] = None
 from django_db_pooling.pool import CheckoutTimeout, Pool
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.process.wakeup import ThreadWakeup
 
 class Driver:
-    closes_anywhere = False
-    def affinity(self): return None
-    def wakeup(self): return ThreadWakeup()
+    def hub(self): return None
     def alive(self, connection): return True
     def drop(self, connection): connection.append("dropped")
     def close(self, connection, close_wait): connection.append("closed")

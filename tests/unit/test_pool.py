@@ -140,12 +140,12 @@ def test_a_connection_of_another_hub_that_comes_back_at_the_wrong_moment_stays()
     (mine,) = pool.open_idle(1)
     returned = [foreign]
 
-    def affinity_of_caller() -> object:
+    def hub_of_caller() -> object:
         if returned:
             pool.checkin(returned.pop())
         return affinity
 
-    pool.driver.affinity = affinity_of_caller  # type: ignore[method-assign]
+    pool.driver.hub = hub_of_caller  # type: ignore[method-assign]
     slot = pool.checkout(PASSED)
     assert slot.connection is mine
     assert pool.driver.closed == []
@@ -161,7 +161,7 @@ def test_a_look_at_a_connection_of_another_hub_hides_it_from_nobody() -> None:
     affinity, other = pool.driver.here, object()
     callers: list[Caller] = []
 
-    def affinity_of_caller() -> object:
+    def hub_of_caller() -> object:
         if threading.current_thread() is not threading.main_thread():
             return affinity
         if not callers:
@@ -169,7 +169,7 @@ def test_a_look_at_a_connection_of_another_hub_hides_it_from_nobody() -> None:
             callers[0].join(SOON)
         return other
 
-    pool.driver.affinity = affinity_of_caller  # type: ignore[method-assign]
+    pool.driver.hub = hub_of_caller  # type: ignore[method-assign]
     with contextlib.suppress(CheckoutTimeout):
         pool.checkout(PASSED)
     assert callers[0].result().connection is connection
@@ -216,11 +216,11 @@ def test_a_close_that_is_interrupted_frees_the_slot() -> None:
 
 
 def test_a_waiter_that_is_interrupted_while_closing_what_it_got_loses_nothing() -> None:
-    """It was served a dead connection, queues at the front again and closes that one: then it is killed."""
+    """It was served an old connection, queues at the front again and closes that one: then it is killed."""
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
     first, second = queue_up(pool, 2)
-    slot.connection.looks = False
+    slot.expires_at = 0.0
     pool.driver.close_error = Interrupt()
     pool.checkin(slot)
     with pytest.raises(Interrupt):

@@ -190,8 +190,9 @@ def test_the_excess_that_was_used_lately_stays(clock: Clock) -> None:
 
 def test_idle_connections_are_closed_before_the_server_would(clock: Clock) -> None:
     pool = FakePool(idle_timeout=None, max_age=None)
-    pool.server_timeout = 60.0
     pool.open_idle(2)
+    for slot in pool.slots.idle():
+        slot.server_timeout = 60.0
     clock.now += 59
     pool.maintain()
     assert pool.snapshot().idle == 2

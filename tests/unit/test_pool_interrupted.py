@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool import slots as slots_module
-from django_db_pooling.pool.queue import CheckoutTimeout, Waiter
+from django_db_pooling.pool.queue import CheckoutTimeout
+from django_db_pooling.process import wakeup
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, interrupted_at, queue_up, until
 
 PACKAGE = "/django_db_pooling/"
@@ -24,8 +24,7 @@ PACKAGE = "/django_db_pooling/"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters look for themselves soon: what is tested is that there is something to be found."""
-    wait = Waiter.wait
-    monkeypatch.setattr(Waiter, "wait", lambda waiter, seconds: wait(waiter, min(seconds, 0.002)))
+    monkeypatch.setattr(wakeup, "RECHECK_INTERVAL", 0.002)
     monkeypatch.setattr(slots_module, "CLOSE_WAIT", 0.0)
 
 
@@ -142,12 +141,11 @@ def test_recycling() -> None:
 
 @pytest.mark.parametrize("end", ["give", "close", "discard"])
 def test_a_waiter_is_served_although_whoever_lets_go_is_interrupted(
-    end: str, monkeypatch: pytest.MonkeyPatch
+    end: str,
 ) -> None:
     """The waiter is in another thread. The exception may strike between its being taken out of the
     queue and its being served: it isn't in the queue any more and nobody else will serve it.
     """
-    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.002)
     point = 0
     more = True
     while more:

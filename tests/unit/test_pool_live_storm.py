@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from django_db_pooling import log
-from django_db_pooling.pool import queue, slots
+from django_db_pooling.pool import slots
+from django_db_pooling.process import wakeup
 from tests.unit.live_storm import Storm
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_a_storm_of_threads_loses_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects, looks and closes fail, slots are dropped, deadlines pass; threads switch often."""
     monkeypatch.setattr(slots, "CLOSE_WAIT", 0.0)
-    monkeypatch.setattr(queue, "RECHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(wakeup, "RECHECK_INTERVAL", 3600.0)
     monkeypatch.setattr(log.logger, "disabled", True)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool import queue as queue_module
 from django_db_pooling.pool.growth import MAX_PAUSE, MIN_PAUSE, STALLED, Growth
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.process import wakeup
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
 
 REFUSED = ConnectionRefusedError("nobody is there")
@@ -263,7 +263,7 @@ def test_who_becomes_first_may_open_beside_openings_that_stall(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was first before gives up without a look for others."""
-    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 3600.0)
+    monkeypatch.setattr(wakeup, "RECHECK_INTERVAL", 3600.0)
     pool = FakePool(size=9, max_outstanding=9)
     opening = [pool.checkout(None), pool.checkout(None)]
     hurried = Caller(pool.checkout, clock.now + 0.1)

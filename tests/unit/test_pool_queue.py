@@ -156,7 +156,7 @@ def test_a_third_takes_a_returned_connection_while_two_are_opening() -> None:
 
 def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(wakeup_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=5, max_outstanding=5)
     stalled = [pool.checkout(), pool.checkout()]
     third = pool.checkout(time.monotonic() + SOON)
@@ -166,7 +166,7 @@ def test_a_third_opens_when_both_have_stalled(monkeypatch: pytest.MonkeyPatch) -
 
 def test_only_one_more_opens_when_both_have_stalled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth_module, "STALLED", 0.5)
-    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(wakeup_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=9, max_outstanding=9)
     first, second = pool.checkout(), pool.checkout()
     callers = queue_up(pool, 2)
@@ -184,7 +184,7 @@ def test_a_waiter_that_came_before_anybody_opened_sees_them_stall(monkeypatch: p
     two of them open and stall. The third, which went to sleep before, has to notice.
     """
     monkeypatch.setattr(growth_module, "STALLED", 0.02)
-    monkeypatch.setattr(queue_module, "RECHECK_INTERVAL", 0.02)
+    monkeypatch.setattr(wakeup_module, "RECHECK_INTERVAL", 0.02)
     pool = FakePool(size=3, max_outstanding=3)
     held = [pool.take_now() for _ in range(3)]
     callers = queue_up(pool, 3)
@@ -592,16 +592,16 @@ def test_a_waiter_that_is_interrupted_right_after_it_woke_gives_the_connection_b
     """It has been served and has seen it, and the exception strikes before it takes what is there:
     nothing more is on its way that it would have to wait for.
     """
-    take = queue_module.Waiter.take
+    sleep = wakeup_module.ThreadSleepers.sleep
 
-    def interrupted(_: queue_module.Waiter) -> None:
-        monkeypatch.setattr(queue_module.Waiter, "take", take)
+    def interrupted(sleepers: wakeup_module.ThreadSleepers, sleeper: Any, seconds: float) -> None:
+        sleep(sleepers, sleeper, seconds)
         raise Interrupt
 
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
+    monkeypatch.setattr(wakeup_module.ThreadSleepers, "sleep", interrupted)
     (waiter,) = queue_up(pool, 1)
-    monkeypatch.setattr(queue_module.Waiter, "take", interrupted)
     started = time.monotonic()
     pool.give(slot)
     with pytest.raises(Interrupt):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from django_db_pooling.pool.slots import FRESH
 from tests.unit.actors import Actor, Timeout
 from tests.unit.fibers import GreenFiber
 from tests.unit.world import World
@@ -19,7 +20,7 @@ def make_world() -> Iterator[MakeWorld]:
     made: list[World] = []
 
     def make(**limits: Any) -> World:
-        made.append(World(GreenFiber, affinities=2, **limits))
+        made.append(World(GreenFiber, hubs=2, **limits))
         return made[-1]
 
     yield make
@@ -79,6 +80,7 @@ def test_waiters_whose_connections_died_keep_their_order(make_world: MakeWorld) 
         world.step(holder)
     for connection in world.pool.connections():
         connection.is_dead, connection.looks = True, False
+    world.pass_time(FRESH)
     for waiter in (first, second):
         go_on_to("closing in the queue", world, waiter)
     world.step(first)

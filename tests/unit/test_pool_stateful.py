@@ -16,8 +16,8 @@ from tests.unit.fiber_driver import Connection, Fault
 from tests.unit.fibers import Fiber, GreenFiber, ThreadFiber
 from tests.unit.world import World
 
-AFFINITIES = 2
-AN_AFFINITY = st.integers(0, AFFINITIES - 1)
+HUBS, IDENTITIES = 2, 2
+AN_AFFINITY = st.integers(0, HUBS * IDENTITIES - 1)
 SOON = 0.6
 TALKS_TO_THE_SERVER = ("connecting", "setting up", "checking", "executing", "rolling back", "closing")
 
@@ -43,7 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(limits=some_limits())
     def begin(self, limits: dict[str, Any]) -> None:
-        self.world = World(self.kind, AFFINITIES, **limits)
+        self.world = World(self.kind, HUBS, IDENTITIES, **limits)
 
     def actors(self, *points: str) -> list[Actor]:
         return [actor for actor in self.world.actors if not points or actor.where.startswith(points)]
@@ -56,9 +56,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- callers ----------------------------------------------------------------------------
 
-    @rule(affinity=AN_AFFINITY, gives_up=st.sampled_from([False, False, False, True]))
-    def somebody_comes(self, affinity: int, gives_up: bool) -> None:
-        self.world.start("patient", affinity=affinity, gives_up=gives_up)
+    @rule(affinity=AN_AFFINITY, gives_up=st.sampled_from([False, False, False, True]), reopens=st.booleans())
+    def somebody_comes(self, affinity: int, gives_up: bool, reopens: bool) -> None:
+        self.world.start("patient", affinity=affinity, gives_up=gives_up, reopens=reopens)
 
     @rule(affinity=AN_AFFINITY, seconds=st.sampled_from([0.0, 0.1, SOON]))
     def somebody_comes_with_a_deadline(self, affinity: int, seconds: float) -> None:
@@ -143,6 +143,10 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(affinity=AN_AFFINITY)
     def it_is_recycled(self, affinity: int) -> None:
         self.world.start("operator", "recycle", affinity)
+
+    @rule(affinity=AN_AFFINITY)
+    def an_identity_is_given_up(self, affinity: int) -> None:
+        self.world.start("operator", "forget", affinity)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

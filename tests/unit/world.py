@@ -11,10 +11,12 @@ import pytest
 
 from django_db_pooling.pool.growth import MAX_PAUSE, STALLED
 from django_db_pooling.pool.health import Health
-from django_db_pooling.pool.queue import RECHECK_INTERVAL, CheckoutTimeout, Queue, Waiter
+from django_db_pooling.pool.queue import CheckoutTimeout, Queue, Waiter
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.slots import FRESH
 from django_db_pooling.pool.stats import Closed, Counts
+from django_db_pooling.process.wakeup import RECHECK_INTERVAL
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, TIMED, Clock, FakePool, FakeSlots
 from tests.unit.fiber_driver import FiberDriver, FiberWakeup
@@ -46,11 +48,16 @@ class FiberQueue(Queue):
         with never_switching():
             super()._serve_waiters()
 
-    def _bare_slot(self, waiter: Waiter) -> Slot | None:
-        slot = super()._bare_slot(waiter)
-        if slot is not None and self._growth.away and not waiter.impatient:
-            assert len(self._growth) == 1, "several look for the server at once"
-        return slot
+    def _next_match(self) -> tuple[Waiter, Slot] | None:
+        match = super()._next_match()
+        if match is not None:
+            waiter, slot = match
+            opens = slot.connection is None or slot.affinity != waiter.affinity
+            if opens and self._growth.away and not waiter.impatient:
+                assert len(self._growth) == 1, "several look for the server at once"
+            if opens and slot.connection is not None:
+                self._slots.driver.world.gives_way(slot, waiter)  # type: ignore[attr-defined]
+        return match
 
     def turn_away(self) -> None:
         before = list(self.waiters)
@@ -89,14 +96,17 @@ class FiberPool(FakePool):
 class World:
     """The invariants are checked after everything that happens."""
 
-    def __init__(self, kind: type[Fiber], affinities: int = 1, **limits: Any) -> None:
+    def __init__(self, kind: type[Fiber], hubs: int = 1, identities: int = 1, **limits: Any) -> None:
         self.kind = kind
         self.clock = Clock()
         self._patches = contextlib.ExitStack()
         for module in TIMED:
             self._patches.enter_context(mock.patch.object(module, "time", self.clock))
-        self.affinities = [f"affinity {number}" for number in range(affinities)]
+        self.affinities = [
+            (f"hub {hub}", f"identity {identity}") for hub in range(hubs) for identity in range(identities)
+        ]
         self.pool = FiberPool(FiberDriver(self), **limits)
+        self.pool.queue.here = self.pool.driver.place
         self.driver = self.pool.driver
         # Those that have begun and not ended, in the order in which they came.
         self.actors: list[Actor] = []
@@ -133,6 +143,7 @@ class World:
         details.setdefault("deadline", None)
         actor = Actor(self, f"{what} {self._numbers}", self.affinities[affinity], details.pop("deadline"))
         actor.gives_up = details.pop("gives_up", False)
+        actor.reopens = details.pop("reopens", False)
         if task is not None:
             actor.task = lambda: getattr(actor, task)(**details)
         self.actors.append(actor)
@@ -193,7 +204,7 @@ class World:
     @property
     def queue(self) -> list[Any]:
         """The wakeups of those who wait, first come first."""
-        return [waiter._wakeup for waiter in self.pool.queue.waiters]
+        return [waiter.sleepers for waiter in self.pool.queue.waiters]
 
     def ahead_of(self, wakeup: FiberWakeup) -> list[Actor]:
         """Who came earlier and still waits."""
@@ -201,21 +212,36 @@ class World:
 
     def is_in_turn(self, wakeup: FiberWakeup, slot: Slot) -> None:
         """Whoever was served before others who had come earlier has what these could not use."""
-        overtaken = [a for a in wakeup.overtaken if slot.connection is None or a.affinity is slot.affinity]
+        overtaken = [a for a in wakeup.overtaken if slot.connection is None or a.affinity == slot.affinity]
         assert not overtaken, f"{wakeup.actor} was served before {overtaken}, who came earlier"
 
     def is_taken(self, actor: Actor, slot: Slot) -> None:
         """A connection was handed out: it is clean, of use, and nobody else's."""
         connection = slot.connection
         assert connection.user is None, f"{connection} of {connection.user} was handed to {actor.name}"
-        assert connection.affinity is actor.affinity is slot.affinity, "handed out in another hub"
-        assert connection.looks is not False, "handed out dead"
+        assert connection.hub is actor.hub is slot.hub, "handed out in another hub"
+        assert connection.affinity == actor.affinity == slot.affinity, "handed out to another affinity"
+        is_seen = not self.is_fresh(actor, slot)
+        assert connection.looks is not False or not is_seen, "handed out dead"
         assert self.clock.now < slot.expires_at, "handed out old"
         assert connection.recycles == self.recycles, "handed out though it was to be replaced"
         is_suspect = connection.looks is None or connection.validated_at <= self.suspect_before
-        assert self.pool.is_suspect(slot) is is_suspect, "asked for no reason, or not asked"
+        if is_seen or connection.looks is True:
+            assert self.pool.is_suspect(slot) is is_suspect, "asked for no reason, or not asked"
         self.is_at_rest(slot)
         connection.user = actor.name
+
+    def is_fresh(self, actor: Actor, slot: Slot) -> bool:
+        """Whether it has come back while the actor waited, a moment ago."""
+        return actor.got_fresh and self.clock.now - slot.returned_at < FRESH
+
+    def gives_way(self, slot: Slot, waiter: Any) -> None:
+        """Its connection is closed for a waiter of another affinity."""
+        others = [other for other in self.pool.slots.idle() if other.affinity != waiter.affinity]
+        older = [other for other in others if other.returned_at < slot.returned_at]
+        assert not older, f"{slot.connection} gives way, and {older} were unused for longer"
+        most = self.pool.limits.max_outstanding
+        assert most is not None and len(self.pool) >= most, "nothing had to give way"
 
     def is_at_rest(self, slot: Slot) -> None:
         connection = slot.connection
@@ -239,7 +265,9 @@ class World:
         self.counts.timeouts += 1
         most = self.pool.limits.max_waiting
         if actor.deadline is None or self.clock.now < actor.deadline:
-            assert most is not None and len(self.queue) >= most, "refused before its time"
+            assert most is not None and len(self.queue) + 1 - self.pool.slots.room > most, (
+                "refused before its time"
+            )
             assert refusal.waited == 0
         assert not self.could_have_an_idle_one(actor), f"{actor} was refused what is idle"
         if actor.wakeup is None or not self.ahead_of(actor.wakeup):
@@ -247,7 +275,7 @@ class World:
             assert not self.could_have_a_place(actor, False), f"{actor} was refused what is free"
 
     def is_turned_away(self, waiter: Any) -> None:
-        wakeup = waiter._wakeup
+        wakeup = waiter.sleepers
         wakeup.is_turned_away = True
         assert self.pool.growth.outage, f"{wakeup.actor} was turned away though the server is there"
         assert not self.hope(wakeup.actor.affinity), (
@@ -259,7 +287,7 @@ class World:
 
     def hope(self, affinity: object) -> bool:
         """Whether somebody there has a connection that may come back and be of use."""
-        slots = [slot for slot in self.pool.slots.all() if slot.affinity is affinity]
+        slots = [slot for slot in self.pool.slots.all() if slot.affinity == affinity]
         return any(slot.connection is not None and not self.pool.is_suspect(slot) for slot in slots)
 
     def somebody_has_yet_to_look(self) -> bool:
@@ -272,25 +300,25 @@ class World:
         return any(actor.where.startswith(points) for actor in self.actors)
 
     def could_have_an_idle_one(self, actor: Actor) -> bool:
-        return any(slot.affinity is actor.affinity for slot in self.pool.slots.idle())
+        return any(slot.affinity == actor.affinity for slot in self.pool.slots.idle())
 
     def could_have_a_rested_one(self, actor: Actor) -> bool:
-        """One that its user has left for so long that a waiter has looked for it since."""
+        return any(affinity == actor.affinity for affinity in self.rested())
+
+    def rested(self) -> list[object]:
+        """Affinities of those that their users have left for so long that a waiter has looked since."""
         long_ago = self.clock.now - MIN_REST - RECHECK_INTERVAL
-        rested = [
-            rest
-            for rest in self.pool.resting.all()
-            if rest.affinity is actor.affinity and rest.since < long_ago
-        ]
-        return bool(rested) and not self.somebody_has_yet_to_look()
+        if self.somebody_has_yet_to_look():
+            return []
+        return [rest.affinity for rest in self.pool.resting.all() if rest.since < long_ago]
 
     def could_have_a_place(self, actor: Actor, sees_stalls: bool = True) -> bool:
         """If nobody is before it."""
         if not actor.impatient and not self.may_open(actor.affinity, sees_stalls):
             return False
         most = self.pool.limits.max_outstanding
-        # A connection of another hub is of no use, but its place is.
-        return most is None or len(self.pool) < most or bool(self.pool.slots.idle_count)
+        # A connection of another affinity is of no use, but its place is.
+        return most is None or len(self.pool) < most or bool(self.pool.slots.idle_count or self.rested())
 
     def may_open(self, affinity: object, sees_stalls: bool) -> bool:
         growth = self.pool.growth
@@ -355,7 +383,7 @@ class World:
         assert len(set(connections)) == len(connections), "a connection is in two places"
         for slot in idle + resting:
             assert slot.connection.user is None, f"{slot.connection} is idle and in use"
-            assert slot.connection.affinity is slot.affinity
+            assert slot.connection.affinity == slot.affinity
             self.is_at_rest(slot)
 
     def two_open_at_a_time(self) -> None:
@@ -364,6 +392,7 @@ class World:
             for actor in self.actors
             if actor.where in ("connecting", "setting up")
             and not actor.impatient
+            and not actor.has_reopened
             and self.clock.now - actor.opening_since <= STALLED
         ]
         assert len(fresh) <= OPEN_AT_A_TIME, f"{fresh} open all at once"
@@ -371,13 +400,14 @@ class World:
     def the_counts_are_exact(self) -> None:
         stats, counts = self.pool.snapshot(), self.counts
         bare = [slot for slot in self.pool.slots.all() if not slot.opened_at]
+        giving_way = sum(actor.giving_way is not None or actor.is_reopening for actor in self.actors)
         assert stats.idle == self.pool.slots.idle_count
-        assert stats.opening == len(bare)
+        assert stats.opening == len(bare) + giving_way
         assert stats.in_use == len(self.pool) - stats.idle - stats.opening
         assert stats.waiting == sum(actor.is_queued for actor in self.actors)
         assert stats.checkouts == counts.checkouts
         assert stats.opened == counts.opened
-        assert stats.opened - stats.closed == stats.idle + stats.in_use
+        assert stats.opened - stats.closed == stats.idle + stats.in_use + giving_way
         assert stats.timeouts == counts.timeouts
         assert stats.reclaimed == counts.reclaimed
         assert stats.broken == counts.broken + len(self.driver.found_broken)
