@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 
 from django_db_pooling.pool.slot import Slot
 
@@ -13,6 +14,8 @@ class Idle:
     def __init__(self) -> None:
         # With connections that are clean or whose next holder knows what to do.
         self._idle: deque[Slot] = deque()
+        # True where there are any.
+        self.unused: Sized = self._idle
 
     @property
     def idle_count(self) -> int:

@@ -64,10 +64,6 @@ class Waiter:
         # What it gets has been in use until now.
         self.is_fresh = False
 
-    def serve(self, outcome: Slot | Exception) -> None:
-        self.outcome = outcome
-        self.sleepers.wake(self)
-
 
 class Queue:
     """The waiters of one pool."""
@@ -79,6 +75,7 @@ class Queue:
         self.here: Callable[[], Sleepers] = Here(self.match)
         self._name = name
         self._slots = slots
+        self._idle = slots.unused
         self._resting = resting
         self._health = health
         self._growth = slots.growth
@@ -97,11 +94,11 @@ class Queue:
         try:
             waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has checked for it.
-            if impatient or self._slots.idle_count or self._growth.outage or self._head() is waiter:
+            if len(waiters) == 1 or self._idle or impatient or self._growth.outage:
                 self.match()
-            if waiter.outcome is None and self._slots.limits.max_waiting is not None:
-                self._admit(waiter, counted)
-            slot = self._wait_for_slot(waiter, deadline, started if began is None else began, counted)
+            slot = self._wait_for_slot(
+                waiter, deadline, started if began is None else began, started, counted
+            )
             self._counts.queued += 1
             return slot
         except BaseException:
@@ -113,19 +110,18 @@ class Queue:
             if waited > self._counts.longest_wait_seconds:
                 self._counts.longest_wait_seconds = waited
 
-    def _admit(self, waiter: Waiter, counted: bool) -> None:
-        """Raises CheckoutTimeout where it is one more than may wait."""
-        self._let_match_end(waiter)
-        most = self._slots.limits.max_waiting
-        # For as many as there is room for it is only a matter of time that they may open.
-        if waiter.outcome is None and most is not None and len(self.waiters) - self._slots.room > most:
-            raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
-
-    def _wait_for_slot(self, waiter: Waiter, deadline: float | None, began: float, counted: bool) -> Slot:
+    def _wait_for_slot(
+        self, waiter: Waiter, deadline: float | None, began: float, now: float, counted: bool
+    ) -> Slot:
         """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
+        most = self._slots.limits.max_waiting
+        if most is not None and waiter.outcome is None:
+            self._let_match_end(waiter)
+            # For as many as there is room for it is only a matter of time that they may open.
+            if waiter.outcome is None and len(self.waiters) - self._slots.room > most:
+                raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
         while True:
             while waiter.outcome is None:
-                now = time.monotonic()
                 if deadline is not None and now >= deadline:
                     self._let_match_end(waiter)
                     if waiter.outcome is None:
@@ -133,8 +129,10 @@ class Queue:
                         raise self.refusal(waited, f"waited {waited:.1f} s", counted)
                     break
                 waiter.sleepers.sleep(waiter, math.inf if deadline is None else deadline - now)
-                if waiter.outcome is None and (deadline is None or time.monotonic() < deadline):
-                    self.match()
+                if waiter.outcome is None:
+                    now = time.monotonic()
+                    if deadline is None or now < deadline:
+                        self.match()
             slot = waiter.outcome
             if not isinstance(slot, Slot):
                 raise slot
@@ -147,9 +145,9 @@ class Queue:
             if (waiter.is_fresh and self._health.is_fresh(slot)) or self._health.fit(slot):
                 return slot
             waiter.outcome = None
-            waiter.is_fresh = False
             self._return(waiter)
             self._slots.close(slot)
+            now = time.monotonic()
 
     def _let_match_end(self, waiter: Waiter) -> None:
         """Another native thread may be handing out this instant, maybe to this waiter."""
@@ -190,17 +188,19 @@ class Queue:
 
     def hand_over(self, slot: Slot, is_fresh: bool) -> bool:
         """Give what has just come back to the head of the queue. False: it is of no use there."""
-        waiter = self._head()
-        if waiter is None or waiter.affinity != slot.affinity:
+        try:
+            waiter = self.waiters[0]
+        except IndexError:
             return False
-        waiter.is_fresh = is_fresh
-        return self._serve(waiter, slot)
+        return waiter.affinity == slot.affinity and self._serve(waiter, slot, is_fresh)
 
-    def _serve(self, waiter: Waiter, outcome: Slot | Exception) -> bool:
+    def _serve(self, waiter: Waiter, outcome: Slot | Exception, is_fresh: bool = False) -> bool:
         """False: it is not in the queue any more."""
         try:
             self.waiters.remove(waiter)
-            waiter.serve(outcome)
+            waiter.is_fresh = is_fresh
+            waiter.outcome = outcome
+            waiter.sleepers.wake(waiter)
         except ValueError:
             # It gave up this instant, or somebody else serves it.
             return False

@@ -67,10 +67,22 @@ class GreenletSleepers:
     ``look``: called every ``RECHECK_INTERVAL`` in their stead, as long as anybody sleeps.
     """
 
-    __slots__ = ("_deadline", "_deadline_at", "_look", "_recheck", "_thread", "_until", "hub")
+    __slots__ = (
+        "_deadline",
+        "_deadline_at",
+        "_get_ident",
+        "_getcurrent",
+        "_look",
+        "_recheck",
+        "_thread",
+        "_until",
+        "hub",
+    )
 
     def __init__(self, hub: Any, look: Callable[[], object]) -> None:
         self.hub = hub
+        self._getcurrent = sys.modules["greenlet"].getcurrent
+        self._get_ident = green.original("_thread", "get_ident")
         self._thread = hub.thread_ident
         self._look = look
         # Until when each sleeps.
@@ -84,7 +96,7 @@ class GreenletSleepers:
 
     def sleep(self, sleeper: Sleeper, seconds: float) -> None:
         try:
-            sleeper.asleep = sys.modules["greenlet"].getcurrent()
+            sleeper.asleep = self._getcurrent()
             self._until[sleeper] = until = time.monotonic() + seconds
             if not self._recheck.active:
                 self._recheck.start(self._ring)
@@ -102,7 +114,7 @@ class GreenletSleepers:
     def wake(self, sleeper: Sleeper) -> None:
         if sleeper.asleep is not None:
             loop = self.hub.loop
-            if self._thread == green.original("_thread", "get_ident")():
+            if self._thread == self._get_ident():
                 loop.run_callback(_resume, sleeper)
             elif loop is not None:
                 # None: its thread has ended.

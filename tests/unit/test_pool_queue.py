@@ -343,6 +343,34 @@ def test_with_max_waiting_0_a_free_slot_is_taken() -> None:
     assert pool.take() is slot
 
 
+def test_a_burst_on_a_cold_pool_waits_for_its_turn_and_nobody_is_refused() -> None:
+    """Fifty come at once, two may open at a time, and there is room for all: they don't wait for somebody."""
+    pool = FakePool(size=100, max_outstanding=100, max_waiting=5)
+    all_are_here = threading.Event()
+
+    def request() -> None:
+        slot = pool.checkout(None, "request")
+        assert all_are_here.wait(SOON)
+        pool.give(slot if slot.connection else pool.fill(slot))
+
+    callers = [Caller(request) for _ in range(50)]
+    until(lambda: pool.waiting == 48)
+    all_are_here.set()
+    for caller in callers:
+        caller.result()
+    assert pool.snapshot().timeouts == 0
+
+
+def test_of_a_burst_those_are_refused_for_whom_there_is_no_room() -> None:
+    pool = FakePool(size=10, max_outstanding=10, max_waiting=5)
+    opening = [pool.checkout(), pool.checkout()]
+    queue_up(pool, 8 + 5)
+    with pytest.raises(CheckoutTimeout, match="MAX_WAITING"):
+        pool.checkout(None)
+    for slot in opening:
+        pool.discard(slot)
+
+
 class Gate:
     """Stops whoever comes first until it is opened."""
 
@@ -528,15 +556,18 @@ def test_a_waiter_that_gives_up_waits_for_what_is_on_its_way(
     connection has to be awaited and put back.
     """
     gate = Gate()
-    serve = queue_module.Waiter.serve
 
-    def serve_late(waiter: queue_module.Waiter, slot: Any) -> None:
-        gate.pass_through()
-        serve(waiter, slot)
+    class LateWaiter(queue_module.Waiter):
+        """One that is claimed, and served when the gate is open."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "is_fresh" and hasattr(self, "is_fresh"):
+                gate.pass_through()
+            super().__setattr__(name, value)
 
     pool = FakePool(size=1, max_outstanding=1)
     slot = pool.take_now()
-    monkeypatch.setattr(queue_module.Waiter, "serve", serve_late)
+    monkeypatch.setattr(queue_module, "Waiter", LateWaiter)
     giver: list[Caller] = []
 
     def strike(times: int) -> None:
@@ -560,13 +591,16 @@ def test_what_comes_too_late_for_a_waiter_that_gave_up_is_reclaimed(
     pool = FakePool(size=1, max_outstanding=1)
     slots = [pool.take_now()]
     gate = Gate()
-    serve = queue_module.Waiter.serve
 
-    def serve_late(waiter: queue_module.Waiter, slot: Any) -> None:
-        gate.pass_through()
-        serve(waiter, slot)
+    class LateWaiter(queue_module.Waiter):
+        """One that is claimed, and served when the gate is open."""
 
-    monkeypatch.setattr(queue_module.Waiter, "serve", serve_late)
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "is_fresh" and hasattr(self, "is_fresh"):
+                gate.pass_through()
+            super().__setattr__(name, value)
+
+    monkeypatch.setattr(queue_module, "Waiter", LateWaiter)
     giver: list[Caller] = []
 
     def strike(times: int) -> bool:
