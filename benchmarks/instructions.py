@@ -15,10 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from compileall import compile_dir
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -72,22 +72,9 @@ class Counting:
 
     def _with_seed(self, name: str, case: Case, seed: int) -> float:
         with tempfile.TemporaryDirectory(prefix="callgrind-") as directory:
-            marks = Path(directory) / "marks.so"
-            subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", marks, MARKS], check=True)
             out = Path(directory) / "out"
-            self._run(
-                name,
-                case,
-                before=[
-                    *("setarch", "-R", "valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet"),
-                    f"--callgrind-out-file={out}",
-                ],
-                environment={
-                    "BENCHMARK_CALLGRIND": str(marks),
-                    "LD_PRELOAD": str(marks),
-                    "PYTHONHASHSEED": str(seed),
-                },
-            )
+            callgrind = ["--tool=callgrind", "--instr-atstart=no", "--quiet", f"--callgrind-out-file={out}"]
+            self._run(name, case, seed, under=["setarch", "-R", "valgrind", *callgrind])
             # The first of its dumps.
             lines = Path(f"{out}.1").read_text().splitlines()
         total = next(line for line in lines if line.startswith("totals:"))
@@ -95,34 +82,33 @@ class Counting:
 
     def functions(self, name: str, case: Case) -> list[dict[str, Any]]:
         """The Python functions that are called in one request."""
-        functions: list[dict[str, Any]] = json.loads(self._run(name, case, "--functions").splitlines()[-1])
+        printed = self._run(name, case, 0, "--functions")
+        functions: list[dict[str, Any]] = json.loads(printed.splitlines()[-1])
         for function in functions:
             function["calls"] /= self._requests
         return functions
 
-    def _run(
-        self,
-        name: str,
-        case: Case,
-        *more: str,
-        before: list[str] | None = None,
-        environment: dict[str, str] | None = None,
-    ) -> str:
+    def _run(self, name: str, case: Case, seed: int, *more: str, under: Sequence[str] = ()) -> str:
         arguments = [case.database, f"--at-once={case.at_once}", f"--requests={self._requests}", *more]
         if case.transaction:
             arguments.append("--transaction")
         # The same for everybody: its size moves what is behind it.
-        own = {variable: text for variable, text in os.environ.items() if variable in ("HOME", "PATH")}
-        run = subprocess.run(
-            [*(before or []), str(self._python(BY_NAME[name])), "-m", "benchmarks.steady", *arguments],
-            cwd=self._directory,
-            env=own
-            | {"BENCHMARK_VARIANT": name, "BENCHMARK_POOL_SIZE": str(POOL_SIZE)}
-            | (environment or {}),
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS,
-        )
+        environment = {
+            variable: os.environ[variable] for variable in ("HOME", "PATH") if variable in os.environ
+        }
+        environment |= {"BENCHMARK_VARIANT": name, "BENCHMARK_POOL_SIZE": str(POOL_SIZE)}
+        with tempfile.TemporaryDirectory(prefix="marks-") as directory:
+            marks = str(Path(directory) / "marks.so")
+            subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", marks, MARKS], check=True)
+            run = subprocess.run(
+                [*under, str(self._python(BY_NAME[name])), "-m", "benchmarks.steady", *arguments],
+                cwd=self._directory,
+                env=environment
+                | {"BENCHMARK_MARKS": marks, "LD_PRELOAD": marks, "PYTHONHASHSEED": str(seed)},
+                capture_output=True,
+                text=True,
+                timeout=RUN_SECONDS,
+            )
         if run.returncode:
             raise Failed(run.stderr.strip())
         return run.stdout
@@ -244,7 +230,8 @@ def _run(arguments: argparse.Namespace, directory: Path, python: Callable[[Varia
     figures = _measure(names, cases, arguments.processes, counting.instructions)
     if arguments.json:
         rows = [
-            {"variant": name, "case": str(case), "instructions": n} for (name, case), n in figures.items()
+            {"variant": name, **asdict(case), "instructions": count}
+            for (name, case), count in figures.items()
         ]
         arguments.json.write_text(json.dumps(rows, indent=1))
     return _tables(figures, names, arguments.rst)

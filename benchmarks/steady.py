@@ -37,13 +37,14 @@ WARM_UP = 400
 class Steady:
     """Calls ``prepare`` in each greenlet, ``begin`` after the warm-up, ``end`` after ``counted`` requests."""
 
-    def __init__(self, cycle: Callable[[], None], counted: int) -> None:
+    def __init__(self, cycle: Callable[[], None], counted: int, warm_up: int = WARM_UP) -> None:
         self.prepare: Callable[[], object] = int
         self.begin: Callable[[], object] = int
         self.end: Callable[[], object] = int
         self._cycle = cycle
         self._done = 0
-        self._last = WARM_UP + counted
+        self._warm_up = warm_up
+        self._last = warm_up + counted
         self._over = Event()
         self.error: BaseException | None = None
 
@@ -69,7 +70,7 @@ class Steady:
 
     def _count(self) -> None:
         self._done += 1
-        if self._done == WARM_UP:
+        if self._done == self._warm_up:
             self.begin()
         elif self._done == self._last:
             self.end()
@@ -77,7 +78,8 @@ class Steady:
 
 
 def count_instructions(steady: Steady, at_once: int) -> None:
-    marks = ctypes.CDLL(os.environ["BENCHMARK_CALLGRIND"])
+    """callgrind writes down what it has counted."""
+    marks = _marks()
 
     def begin() -> None:
         gc.collect()
@@ -86,12 +88,16 @@ def count_instructions(steady: Steady, at_once: int) -> None:
     steady.begin = begin
     steady.end = marks.stop_counting
     steady.run(at_once)
-    # Nothing of what the interpreter does at its end.
-    os._exit(0)
+
+
+def _marks() -> Any:
+    """callgrind.c: it stops the clock, too."""
+    return ctypes.CDLL(os.environ["BENCHMARK_MARKS"])
 
 
 def count_calls(steady: Steady, at_once: int) -> list[dict[str, Any]]:
     """Of each Python function: its place, its calls and whether it is of the package."""
+    marks = _marks()
     calls: Counter[CodeType] = Counter()
     result: list[dict[str, Any]] = []
 
@@ -102,6 +108,10 @@ def count_calls(steady: Steady, at_once: int) -> list[dict[str, Any]]:
     def profile() -> None:
         sys.setprofile(note)
 
+    def begin() -> None:
+        marks.start_counting()
+        calls.clear()
+
     def end() -> None:
         sys.setprofile(None)
         for code, count in calls.items():
@@ -110,7 +120,7 @@ def count_calls(steady: Steady, at_once: int) -> list[dict[str, Any]]:
 
     # Each greenlet has a profiler of its own, the hub, too.
     steady.prepare = profile
-    steady.begin = calls.clear
+    steady.begin = begin
     steady.end = end
     gevent.get_hub().loop.run_callback(profile)
     steady.run(at_once)
@@ -130,8 +140,10 @@ def main() -> None:
     steady = Steady(cycle, arguments.requests)
     if arguments.functions:
         print(json.dumps(count_calls(steady, arguments.at_once)), flush=True)
-        os._exit(0)
-    count_instructions(steady, arguments.at_once)
+    else:
+        count_instructions(steady, arguments.at_once)
+    # Nothing of what the interpreter does at its end.
+    os._exit(0)
 
 
 if __name__ == "__main__":

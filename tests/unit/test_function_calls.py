@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.calls import counting
 from benchmarks.checkout import django_db_pooling
+from benchmarks.instructions import Case, Counting
 from benchmarks.variants import CEILING
+from tests.conftest import give_up
+from tests.stubbed import ROOT, figures
 
-ROOT = Path(__file__).parent.parent.parent
 CHECKOUT_AND_CHECKIN = 9
 # In Python, with what Django calls to make a wrapper, over what the same request costs on a wrapper that
 # is always connected.
 REQUEST = {"mysql": 85, "postgresql": 88}
+# Of this package alone, of a request with one query.
+OF_THE_PACKAGE = {
+    ("django_db_pooling", "mysql"): 78,
+    ("django_db_pooling", "postgresql"): 80,
+    ("django_db_pooling, transactions", "mysql"): 90,
+    ("django_db_pooling, transactions", "postgresql"): 91,
+}
+# The same with the end of the request's greenlet: one request at a time, 100 at a time on 20 connections.
+TO_THE_END = {
+    ("django_db_pooling", "mysql"): (84, 115),
+    ("django_db_pooling", "postgresql"): (86, 117),
+    ("django_db_pooling, transactions", "mysql"): (96, 127),
+    ("django_db_pooling, transactions", "postgresql"): (97, 128),
+}
 
 
 def test_checkout_and_checkin() -> None:
@@ -34,16 +47,24 @@ def test_checkout_and_checkin() -> None:
 
 @pytest.mark.parametrize("database", REQUEST)
 def test_a_request_in_a_greenlet_of_its_own(database: str) -> None:
-    ours, ceiling = (cycle(variant, database) for variant in ("django_db_pooling", CEILING))
+    ours, ceiling = (figures("cycle", variant, database) for variant in ("django_db_pooling", CEILING))
     assert ours["round_trips"] == ceiling["round_trips"] == 1
     assert ours["connects"] == ceiling["connects"] == 0
     assert ours["calls"] - ceiling["calls"] <= REQUEST[database], (ours, ceiling)
+    assert ceiling["package_calls"] == 0
 
 
-def cycle(variant: str, database: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.cycle", database]
-    environment = {**os.environ, "BENCHMARK_VARIANT": variant, "BENCHMARK_POOL_SIZE": "20"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+@pytest.mark.parametrize(("variant", "database"), OF_THE_PACKAGE)
+def test_the_package_s_part_of_a_request(variant: str, database: str) -> None:
+    assert 0 < figures("cycle", variant, database)["package_calls"] <= OF_THE_PACKAGE[variant, database]
+
+
+@pytest.mark.parametrize(("variant", "database"), TO_THE_END)
+@pytest.mark.parametrize(("which", "at_once"), [(0, 1), (1, 100)])
+def test_the_package_s_part_to_the_end(variant: str, database: str, which: int, at_once: int) -> None:
+    if shutil.which("gcc") is None:
+        give_up("gcc is not installed on this machine; `make test` as root installs it")
+    counting = Counting(ROOT, lambda variant: Path(sys.executable), requests=200, seeds=1)
+    functions = counting.functions(variant, Case(database, transaction=False, at_once=at_once))
+    calls = sum(function["calls"] for function in functions if function["package"])
+    assert 0 < calls <= TO_THE_END[variant, database][which], functions
