@@ -41,6 +41,9 @@ class Identity:
         self.learned: dict[str, Any] = {}
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf
+        # Wrappers whose thread has ended, for the next one; and how often an untouched one is referred to.
+        self.spare_wrappers: list[Any] = []
+        self.references: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
         # Either may be a URL.
@@ -48,16 +51,15 @@ class Identity:
         return f"<Identity of {name} at {host}>"
 
     def fits(self, wrapper: Any) -> bool:
-        """Whether this is the one of the wrapper's settings as they are at this moment."""
-        # Asked at each checkout and checkin, so without a call where it can be.
+        """Whether this is the one of the wrapper's settings as they are at this moment.
+
+        Asked at each checkout and checkin. Of other settings than DATABASES the registry is told.
+        """
         settings_dict = wrapper.settings_dict
         if self.pool.own_keys:
             settings_dict = self.pool.lasting(settings_dict)
         return bool(
-            not self.retired
-            and wrapper.__class__ is self.wrapper_class
-            and self._time_zones == (settings.USE_TZ or settings.TIME_ZONE)
-            and self._lasting == settings_dict
+            not self.retired and wrapper.__class__ is self.wrapper_class and self._lasting == settings_dict
         )
 
     def is_outdated(self) -> bool:
@@ -105,6 +107,8 @@ class DatabasePool(Pool):
         self.own_keys = _written_at_creation(wrapper)
         # The newest first. Replaced, never changed, so that readers need no lock.
         self.identities: tuple[Identity, ...] = ()
+        # That of the alias's own settings, as far as it is known.
+        self.current: Identity | None = None
         self._lock = threading.Lock()
 
     def lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +134,7 @@ class DatabasePool(Pool):
                 limits = conf.limits_for(self.name, found.settings_dict)
             self.identities = (found, *self.identities)
         if found.is_of_alias:
+            self.current = found
             self.settings_dict = found.settings_dict
             self.resize(limits)
         self.retire_outdated()
@@ -140,10 +145,6 @@ class DatabasePool(Pool):
             if identity.fits(wrapper):
                 return identity
         return None
-
-    def identity_of_alias(self) -> Identity | None:
-        """That of the alias's own settings, once it was needed."""
-        return next((identity for identity in self.identities if identity.is_of_alias), None)
 
     def share_learned(self, wrapper: Any) -> None:
         """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
@@ -180,6 +181,8 @@ class DatabasePool(Pool):
             return
         for identity in identities:
             identity.retired = True
+            if identity is self.current:
+                self.current = None
         with self._lock:
             self.identities = tuple(one for one in self.identities if not one.retired)
         self.close_idle(_is_retired)

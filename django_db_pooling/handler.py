@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from asyncio import _get_running_loop
 from typing import Any
 
 from asgiref.local import Local
@@ -15,15 +16,18 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_db_pooling import checks, conf, drivers, owner
+from django_db_pooling.backend import reuse
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
-from django_db_pooling.log import MAX_LABEL, safe_label
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green, upkeep
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import registry
 from django_db_pooling.workers.agent import agent
 
-_inherited_getitem = ConnectionHandler.__getitem__
+_inherited_getitem, _inherited_all = ConnectionHandler.__getitem__, ConnectionHandler.all
+# Where Django's handler keeps its wrappers, and the threading.local in that.
+_connections: Any = None
+_storage: Any = None
 # Plain wrappers from before patch() that are not pooled yet: their transactions go on.
 _unpooled: set[weakref.ref[Any]] = set()
 # Whether it is sure that what Django keeps per thread is kept per greenlet where gevent is active.
@@ -36,20 +40,41 @@ def _getitem(self: Any, alias: str) -> Any:
         fork.notice()
     if _unpooled:
         _pool_what_is_free()
+    # asgiref's storage where it isn't plainly this thread's.
+    storage = _storage if self._connections is _connections and not _get_running_loop() else self._connections
     try:
-        return getattr(self._connections, alias)
+        return getattr(storage, alias)
     except AttributeError:
         pass
     if alias not in self.settings:
         # An error, or an alias of which only this handler knows.
         return _inherited_getitem(self, alias)
-    wrapper: Any = self.create_connection(alias)
-    # conf.is_off(), without a call for each new thread or greenlet.
-    if wrapper.settings_dict.get("POOL") is not False:
-        wrapper.__class__ = pooled(wrapper.__class__)
-        registry.share_learned(wrapper)
-    setattr(self._connections, alias, wrapper)
+    pool = registry.find(alias)
+    wrapper = None if pool is None or pool.current is None else reuse.take(pool.current)
+    if wrapper is None:
+        wrapper = self.create_connection(alias)
+        if not conf.is_off(wrapper.settings_dict):
+            wrapper.__class__ = pooled(wrapper.__class__)
+            if pool is not None:
+                pool.share_learned(wrapper)
+    setattr(storage, alias, wrapper)
     return wrapper
+
+
+def _all(self: Any, initialized_only: bool = False) -> list[Any]:
+    """Django's. It is called three times in each request."""
+    if not initialized_only or self._connections is not _connections or _get_running_loop():
+        return list(_inherited_all(self, initialized_only))
+    if not fork.noticed[0]:
+        fork.notice()
+    if _unpooled:
+        _pool_what_is_free()
+    mine, found = _storage.__dict__, []
+    if mine:
+        for alias in self.settings:
+            if alias in mine:
+                found.append(mine[alias])
+    return found
 
 
 def patch() -> None:
@@ -66,8 +91,10 @@ def patch() -> None:
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
+    ConnectionHandler.all = _all  # type: ignore[method-assign]
     signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
     signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
+    signals.setting_changed.connect(registry.setting_changed, dispatch_uid="django_db_pooling")
     if settings.configured:
         _pool_open_wrappers()
 
@@ -76,6 +103,7 @@ def unpatch() -> None:
     """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
     if ConnectionHandler.__getitem__ is _getitem:
         del ConnectionHandler.__getitem__
+        del ConnectionHandler.all
 
 
 # -- wrappers from before patch() -----------------------------------------------------------------
@@ -127,7 +155,7 @@ def _make_storage_local() -> None:
 
     gunicorn --preload does that. What this greenlet has already is kept.
     """
-    global _storage_is_local
+    global _storage_is_local, _connections, _storage
     handler: Any = connections
     storage = _innermost(handler._connections)
     if green.patched("threading"):
@@ -141,6 +169,8 @@ def _make_storage_local() -> None:
             storage = _innermost(handler._connections)
         _storage_is_local = True
     owner.use_storage(storage)
+    if isinstance(storage, threading.local):
+        _connections, _storage = handler._connections, storage
 
 
 def _innermost(storage: Any) -> Any:
@@ -158,30 +188,12 @@ def _request_started(sender: Any = None, environ: Any = None, scope: Any = None,
         _make_storage_local()
     mine = owner.current()
     if environ is not None:
-        path = environ.get("PATH_INFO") or "/"
-        if not path.isascii():
-            path = _decoded(environ)
-        label = f"{environ.get('REQUEST_METHOD')} {path}"
-        # What safe_label() asks, without a call for each request.
-        if len(label) > MAX_LABEL or not label.isprintable():
-            label = safe_label(label)
-        request = mine.begin_request(label)
-        environ["django_db_pooling.request"] = owner.RequestEnd(mine, request)
+        request = mine.begin_request(environ.get("REQUEST_METHOD"), environ.get("PATH_INFO") or "/")
+        environ["django_db_pooling.request"] = owner.RequestEnd(request)
     elif scope is not None:
-        mine.begin_request(safe_label(f"{scope.get('method')} {scope.get('path')}"))
+        mine.begin_request(None, f"{scope.get('method')} {scope.get('path')}")
     else:
-        mine.begin_request(None)
-
-
-def _decoded(environ: Any) -> str:
-    """The path as views see it; as it is where it can't be: WSGI wants one that Latin-1 can encode."""
-    # Not before a request: this is imported before others may have patched what it imports.
-    from django.core.handlers.wsgi import get_path_info
-
-    try:
-        return get_path_info(environ)
-    except UnicodeEncodeError:
-        return str(environ["PATH_INFO"])
+        mine.begin_request(None, None)
 
 
 def _request_finished(**kwargs: Any) -> None:

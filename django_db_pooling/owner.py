@@ -15,6 +15,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, TypeVar
 
 from django_db_pooling import conf
+from django_db_pooling.log import safe_label
 from django_db_pooling.pool.holders import Holder
 from django_db_pooling.process import fork
 
@@ -31,16 +32,63 @@ Claims = list[tuple[Any, object]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Request:
-    """A request that a thread or greenlet handles; with Django's test client inside of another one."""
+class Request(Holder):
+    """A request that a thread or greenlet handles; with Django's test client inside of another one.
 
-    __slots__ = ("held_before", "label", "over")
+    ``path``: of a WSGI server, as it is in ``environ``. ``held_before``: what code around the request holds,
+    a TestCase's transaction for example.
+    """
 
-    def __init__(self, label: str | None, held_before: Claims) -> None:
-        self.label = label
-        self.over = False
-        # What code around the request holds, a TestCase's transaction for example.
+    __slots__ = ("_method", "_path", "held_before", "over")
+
+    def __init__(self, owner: Owner, method: str | None, path: str | None, held_before: Claims) -> None:
+        self.ident = None
+        self.owner = weakref.ref(owner)
+        self._method = method
+        self._path = path
         self.held_before = held_before
+        self.over = False
+
+    @property
+    def request(self) -> str | None:
+        # Made when somebody asks for it, which may be long after the request.
+        path = self._path
+        if path is None:
+            return None
+        if self._method is None:
+            return safe_label(path)
+        return safe_label(f"{self._method} {path if path.isascii() else _decoded(path)}")
+
+
+def _decoded(path: str) -> str:
+    """The path as views see it; as it is where it can't be: WSGI wants one that Latin-1 can encode."""
+    # Not before a request: this is imported before others may have patched what it imports.
+    from django.core.handlers.wsgi import get_path_info
+
+    try:
+        return get_path_info({"PATH_INFO": path})
+    except UnicodeEncodeError:
+        return path
+
+
+class RequestEnd:
+    """Lives in a request's ``environ`` and is collected with it.
+
+    After a request that was killed, a server may go on with the same thread or greenlet, without
+    request_finished: gunicorn does with keep-alive.
+    """
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if self._request.over or is_finalizing():
+            return
+        owner = self._request.owner()
+        if owner is not None and fork.is_own(owner.process):
+            owner.abandon_request(self._request)
 
 
 class Owner:
@@ -50,30 +98,40 @@ class Owner:
     thread or greenlet ends. Wrappers are in cycles, and wait for the garbage collector.
     """
 
-    __slots__ = ("__weakref__", "_requests", "_wrappers", "holder", "max_wait", "process", "scopes")
+    # Names given to pooling.scope(), innermost last.
+    scopes: tuple[str, ...] = ()
+    # Seconds to wait for a connection at most, where the pool's timeout is longer.
+    max_wait: float | None = None
+    _outside: Holder | None = None
 
     def __init__(self) -> None:
         self.process = fork.process
-        self.holder = Holder(self)
-        # Wrappers that have checked out here.
-        self._wrappers: set[weakref.ref[Any]] = set()
-        # Names given to pooling.scope(), innermost last.
-        self.scopes: list[str] = []
-        # Seconds to wait for a connection at most, where the pool's timeout is longer.
-        self.max_wait: float | None = None
+        # Wrappers that have checked out here, by their id().
+        self._wrappers: dict[int, weakref.ref[Any]] = {}
         # Innermost last. Without request_finished one stays until its environ or this owner is collected.
         self._requests: deque[Request] = deque(maxlen=MAX_NESTED)
 
+    @property
+    def holder(self) -> Holder:
+        """Who holds what is checked out now."""
+        if self._requests:
+            return self._requests[-1]
+        if self._outside is None:
+            self._outside = Holder(weakref.ref(self))
+        return self._outside
+
     def add(self, wrapper: Any) -> None:
-        """This wrapper has checked a connection out."""
-        self._wrappers.add(weakref.ref(wrapper, self._wrappers.discard))
+        """This wrapper checks a connection out."""
+        self._wrappers[id(wrapper)] = weakref.ref(wrapper)
 
     def holding(self) -> list[Any]:
         """Wrappers with something that this owner has to give back."""
         held = []
-        for ref in list(self._wrappers):
+        for key, ref in list(self._wrappers.items()):
             wrapper = ref()
-            if wrapper is not None and wrapper.holds:
+            if wrapper is None:
+                self._wrappers.pop(key, None)
+            elif wrapper.holds:
                 held.append(wrapper)
         return held
 
@@ -92,57 +150,55 @@ class Owner:
         """Whether a changed session may be left at rest: outside of any unit of work, since nothing reports
         an end there. Not in the main thread, in which commands and scripts run.
         """
-        return not (self._requests or self.scopes) and self.holder.ident != threading.main_thread().ident
+        return not (self._requests or self.scopes) and threading.get_ident() != threading.main_thread().ident
 
-    def begin_request(self, label: str | None) -> Request:
-        request = Request(label, self.claims() if self._wrappers else [])
+    def begin_request(self, method: str | None, path: str | None) -> Request:
+        request = Request(self, method, path, self.claims() if self._wrappers else [])
         self._requests.append(request)
-        self.holder.request = label
         return request
 
     def finish_request(self) -> None:
         """Give back what the innermost request has checked out (I/O where a transaction is open)."""
-        held, holder = self.holding(), self.holder
-        label = holder.request
-        if self._requests:
-            held = self._leave(self._requests[-1], held)
-        else:
+        held = self.holding()
+        if not self._requests:
             # Without request_started. A transaction then belongs to code around the request.
-            held = [wrapper for wrapper in held if not wrapper.in_atomic_block]
-        if held:
-            # What is logged now is about this request.
-            outer, holder.request = holder.request, label
-            try:
-                give_all_back(held)
-            finally:
-                holder.request = outer
+            give_all_back([wrapper for wrapper in held if not wrapper.in_atomic_block])
+            return
+        request = self._requests[-1]
+        try:
+            if held:
+                give_all_back(others(held, request.held_before))
+        finally:
+            # After that: what is logged meanwhile is about this request.
+            request.over = True
+            self._requests.pop()
 
     def abandon_request(self, request: Request) -> None:
         """The request is over, without request_finished. No I/O. What has begun after it goes on."""
         requests = list(self._requests)
         if request not in requests:
             return
+        held = self.holding()
         later = requests[requests.index(request) + 1 :]
         if later:
             self._requests.remove(request)
             request.over = True
             # Of what is held now, this request's is what was held already when the next one began.
             mine = [claim for claim in later[0].held_before if claim not in request.held_before]
-            held = [wrapper for wrapper in self.holding() if (wrapper, wrapper.claim) in mine]
+            held = [wrapper for wrapper in held if (wrapper, wrapper.claim) in mine]
         else:
-            held = self._leave(request, self.holding())
+            self._leave(request)
+            held = others(held, request.held_before)
         for wrapper in held:
             wrapper.abandon()
 
-    def _leave(self, request: Request, held: list[Any]) -> list[Any]:
-        """End this request and those inside of it; which of the wrappers hold something for them."""
+    def _leave(self, request: Request) -> None:
+        """End this request and those inside of it."""
         while self._requests:
             left = self._requests.pop()
             left.over = True
             if left is request:
                 break
-        self.holder.request = self._requests[-1].label if self._requests else None
-        return others(held, request.held_before)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self._wrappers:
@@ -151,31 +207,12 @@ class Owner:
             # In a forked child. The connections are the parent's.
             fork.never_free(self.holding())
             return
-        for wrapper in self.holding():
-            wrapper.abandon()
-        for ref in list(self._wrappers):
-            left = ref()
-            if left is not None and not left.is_shared:
-                left.break_cycles()
-
-
-class RequestEnd:
-    """Lives in a request's ``environ`` and is collected with it.
-
-    After a request that was killed, a server may go on with the same thread or greenlet, without
-    request_finished: gunicorn does with keep-alive.
-    """
-
-    __slots__ = ("_owner", "_request")
-
-    def __init__(self, owner: Owner, request: Request) -> None:
-        self._owner = weakref.ref(owner)
-        self._request = request
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        owner = None if self._request.over or is_finalizing() else self._owner()
-        if owner is not None and fork.is_own(owner.process):
-            owner.abandon_request(self._request)
+        for ref in self._wrappers.values():
+            wrapper = ref()
+            if wrapper is not None:
+                if wrapper.holds:
+                    wrapper.abandon()
+                wrapper.retire()
 
 
 def others(held: list[Any], before: Claims) -> list[Any]:
@@ -272,11 +309,11 @@ class scope(ContextDecorator):
         mine = current()
         self._before.append(mine.claims())
         if self._name is not None:
-            mine.scopes.append(self._name)
+            mine.scopes = (*mine.scopes, self._name)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         mine = current()
         if self._name is not None:
-            mine.scopes.pop()
+            mine.scopes = mine.scopes[:-1]
         give_all_back(others(mine.holding(), self._before.pop()))

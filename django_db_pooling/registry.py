@@ -74,11 +74,9 @@ class Registry:
             self.tasks.run(name, function)
         return made
 
-    def share_learned(self, wrapper: Any) -> None:
-        """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
-        pool = self._pools.get(wrapper.alias)
-        if pool is not None:
-            pool.share_learned(wrapper)
+    def find(self, alias: str) -> DatabasePool | None:
+        """The pool that there is."""
+        return self._pools.get(alias)
 
     # -- upkeep -----------------------------------------------------------------------------
 
@@ -96,8 +94,14 @@ class Registry:
         pool.retire_outdated()
         pool.retire_unused()
 
+    def setting_changed(self, setting: str, **kwargs: Any) -> None:
+        """Django's signal of tests, which change settings in the middle."""
+        if setting in ("USE_TZ", "TIME_ZONE"):
+            for pool in self.pools():
+                pool.retire_outdated()
+
     def _fill(self, pool: DatabasePool) -> None:
-        identity = pool.identity_of_alias()
+        identity = pool.current
         if identity is None:
             return
         slot = pool.reserve_minimum((pool.driver.hub(), identity))

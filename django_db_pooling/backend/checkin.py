@@ -17,7 +17,6 @@ from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 
-
 # Attributes of an atomic block, which may be older than its connection: Django's connect() resets them.
 BLOCK = (
     "in_atomic_block",
@@ -85,7 +84,7 @@ def abandon(wrapper: LeaseHolder) -> None:
         lease.is_clean(as_set) or (not lease.is_damaged() and lease.in_transaction(as_set) is None)
     ):
         slot.maybe_in_transaction = lease.in_transaction(as_set) is None
-        slot.dirty = _must_reset(lease)
+        slot.dirty = slot.dirty or lease.identity.reset_mode == "always"
         lease.pool.checkin(slot)
     else:
         lease.pool.discard(slot)
@@ -138,8 +137,20 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False) -> None:
     slot, pool = lease.slot, lease.pool
     try:
         is_good = _may_be_reused(wrapper, lease)
+        must_reset = slot.dirty or lease.identity.reset_mode == "always"
         rests = is_good and may_rest and slot.dirty
-        is_clean = is_good and not rests and _make_clean(wrapper, lease)
+        is_clean = (
+            is_good
+            and not rests
+            and (
+                (
+                    wrapper.autocommit == wrapper.settings_dict["AUTOCOMMIT"]
+                    and lease.driver.is_clean(slot.connection)
+                )
+                or (not lease.is_damaged() and roll_back(wrapper, lease))
+            )
+            and (not must_reset or reset_session(wrapper, lease))
+        )
     except BaseException:
         pool.discard(slot)
         raise
@@ -172,14 +183,6 @@ def _detach_cursors(lease: Lease) -> bool:
     return True
 
 
-def _make_clean(wrapper: LeaseHolder, lease: Lease) -> bool:
-    """Roll back and reset where it is necessary (I/O). False if that fails."""
-    is_clean = lease.is_clean(wrapper.is_autocommit_as_set)
-    if not is_clean and (lease.is_damaged() or not roll_back(wrapper, lease)):
-        return False
-    return not _must_reset(lease) or reset_session(wrapper, lease)
-
-
 def roll_back(wrapper: LeaseHolder, lease: Lease) -> bool:
     """End a transaction that was left open (I/O): never by a commit. False if that fails."""
     as_set = wrapper.settings_dict["AUTOCOMMIT"]
@@ -197,10 +200,6 @@ def roll_back(wrapper: LeaseHolder, lease: Lease) -> bool:
     if was_left_open:
         lease.pool.journal.note("rolled_back", request=request_label(lease.slot.holder))
     return True
-
-
-def _must_reset(lease: Lease) -> bool:
-    return bool(lease.slot.dirty or lease.identity.reset_mode == "always")
 
 
 def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:

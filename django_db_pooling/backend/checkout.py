@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from django.db import OperationalError
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -54,23 +55,56 @@ def connect(wrapper: LeaseHolder) -> None:
     if wrapper._lease is not None:
         # Other code has set `connection` to None, without close().
         wrapper.discard()
-    identity = find_identity(wrapper)
-    if identity is None:
-        wrapper.plain.connect()
-        return
-    mine = owner.current()
-    limits, outer = identity.pool.limits, wrapper._deadline
+    identity = wrapper._identity
+    if identity is None or not identity.fits(wrapper):
+        identity = wrapper._identity = _look_up(wrapper)
+        if identity is None:
+            wrapper.plain.connect()
+            return
+    pool, mine = identity.pool, owner.current()
+    holder: Any = mine.holder
+    holder.ident = wrapper._thread_ident
+    if pool.limits.leak_threshold is not None:
+        holder = Holding(holder, sys._getframe())
+    # First of all: from here on it is given back at the end.
+    mine.add(wrapper)
+    if wrapper._resting is None and not identity.backend_remembers:
+        slot = pool.take((pool.driver.hub(), identity), holder)
+        if slot is not None:
+            is_awaited = wrapper._vacant is State.AWAITED
+            lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
+            wrapper.adopt(lease)
+            if not (slot.dirty or _must_ask(wrapper, lease) or connection_checked_out.receivers):
+                return
+    _connect_with_io(wrapper, identity, mine, holder)
+
+
+def _must_ask(wrapper: LeaseHolder, lease: Lease) -> bool:
+    """Whether only the server can tell that this one is usable."""
+    slot = lease.slot
+    return bool(
+        wrapper.health_check_enabled
+        or slot.maybe_in_transaction
+        or slot.taken_at - slot.returned_at > LONG_IDLE
+        or lease.pool.is_suspect(slot)
+    )
+
+
+def _connect_with_io(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object) -> None:
+    """Where it takes a wait, or a word with the server."""
+    outer = wrapper._deadline
     if outer is None:
-        timeout, max_wait = limits.timeout, mine.max_wait
+        timeout, max_wait = identity.pool.limits.timeout, mine.max_wait
         shortest = timeout if max_wait is None or (timeout is not None and timeout <= max_wait) else max_wait
         wrapper._deadline = Deadline(shortest)
-    holder: object = mine.holder if limits.leak_threshold is None else Holding(mine.holder, sys._getframe())
     try:
         if wrapper._resting is not None and _resume_session(wrapper, mine):
             return
-        if not _check_out(wrapper, identity, mine, holder):
+        lease = wrapper._lease
+        if not (
+            _check_out(wrapper, identity, mine, holder) if lease is None else _make_usable(wrapper, lease)
+        ):
             _check_out_another(wrapper, mine, holder)
-        mine.add(wrapper)
         if connection_checked_out.receivers:
             _send_checked_out(wrapper)
     except BaseException as error:
@@ -120,12 +154,11 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
         return False
     is_awaited = wrapper._vacant is State.AWAITED
     lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
-    if slot.connection is None:
-        wrapper._lease = lease
-        is_open = opening.open_patiently(wrapper, lease)
-    else:
+    if slot.connection is not None:
         wrapper.adopt(lease)
-        is_open = _make_usable(wrapper, lease)
+        return _make_usable(wrapper, lease)
+    wrapper._lease = lease
+    is_open = opening.open_patiently(wrapper, lease)
     lease.executed = False
     return is_open
 
@@ -138,22 +171,19 @@ def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
             lease.pool.close(wrapper.end_lease().slot)
         wrapper.connection = None
         return False
-    return _is_usable(wrapper, lease) or _discard_broken(wrapper)
+    is_usable = not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper)
+    lease.executed = False
+    return is_usable
 
 
-def _is_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
-    """Roll back and ping where it is necessary (I/O)."""
+def _ask(wrapper: LeaseHolder, lease: Lease) -> bool:
+    """Roll back and ping (I/O). Whether it is usable."""
     slot = lease.slot
     if slot.maybe_in_transaction:
         slot.maybe_in_transaction = False
         if not checkin.roll_back(wrapper, lease):
             return False
-    must_ping = (
-        wrapper.health_check_enabled
-        or lease.pool.is_suspect(slot)
-        or slot.taken_at - slot.returned_at > LONG_IDLE
-    )
-    return not must_ping or wrapper.is_usable()
+    return not _must_ask(wrapper, lease) or wrapper.is_usable()
 
 
 def _discard_broken(wrapper: LeaseHolder) -> bool:
@@ -174,7 +204,7 @@ def _resume_session(wrapper: LeaseHolder, mine: owner.Owner) -> bool:
     if checkin.resume(wrapper):
         lease = wrapper._lease
         assert lease is not None
-        if _is_usable(wrapper, lease) or _discard_broken(wrapper):
+        if not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper):
             # A statement may ask for what the session's last one has left: that was this wrapper's.
             lease.executed = True
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from django_db_pooling.pool.slot import Slot
+from django_db_pooling.backend.lease import Lease
 from django_db_pooling.process import fork
 
 
@@ -16,9 +16,7 @@ class Statements(Protocol):
     """
 
     Database: Any
-
-    @property
-    def slot(self) -> Slot | None: ...
+    _lease: Lease | None
 
     def before_statement(self, sql: Any) -> None: ...
     def after_statement(self, sql: Any) -> None: ...
@@ -74,10 +72,12 @@ class PooledCursor(Base):
             self.cursor.close()
         except BaseException as error:
             # Without a connection there is nothing left to close.
-            if db.slot is None and isinstance(error, db.Database.Error):
+            if db._lease is None and isinstance(error, db.Database.Error):
                 return
             # Django's error handling doesn't cover close(), which may talk to the server.
             db.statement_failed(error)
             raise
         finally:
-            db.cursor_closed(self.cursor)
+            lease = db._lease
+            if lease is not None and lease.by_transaction:
+                db.cursor_closed(self.cursor)

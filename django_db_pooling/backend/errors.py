@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,32 +22,12 @@ class ConnectionErrors(DatabaseErrorWrapper):
     """
 
     wrapper: LeaseHolder
-    # When the driver was entered (time.monotonic()), 0 without a connection.
-    _began = 0.0
 
     def __enter__(self) -> None:
         if not fork.noticed[0]:
             fork.notice()
-        wrapper = self.wrapper
-        lease = wrapper._lease
-        if lease is None:
-            self._began = 0.0
-            return
-        self._began = time.monotonic()
-        if not (wrapper.in_atomic_block or lease.driver.remembers_transaction):
-            # Before every statement: once the connection is broken, this driver doesn't know it.
-            connection = lease.slot.connection
-            if connection is not None:
-                lease.was_in_transaction = lease.driver.in_transaction(connection) is not False
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        began = self._began
-        if began:
-            # Django nests these: no second counts twice.
-            self._began = now = time.monotonic()
-            lease = self.wrapper._lease
-            if lease is not None:
-                lease.pool.counts.busy_seconds += now - began
         if exc_type is None:
             return
         translate = getattr(self.wrapper, "translate", super().__exit__)

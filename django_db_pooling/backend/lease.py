@@ -57,6 +57,7 @@ class Lease:
     """
 
     __slots__ = (
+        "busy_since",
         "by_transaction",
         "cursors",
         "driver",
@@ -83,7 +84,9 @@ class Lease:
         self.executed = self.has_begun_by_text = False
         # The transaction is one of set_autocommit(False), which has no end of its own.
         self.manual = False
-        # A transaction was open after the last statement, for drivers that don't remember that.
+        # When the present or last statement began.
+        self.busy_since = 0.0
+        # A transaction was open before the last statement, for drivers that don't remember that.
         self.was_in_transaction = False
         # While it is opened: the parameters of connecting.
         self.params: dict[str, Any] = {}

@@ -7,11 +7,13 @@ another. The contents of comments and string literals don't count.
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, NamedTuple
 
 from django.db.transaction import TransactionManagementError
 
 from django_db_pooling.backend.base import LeaseHolder
+from django_db_pooling.process import fork
 
 # Size of the cache, and the longest statement in it (characters).
 MAX_CACHED = 4096
@@ -221,10 +223,17 @@ def _analyse(rules: _Rules, text: str) -> Traits:
 
 def before(wrapper: LeaseHolder, sql: Any) -> None:
     """Called by cursors before each statement."""
+    if not fork.noticed[0]:
+        fork.notice()
     lease = wrapper._lease
+    if lease is None:
+        return
+    lease.busy_since = time.monotonic()
+    if not (wrapper.in_atomic_block or lease.driver.remembers_transaction):
+        # Once the connection is broken, this driver doesn't know it.
+        lease.was_in_transaction = lease.driver.in_transaction(lease.slot.connection) is not False
     if (
-        lease is not None
-        and lease.by_transaction
+        lease.by_transaction
         and not (lease.executed or wrapper.in_atomic_block or lease.pinned)
         and len(lease.cursors) <= 1
         and traits(wrapper.vendor, sql).asks
@@ -243,6 +252,7 @@ def after(wrapper: LeaseHolder, sql: Any) -> None:
     if lease is None:
         return
     lease.executed = True
+    lease.pool.counts.busy_seconds += time.monotonic() - lease.busy_since
     slot = lease.slot
     if not slot.opened_at:
         return

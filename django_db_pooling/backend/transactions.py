@@ -7,10 +7,10 @@ In both, ``set_autocommit()`` runs the commit hooks itself and remembers who has
 from __future__ import annotations
 
 import _thread
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from django_db_pooling import conf, owner
@@ -27,16 +27,45 @@ def connect(wrapper: LeaseHolder) -> None:
     Unless it is one of our own methods that needs a connection, it is the user's code that has called
     ``ensure_connection()``, to use ``connection.connection`` next: that pins.
     """
-    is_for_user = not wrapper._depth.count
-    with wrapper._depth:
-        if wrapper.is_awaited:
-            _connect_in_block(wrapper)
-        else:
-            wrapper._vacant = State.FREE
-            checkout.connect(wrapper)
-    lease = wrapper._lease
-    if is_for_user and lease is not None and lease.by_transaction and not wrapper.in_atomic_block:
-        wrapper.pin()
+    if not wrapper._depth.count:
+        with wrapper._depth:
+            connect(wrapper)
+        lease = wrapper._lease
+        if lease is not None and lease.by_transaction and not wrapper.in_atomic_block:
+            wrapper.pin()
+    elif wrapper._vacant is State.AWAITED and wrapper.in_atomic_block:
+        _connect_in_block(wrapper)
+    else:
+        wrapper._vacant = State.FREE
+        checkout.connect(wrapper)
+
+
+def commit(wrapper: LeaseHolder) -> None:
+    """Django's."""
+    if not fork.noticed[0]:
+        fork.notice()
+    _end_transaction(wrapper, wrapper.plain.commit)
+
+
+def rollback(wrapper: LeaseHolder) -> None:
+    """Django's."""
+    if not fork.noticed[0]:
+        fork.notice()
+    _end_transaction(wrapper, wrapper.plain.rollback)
+    # Its frames refer to the slot.
+    wrapper.rollback_exc = None
+
+
+def _end_transaction(wrapper: LeaseHolder, end: Callable[[], None]) -> None:
+    lease, began = wrapper._lease, time.monotonic()
+    try:
+        end()
+    finally:
+        if lease is not None:
+            lease.pool.counts.busy_seconds += time.monotonic() - began
+    # Where the settings turn autocommit off, there is nothing else that would end a transaction.
+    if not wrapper.settings_dict["AUTOCOMMIT"]:
+        release_if_free(wrapper, is_over=True)
 
 
 def _connect_in_block(wrapper: LeaseHolder) -> None:
@@ -55,7 +84,7 @@ def _connect_in_block(wrapper: LeaseHolder) -> None:
 
 
 @contextmanager
-def operation(wrapper: LeaseHolder, deadline: Deadline | None) -> Iterator[None]:
+def operation(wrapper: LeaseHolder, deadline: Deadline | None = None) -> Iterator[None]:
     """Around what a backend asks its server without a cursor: the connection stays to the end of it.
 
     ``deadline``: the checkout's; None: by the pool's timeout.
@@ -66,7 +95,10 @@ def operation(wrapper: LeaseHolder, deadline: Deadline | None) -> Iterator[None]
             wrapper._deadline = deadline
         with wrapper._depth:
             wrapper.ensure_connection()
+            began = time.monotonic()
             yield
+            if wrapper._lease is not None:
+                wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
     finally:
         wrapper._deadline = outer
         release_if_free(wrapper)
@@ -149,6 +181,8 @@ def will_be_transaction_scoped(wrapper: LeaseHolder) -> bool:
 
 def close(wrapper: LeaseHolder) -> None:
     """Django's: in an atomic block, the end of that."""
+    if not fork.noticed[0]:
+        fork.notice()
     wrapper.plain.close()
     if wrapper._resting is not None:
         checkin.end_rest(wrapper)
@@ -160,27 +194,16 @@ def close(wrapper: LeaseHolder) -> None:
 
 
 def cursor_opened(wrapper: LeaseHolder, lease: Lease, cursor: Any, is_named: bool) -> None:
-    """``cursor``: what the backend has made, the driver's own or a wrapper of it."""
-    cursor = driver_cursor(cursor)
-    key = id(cursor)
-    if not lease.by_transaction:
-        # Called with the reference, too, which it ignores.
-        lease.cursors[key] = weakref.ref(cursor, partial(lease.cursors.pop, key))
-        return
-    opened = OpenCursor(cursor, _collected)
-    opened.key, opened.wrapper, opened.is_named = key, weakref.ref(wrapper), is_named
-    lease.cursors[key] = opened
-
-
-def driver_cursor(cursor: Any) -> Any:
-    """Django's backend for MySQL, for example, has a wrapper of its own around it."""
-    return getattr(cursor, "cursor", cursor)
+    """``cursor``: the driver's."""
+    opened = lease.cursors[id(cursor)] = OpenCursor(cursor, _collected)
+    opened.key, opened.wrapper, opened.is_named = id(cursor), weakref.ref(wrapper), is_named
 
 
 def cursor_closed(wrapper: LeaseHolder, cursor: Any) -> None:
+    """``cursor``: what the backend has made, the driver's own or a wrapper of it."""
     lease = wrapper._lease
-    if lease is not None and lease.by_transaction:
-        lease.cursors.pop(id(driver_cursor(cursor)), None)
+    if lease is not None:
+        lease.cursors.pop(id(getattr(cursor, "cursor", cursor)), None)
         release_if_free(wrapper)
 
 

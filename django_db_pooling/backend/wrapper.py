@@ -7,22 +7,22 @@ where Django would close; what it does is in the other modules of this package.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import Error
 from django.utils.functional import cached_property
 
 from django_db_pooling import drivers
-from django_db_pooling.backend import checkin, errors, opening, statements, transactions
+from django_db_pooling.backend import checkin, errors, opening, reuse, statements, transactions
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
-from django_db_pooling.database_pool import Identity
-from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import fork
-from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.registry import registry
+
+_subclasses: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
 class Helper:
@@ -56,19 +56,13 @@ class PooledWrapper(LeaseHolder):
 
     # -- connecting and closing -------------------------------------------------------------------
 
-    def connect(self) -> None:
-        transactions.connect(self)
+    connect = transactions.connect
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         return opening.get_new_connection(self, conn_params)
 
-    def _close(self) -> None:
-        checkin.close(self)
-
-    def close(self) -> None:
-        if not fork.noticed[0]:
-            fork.notice()
-        transactions.close(self)
+    _close = checkin.close
+    close = transactions.close
 
     def close_if_unusable_or_obsolete(self) -> None:
         """Called by Django when a request starts and ends: the scope of a connection is over."""
@@ -78,7 +72,7 @@ class PooledWrapper(LeaseHolder):
             checkin.end_rest(self)
         if self.connection is None:
             return
-        if self.in_atomic_block or not self.holds:
+        if self._lease is None or self.in_atomic_block or self._thread_sharing_count:
             super().close_if_unusable_or_obsolete()
         else:
             self.give_back()
@@ -113,8 +107,8 @@ class PooledWrapper(LeaseHolder):
 
     # -- transactions -----------------------------------------------------------------------------
 
-    def get_autocommit(self) -> bool:
-        return transactions.get_autocommit(self)
+    get_autocommit = transactions.get_autocommit
+    commit, rollback = transactions.commit, transactions.rollback
 
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
@@ -123,25 +117,7 @@ class PooledWrapper(LeaseHolder):
             fork.notice()
         transactions.set_autocommit(self, autocommit, force_begin_transaction_with_broken_autocommit)
 
-    def commit(self) -> None:
-        if not fork.noticed[0]:
-            fork.notice()
-        super().commit()
-        # Where the settings turn autocommit off, there is nothing else that would end a transaction.
-        if not self.settings_dict["AUTOCOMMIT"]:
-            transactions.release_if_free(self, is_over=True)
-
-    def rollback(self) -> None:
-        if not fork.noticed[0]:
-            fork.notice()
-        super().rollback()
-        # Its frames refer to the slot.
-        self.rollback_exc = None
-        if not self.settings_dict["AUTOCOMMIT"]:
-            transactions.release_if_free(self, is_over=True)
-
-    def operation(self, deadline: Deadline | None = None) -> AbstractContextManager[None]:
-        return transactions.operation(self, deadline)
+    operation = transactions.operation
 
     # -- cursors and statements ---------------------------------------------------------------------
 
@@ -157,13 +133,22 @@ class PooledWrapper(LeaseHolder):
 
     def create_cursor(self, name: str | None = None) -> Any:
         cursor = super().create_cursor(name)
-        if self._lease is not None:
-            transactions.cursor_opened(self, self._lease, cursor, name is not None)
+        lease = self._lease
+        if lease is not None:
+            # Django's backend for MySQL, for example, has a wrapper of its own around the driver's.
+            inner = getattr(cursor, "cursor", cursor)
+            if lease.by_transaction:
+                transactions.cursor_opened(self, lease, inner, name is not None)
+            else:
+                key, cursors = id(inner), lease.cursors
+                # Called with the reference, too, which it ignores.
+                cursors[key] = weakref.ref(inner, functools.partial(cursors.pop, key))
         return cursor
 
     def make_cursor(self, cursor: Any) -> Any:
         made = super().make_cursor(cursor)
-        made.__class__ = mixed(PooledCursor, type(made))
+        cls = type(made)
+        made.__class__ = _subclasses.get((PooledCursor, cls)) or mixed(PooledCursor, cls)
         return made
 
     def make_debug_cursor(self, cursor: Any) -> Any:
@@ -171,39 +156,15 @@ class PooledWrapper(LeaseHolder):
         made.__class__ = mixed(PooledCursor, type(made))
         return made
 
-    def before_statement(self, sql: Any) -> None:
-        if not fork.noticed[0]:
-            fork.notice()
-        statements.before(self, sql)
-
-    def after_statement(self, sql: Any) -> None:
-        statements.after(self, sql)
-
-    def statement_failed(self, error: BaseException) -> None:
-        errors.statement_failed(self, error)
-
-    def cursor_closed(self, cursor: Any) -> None:
-        transactions.cursor_closed(self, cursor)
-
-    def lose(self) -> None:
-        errors.lose(self)
+    before_statement, after_statement = statements.before, statements.after
+    statement_failed, lose = errors.statement_failed, errors.lose
+    cursor_closed = transactions.cursor_closed
 
     # -- for its owner ------------------------------------------------------------------------------
 
-    def pin_session(self) -> None:
-        statements.pin_session(self)
-
-    def give_back(self) -> None:
-        checkin.give_back(self)
-
-    def abandon(self) -> None:
-        checkin.abandon(self)
-
-    def inherit(self) -> None:
-        checkin.inherit(self)
-
-    def fill(self, identity: Identity, slot: Slot) -> None:
-        opening.fill(self, identity, slot)
+    pin_session = statements.pin_session
+    give_back, abandon, inherit = checkin.give_back, checkin.abandon, checkin.inherit
+    fill, retire = opening.fill, reuse.retire
 
     def __copy__(self) -> PooledWrapper:
         """A shallow copy, as Django's own tests make, has no part in the lease."""
@@ -217,7 +178,7 @@ class PooledWrapper(LeaseHolder):
         return copied
 
     def break_cycles(self) -> None:
-        """Its thread or greenlet has ended: nothing of it is left to the garbage collector.
+        """Nothing of it is left to the garbage collector.
 
         With hundreds of requests waiting, collecting a wrapper costs more than making it. Code that still
         refers to this one can go on using it.
@@ -244,9 +205,6 @@ def pooled(cls: type[Any]) -> type[Any]:
     for mixin in reversed(driver.mixins):
         cls = mixed(mixin, cls)
     return mixed(PooledWrapper, cls)
-
-
-_subclasses: dict[tuple[type[Any], type[Any]], type[Any]] = {}
 
 
 def mixed(mixin: type[Any], cls: type[Any]) -> type[Any]:

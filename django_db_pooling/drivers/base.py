@@ -45,9 +45,8 @@ class Driver:
 
     # -- for the pool ------------------------------------------------------------------------
 
-    def hub(self) -> object:
-        """Connections only work in the hub that opened them, where gevent patches sockets."""
-        return green.hub_of_this_thread() if green.patched("socket") else None
+    # Connections only work in the hub that opened them, where gevent patches sockets.
+    hub: Callable[[], object] = staticmethod(green.hub_of_sockets)
 
     def alive(self, connection: Any) -> bool | None:
         """False: closed by the server. None: something unread is there, only a ping can tell."""

@@ -66,10 +66,12 @@ class PyMySQL(Driver):
         return bool(connection.server_status & _TRANSACTION_FLAGS != _NO_TRANSACTION)
 
     def is_clean(self, connection: Any) -> bool:
+        # As in_transaction() and unread(), without a call.
+        result = connection._result
         return (
             connection._sock is not None
             and connection.server_status & _TRANSACTION_FLAGS == _NO_TRANSACTION
-            and not self.unread(connection)
+            and not (result is not None and (result.unbuffered_active or result.has_next))
         )
 
     def unread(self, connection: Any) -> bool:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from types import FrameType
+from typing import Any
 
 from django_db_pooling.log import redact, safe_label
 
 
 class Holder:
-    """Names the thread that holds a connection, and its request. ``owner``: what holds it there."""
+    """Names the thread that holds a connection, and its request. ``owner``: a weak reference to what holds
+    it there.
+    """
 
-    __slots__ = ("ident", "owner", "request")
+    __slots__ = ("ident", "owner")
 
-    def __init__(self, owner: object) -> None:
-        self.ident = threading.get_ident()
-        self.owner = weakref.ref(owner)
-        self.request: str | None = None
+    def __init__(self, owner: Any) -> None:
+        # Known once it holds something.
+        self.ident: int | None = None
+        self.owner = owner
+
+    @property
+    def request(self) -> str | None:
+        return None
 
     def __str__(self) -> str:
         name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))

@@ -57,6 +57,21 @@ class Pool:
 
     # -- checkout ----------------------------------------------------------------------------
 
+    def take(self, affinity: object, holder: object) -> Slot | None:
+        """An idle connection at once, as ``checkout`` gives one; None where the caller has to queue."""
+        if self.queue.waiters:
+            return None
+        slot = self.slots.pop(affinity)
+        if slot is None:
+            return None
+        if not self.health.fit(slot):
+            self.slots.close(slot)
+            return None
+        slot.holder = holder
+        slot.taken_at = time.monotonic()
+        self.counts.checkouts += 1
+        return slot
+
     def checkout(
         self,
         deadline: float | None = None,
@@ -74,12 +89,10 @@ class Pool:
         """
         if affinity is None:
             affinity = self.driver.hub()
-        slot = None if self.queue.waiters else self.slots.pop(affinity)
-        if slot is not None and not self.health.fit(slot):
-            self.slots.close(slot)
-            slot = None
-        if slot is None:
-            slot = self.queue.wait(affinity, deadline, began, counted)
+        slot = self.take(affinity, holder)
+        if slot is not None:
+            return slot
+        slot = self.queue.wait(affinity, deadline, began, counted)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 _patched: set[str] = set()
+# gevent's, once it is known that gevent has patched sockets.
+_get_hub: Callable[[], Any] | None = None
 
 
 def patched(module: str) -> bool:
@@ -34,6 +36,16 @@ def original(module: str, name: str) -> Any:
 def _of_gevents_monkey(name: str) -> Any:
     """None as long as gevent.monkey isn't imported: another thread may be at it."""
     return getattr(sys.modules.get("gevent.monkey"), name, None)
+
+
+def hub_of_sockets() -> Any:
+    """The hub in which a socket that is made now works; None where gevent hasn't patched them."""
+    global _get_hub
+    if _get_hub is None:
+        if not patched("socket"):
+            return None
+        _get_hub = sys.modules["gevent"].get_hub
+    return _get_hub()
 
 
 def hub_of_this_thread() -> Any:
