@@ -1,4 +1,4 @@
-/* Tells callgrind what to count, and stops the process's clock meanwhile: callgrind makes everything some 50
+/* Tells callgrind what to count, and stops the process's clock before: callgrind makes everything some 50
  * times slower, so that what goes by the clock (timers, the housekeeper, ages) would run 50 times too often.
  * Loaded with LD_PRELOAD: clock_gettime is the only clock of CPython and libev.
  */
@@ -35,13 +35,17 @@ int clock_gettime(clockid_t clock, struct timespec *time)
     return 0;
 }
 
-void start_counting(void)
+void stop_clock(void)
 {
     clockid_t clock;
 
     for (clock = 0; clock <= CLOCK_BOOTTIME; clock++)
         syscall(SYS_clock_gettime, clock, &stopped[clock]);
     is_stopped = 1;
+}
+
+void start_counting(void)
+{
     CALLGRIND_START_INSTRUMENTATION;
     CALLGRIND_ZERO_STATS;
 }
@@ -50,5 +54,4 @@ void stop_counting(void)
 {
     CALLGRIND_DUMP_STATS;
     CALLGRIND_STOP_INSTRUMENTATION;
-    is_stopped = 0;
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.variants import CEILING, VARIANTS
+from benchmarks.variants import CEILING, FAIR_CEILING, VARIANTS
 
 Run = dict[str, Any]
 Case = tuple[str, str, int, bool]
@@ -36,6 +36,7 @@ def _total(name: str) -> Callable[[list[Run]], str]:
 COLUMNS: dict[str, Callable[[list[Run]], str]] = {
     "req/s": _median("requests_per_second", ".0f"),
     "of ceiling": _median("of_ceiling", ".2f"),
+    "of in order": _median("of_fair_ceiling", ".2f"),
     "p50 ms": _median("p50_ms", ".0f"),
     "p99 ms": _median("p99_ms", ".0f"),
     "max ms": _worst("max_ms", ".0f"),
@@ -114,11 +115,12 @@ def _cases(runs: Iterable[Run]) -> list[Case]:
 
 
 def _compare(runs: list[Run]) -> None:
-    """Each compared with the ceiling of its own round; 0 if that was not measured."""
-    ceilings = {run["round"]: run["requests_per_second"] for run in runs if run["variant"] == CEILING}
+    """Each compared with the ceilings of its own round; 0 if that was not measured."""
+    speeds = {(run["round"], run["variant"]): run["requests_per_second"] for run in runs}
     for run in runs:
-        ceiling = ceilings.get(run["round"], 0)
-        run["of_ceiling"] = run["requests_per_second"] / ceiling if ceiling else 0.0
+        for name, variant in (("of_ceiling", CEILING), ("of_fair_ceiling", FAIR_CEILING)):
+            ceiling = speeds.get((run["round"], variant), 0)
+            run[name] = run["requests_per_second"] / ceiling if ceiling else 0.0
         run["wait_ratio"] = run["wait_max_ms"] / run["wait_p50_ms"] if run["wait_p50_ms"] else 0.0
 
 

@@ -1,4 +1,4 @@
-"""That callgrind counts a request's instructions and no others, and the same number again."""
+"""That callgrind counts a request's instructions and no others, and nearly the same number again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_same_again(tmp_path: Path) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed; `make benchmark-instructions` as root installs it")
     first, second = (instructions(tmp_path / name) for name in ("first", "second"))
-    assert first == pytest.approx(second, rel=0.005)
+    assert first == pytest.approx(second, rel=0.01)
     for at_once in (1, 100):
         ceiling, ours = first[CEILING, at_once], first[VARIANT, at_once]
         # A request of Django's alone has hundreds of function calls, importing it some hundred millions.
@@ -30,7 +30,7 @@ def test_the_same_again(tmp_path: Path) -> None:
 
 
 def instructions(path: Path) -> dict[Any, Any]:
-    command = [sys.executable, "-m", "benchmarks.instructions", "--here", "--rst", "--requests", "100"]
+    command = [sys.executable, "-m", "benchmarks.instructions", "--here", "--rst", "--requests", "200"]
     command += ["--database", "postgresql", "--work", "query", "--variants", CEILING, VARIANT]
     done = subprocess.run([*command, "--json", path], cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
