@@ -31,6 +31,8 @@ class Identity:
         self.is_of_alias = of_alias == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = of_alias if self.is_of_alias else wrapper.settings_dict
         self._lasting = copied(pool.lasting(self.settings_dict))
+        # Of the settings that were found equal last.
+        self._values: tuple[Any, ...] = ()
         self._time_zones = _time_zones()
         # Nobody gets a connection of this one any more.
         self.retired = False
@@ -53,14 +55,21 @@ class Identity:
     def fits(self, wrapper: Any) -> bool:
         """Whether this is the one of the wrapper's settings as they are at this moment.
 
-        Asked at each checkout and checkin. Of other settings than DATABASES the registry is told.
+        Asked at each checkout and checkin, so it is quick where the values are the same objects as before.
+        What changes inside of these, or in other settings than DATABASES, ``is_outdated`` finds.
         """
+        if self.retired or wrapper.__class__ is not self.wrapper_class:
+            return False
         settings_dict = wrapper.settings_dict
+        values = tuple(settings_dict.values())
+        if values == self._values:
+            return True
         if self.pool.own_keys:
             settings_dict = self.pool.lasting(settings_dict)
-        return bool(
-            not self.retired and wrapper.__class__ is self.wrapper_class and self._lasting == settings_dict
-        )
+        if self._lasting != settings_dict:
+            return False
+        self._values = values
+        return True
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for have changed since."""

@@ -49,7 +49,7 @@ def _getitem(self: Any, alias: str) -> Any:
     if alias not in self.settings:
         # An error, or an alias of which only this handler knows.
         return _inherited_getitem(self, alias)
-    pool = registry.find(alias)
+    pool = registry.by_alias.get(alias)
     wrapper = None if pool is None or pool.current is None else reuse.take(pool.current)
     if wrapper is None:
         wrapper = self.create_connection(alias)

@@ -102,35 +102,33 @@ class Owner:
     scopes: tuple[str, ...] = ()
     # Seconds to wait for a connection at most, where the pool's timeout is longer.
     max_wait: float | None = None
+    # The request that it handles at this moment.
+    request: Request | None = None
     _outside: Holder | None = None
 
     def __init__(self) -> None:
         self.process = fork.process
         # Wrappers that have checked out here, by their id().
-        self._wrappers: dict[int, weakref.ref[Any]] = {}
+        self.wrappers: dict[int, weakref.ref[Any]] = {}
         # Innermost last. Without request_finished one stays until its environ or this owner is collected.
         self._requests: deque[Request] = deque(maxlen=MAX_NESTED)
 
     @property
     def holder(self) -> Holder:
         """Who holds what is checked out now."""
-        if self._requests:
-            return self._requests[-1]
+        if self.request is not None:
+            return self.request
         if self._outside is None:
             self._outside = Holder(weakref.ref(self))
         return self._outside
 
-    def add(self, wrapper: Any) -> None:
-        """This wrapper checks a connection out."""
-        self._wrappers[id(wrapper)] = weakref.ref(wrapper)
-
     def holding(self) -> list[Any]:
         """Wrappers with something that this owner has to give back."""
         held = []
-        for key, ref in list(self._wrappers.items()):
+        for key, ref in list(self.wrappers.items()):
             wrapper = ref()
             if wrapper is None:
-                self._wrappers.pop(key, None)
+                self.wrappers.pop(key, None)
             elif wrapper.holds:
                 held.append(wrapper)
         return held
@@ -153,8 +151,9 @@ class Owner:
         return not (self._requests or self.scopes) and threading.get_ident() != threading.main_thread().ident
 
     def begin_request(self, method: str | None, path: str | None) -> Request:
-        request = Request(self, method, path, self.claims() if self._wrappers else [])
+        request = Request(self, method, path, self.claims() if self.wrappers else [])
         self._requests.append(request)
+        self.request = request
         return request
 
     def finish_request(self) -> None:
@@ -170,8 +169,7 @@ class Owner:
                 give_all_back(others(held, request.held_before))
         finally:
             # After that: what is logged meanwhile is about this request.
-            request.over = True
-            self._requests.pop()
+            self._leave(request)
 
     def abandon_request(self, request: Request) -> None:
         """The request is over, without request_finished. No I/O. What has begun after it goes on."""
@@ -194,20 +192,23 @@ class Owner:
 
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
-        while self._requests:
-            left = self._requests.pop()
+        requests = self._requests
+        while requests:
+            left = requests.pop()
             left.over = True
             if left is request:
                 break
+        self.request = requests[-1] if requests else None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_finalizing() or not self._wrappers:
+        if is_finalizing() or not self.wrappers:
             return
-        if not fork.is_own(self.process):
+        # As fork.is_own(), without a call.
+        if not fork.noticed[0] or self.process is not fork.process:
             # In a forked child. The connections are the parent's.
             fork.never_free(self.holding())
             return
-        for ref in self._wrappers.values():
+        for ref in self.wrappers.values():
             wrapper = ref()
             if wrapper is not None:
                 if wrapper.holds:

@@ -33,8 +33,8 @@ class Registry:
         self._begin()
 
     def _begin(self) -> None:
-        # Replaced, never changed, so that readers need no lock.
-        self._pools: dict[str, DatabasePool] = {}
+        # The pools. Replaced, never changed, so that readers need no lock.
+        self.by_alias: dict[str, DatabasePool] = {}
         # Those that another one has replaced, until their connections have come back.
         self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
@@ -44,14 +44,14 @@ class Registry:
     def pools(self, alias: str | None = None) -> list[DatabasePool]:
         if not fork.noticed[0]:
             fork.notice()
-        pools = [*self._pools.values(), *self._replaced]
+        pools = [*self.by_alias.values(), *self._replaced]
         return [pool for pool in pools if alias in (None, pool.name)]
 
     def identity_of(self, wrapper: Any, driver: Driver) -> Identity:
         """That of the wrapper's settings at this moment, in the pool of its alias."""
         if not fork.noticed[0]:
             fork.notice()
-        pool = self._pools.get(wrapper.alias)
+        pool = self.by_alias.get(wrapper.alias)
         if pool is None or pool.driver is not driver:
             pool = self._make(wrapper, driver)
         pool.closing = False
@@ -59,24 +59,20 @@ class Registry:
 
     def _make(self, wrapper: Any, driver: Driver) -> DatabasePool:
         with self._lock:
-            before = self._pools.get(wrapper.alias)
+            before = self.by_alias.get(wrapper.alias)
             if before is not None and before.driver is driver:
                 return before
             made = DatabasePool(wrapper, driver)
             if before is not None:
                 before.closing = True
                 self._replaced = (*self._replaced, before)
-            self._pools = {**self._pools, wrapper.alias: made}
+            self.by_alias = {**self.by_alias, wrapper.alias: made}
         limits = made.limits
         made.journal.note("created", size=limits.size, max_outstanding=limits.max_outstanding)
         upkeep.ensure_running()
         for name, function in self.on_new_pool:
             self.tasks.run(name, function)
         return made
-
-    def find(self, alias: str) -> DatabasePool | None:
-        """The pool that there is."""
-        return self._pools.get(alias)
 
     # -- upkeep -----------------------------------------------------------------------------
 
@@ -119,14 +115,14 @@ class Registry:
         with self._lock:
             ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
             self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
-            self._pools = {alias: pool for alias, pool in self._pools.items() if pool not in ended}
+            self.by_alias = {alias: pool for alias, pool in self.by_alias.items() if pool not in ended}
         for pool in ended:
             pool.retire_all()
             pool.journal.write(is_last=True)
 
     def forked(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
-        fork.never_free((self._pools, self._replaced))
+        fork.never_free((self.by_alias, self._replaced))
         self._begin()
 
     def cut_off(self) -> None:
@@ -154,7 +150,7 @@ class Registry:
     def stats(self, alias: str, settings_dict: conf.Settings) -> PoolStats:
         if not fork.noticed[0]:
             fork.notice()
-        pool = self._pools.get(alias)
+        pool = self.by_alias.get(alias)
         if pool is not None:
             return pool.snapshot()
         limits = conf.limits_for(alias, settings_dict)

@@ -176,7 +176,7 @@ def _may_be_reused(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def _detach_cursors(lease: Lease) -> bool:
     """So that none of them is used on somebody else's connection. False: they can't be."""
-    for ref in list(lease.cursors.values()):
+    for ref in list(lease.cursors):
         cursor = ref()
         if cursor is not None and not lease.driver.detach_cursor(cursor):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from typing import Any
 
 from django.db import OperationalError
@@ -62,19 +63,27 @@ def connect(wrapper: LeaseHolder) -> None:
             wrapper.plain.connect()
             return
     pool, mine = identity.pool, owner.current()
-    holder: Any = mine.holder
+    holder: Any = mine.request or mine.holder
     holder.ident = wrapper._thread_ident
     if pool.limits.leak_threshold is not None:
         holder = Holding(holder, sys._getframe())
     # First of all: from here on it is given back at the end.
-    mine.add(wrapper)
+    mine.wrappers[id(wrapper)] = weakref.ref(wrapper)
     if wrapper._resting is None and not identity.backend_remembers:
         slot = pool.take((pool.driver.hub(), identity), holder)
         if slot is not None:
             is_awaited = wrapper._vacant is State.AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
             wrapper.adopt(lease)
-            if not (slot.dirty or _must_ask(wrapper, lease) or connection_checked_out.receivers):
+            # As _must_ask(), without a call.
+            if not (
+                slot.dirty
+                or slot.maybe_in_transaction
+                or wrapper.health_check_enabled
+                or slot.validated_at <= pool.health.suspect_before
+                or slot.taken_at - slot.returned_at > LONG_IDLE
+                or connection_checked_out.receivers
+            ):
                 return
     _connect_with_io(wrapper, identity, mine, holder)
 

@@ -43,9 +43,8 @@ class Depth:
 class OpenCursor(weakref.ref[Any]):
     """A driver's cursor, neither closed nor collected. In transaction scope it holds the connection."""
 
-    __slots__ = ("is_named", "key", "wrapper")
+    __slots__ = ("is_named", "wrapper")
 
-    key: int
     wrapper: weakref.ref[Any]
     # It has a portal on the server.
     is_named: bool
@@ -90,8 +89,8 @@ class Lease:
         self.was_in_transaction = False
         # While it is opened: the parameters of connecting.
         self.params: dict[str, Any] = {}
-        # Driver's cursors that still exist, by their id().
-        self.cursors: dict[int, weakref.ref[Any]] = {}
+        # Driver's cursors that still exist.
+        self.cursors: set[weakref.ref[Any]] = set()
 
     # ``as_set``: whether autocommit is as the settings say.
 

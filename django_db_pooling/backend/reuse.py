@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from operator import attrgetter
 from typing import Any
 
 from django_db_pooling.backend.lease import State
@@ -19,6 +20,28 @@ from django_db_pooling.database_pool import Identity
 MAX_SPARE = 64
 # Where a reference count says who refers to an object.
 IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
+
+# Those that refer back to it.
+_own_objects = attrgetter(
+    "client", "creation", "features", "introspection", "ops", "validation", "wrap_database_errors"
+)
+# What would be left of its last use, and how it is without that.
+_state = attrgetter(
+    "connection",
+    "_lease",
+    "_resting",
+    "_deadline",
+    "_vacant",
+    "_depth.count",
+    "in_atomic_block",
+    "needs_rollback",
+    "force_debug_cursor",
+    "execute_wrappers",
+    "run_on_commit",
+    "run_commit_hooks_on_set_autocommit_on",
+    "_thread_sharing_count",
+)
+_AT_REST: tuple[Any, ...] = (None, None, None, None, State.FREE, 0, False, False, False, [], [], False, 0)
 
 
 def retire(wrapper: Any) -> None:
@@ -42,13 +65,15 @@ def retire(wrapper: Any) -> None:
 def take(identity: Identity) -> Any:
     """One that is as untouched as a new one; None: there is none."""
     spare = identity.spare_wrappers
+    if spare and identity.references is None:
+        identity.references = _untouched(identity)
     while spare:
         try:
             wrapper = spare.pop()
         except IndexError:
             # Another thread was faster.
             break
-        if _references(wrapper) == _untouched(identity) and _is_at_rest(wrapper):
+        if _references(wrapper) == identity.references and _state(wrapper) == _AT_REST:
             wrapper._thread_ident = threading.get_ident()
             if wrapper.queries_log:
                 wrapper.queries_log.clear()
@@ -59,44 +84,17 @@ def take(identity: Identity) -> Any:
     return None
 
 
-def _is_at_rest(wrapper: Any) -> bool:
-    """Whether nothing of its last use is left."""
-    return bool(
-        wrapper.connection is wrapper._lease is wrapper._resting is wrapper._deadline is None
-        and wrapper._vacant is State.FREE
-        and not wrapper._depth.count
-        and not (wrapper.in_atomic_block or wrapper.needs_rollback or wrapper.force_debug_cursor)
-        and not (wrapper.execute_wrappers or wrapper.run_on_commit or wrapper._thread_sharing_count)
-        and not wrapper.run_commit_hooks_on_set_autocommit_on
-    )
-
-
-def _references(wrapper: Any) -> tuple[int, ...] | None:
+def _references(wrapper: Any) -> tuple[int, ...]:
     """How many references there are to it, and to its own objects that refer to it."""
-    attributes, count = wrapper.__dict__, sys.getrefcount
-    try:
-        return (
-            count(wrapper),
-            weakref.getweakrefcount(wrapper),
-            count(attributes["client"]),
-            count(attributes["creation"]),
-            count(attributes["features"]),
-            count(attributes["introspection"]),
-            count(attributes["ops"]),
-            count(attributes["validation"]),
-            count(attributes["wrap_database_errors"]),
-        )
-    except KeyError:
-        return None
+    count = sys.getrefcount
+    return (count(wrapper), weakref.getweakrefcount(wrapper), *map(count, _own_objects(wrapper)))
 
 
-def _untouched(identity: Identity) -> tuple[int, ...] | None:
+def _untouched(identity: Identity) -> tuple[int, ...]:
     """What ``_references`` says of a wrapper that nobody else refers to: found out, not written down."""
-    if identity.references is None:
-        wrapper = identity.new_wrapper()
-        with wrapper.wrap_database_errors:
-            # It is made at its first use.
-            pass
-        identity.references = _references(wrapper)
-        wrapper.break_cycles()
-    return identity.references
+    wrapper = identity.new_wrapper()
+    # What is made at its first use is made now.
+    _own_objects(wrapper)
+    references = _references(wrapper)
+    wrapper.break_cycles()
+    return references

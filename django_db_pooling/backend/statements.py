@@ -212,13 +212,14 @@ def _analyse(rules: _Rules, text: str) -> Traits:
     code = rules.skipped.sub(rules.replacement, text)
     statements = code.split(";")
     lasts = bool(rules.lasts.search(code))
-    return Traits(
+    found = Traits(
         changes=lasts or bool(rules.contains.search(code)) or any(map(rules.starts.match, statements)),
         lasts=lasts,
         asks=bool(rules.asks.search(code)),
         begins=any(map(_BEGINS.match, statements)),
-        locks=sum(_LOCKS[str(found.lastgroup)] for found in rules.locks.finditer(code)),
+        locks=sum(_LOCKS[str(lock.lastgroup)] for lock in rules.locks.finditer(code)),
     )
+    return _NOTHING if found == _NOTHING else found
 
 
 def before(wrapper: LeaseHolder, sql: Any) -> None:
@@ -256,20 +257,21 @@ def after(wrapper: LeaseHolder, sql: Any) -> None:
     slot = lease.slot
     if not slot.opened_at:
         return
-    found = traits(wrapper.vendor, sql)
+    try:
+        found = _cache[wrapper.vendor, sql]
+    except (KeyError, TypeError):
+        found = traits(wrapper.vendor, sql)
+    # The server reports more than the text tells, but no locks.
+    changes = lease.driver.reports_session_changes and lease.driver.session_changed(slot.connection)
+    if found is _NOTHING and not changes:
+        return
     if found.begins:
         lease.has_begun_by_text = True
     if found.locks:
         slot.locks = max(0, slot.locks + found.locks)
     if lease.identity.reset_mode != "never" and not slot.beyond_reset:
         slot.beyond_reset = found.lasts
-        driver = lease.driver
-        # The server reports more than the text tells, but no locks.
-        slot.dirty = (
-            slot.dirty
-            or found.changes
-            or (driver.reports_session_changes and driver.session_changed(slot.connection))
-        )
+        slot.dirty = slot.dirty or found.changes or changes
 
 
 def pin_session(wrapper: LeaseHolder) -> None:

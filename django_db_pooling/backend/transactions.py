@@ -155,7 +155,7 @@ def _await_first_statement(wrapper: LeaseHolder) -> None:
     wrapper.atomic_blocks = []
     wrapper.run_on_commit = []
     # The block is the present owner's, not that of a request or scope that begins before it connects.
-    owner.current().add(wrapper)
+    owner.current().wrappers[id(wrapper)] = weakref.ref(wrapper)
 
 
 def _run_commit_hooks(wrapper: LeaseHolder) -> None:
@@ -195,15 +195,17 @@ def close(wrapper: LeaseHolder) -> None:
 
 def cursor_opened(wrapper: LeaseHolder, lease: Lease, cursor: Any, is_named: bool) -> None:
     """``cursor``: the driver's."""
-    opened = lease.cursors[id(cursor)] = OpenCursor(cursor, _collected)
-    opened.key, opened.wrapper, opened.is_named = id(cursor), weakref.ref(wrapper), is_named
+    opened = OpenCursor(cursor, _collected)
+    opened.wrapper, opened.is_named = weakref.ref(wrapper), is_named
+    lease.cursors.add(opened)
 
 
 def cursor_closed(wrapper: LeaseHolder, cursor: Any) -> None:
     """``cursor``: what the backend has made, the driver's own or a wrapper of it."""
     lease = wrapper._lease
     if lease is not None:
-        lease.cursors.pop(id(getattr(cursor, "cursor", cursor)), None)
+        inner = getattr(cursor, "cursor", cursor)
+        lease.cursors -= {opened for opened in lease.cursors if opened() is inner}
         release_if_free(wrapper)
 
 
@@ -211,9 +213,9 @@ def _collected(opened: Any) -> None:
     """The callback of an OpenCursor, which the garbage collector calls in any thread, at any point."""
     wrapper = opened.wrapper()
     lease = None if wrapper is None else wrapper._lease
-    if lease is None or lease.cursors.get(opened.key) is not opened or not fork.noticed[0]:
+    if lease is None or opened not in lease.cursors or not fork.noticed[0]:
         return
-    del lease.cursors[opened.key]
+    lease.cursors.discard(opened)
     if opened.is_named:
         # The server still has its portal.
         lease.slot.dirty = True

@@ -74,8 +74,12 @@ class PooledWrapper(LeaseHolder):
             return
         if self._lease is None or self.in_atomic_block or self._thread_sharing_count:
             super().close_if_unusable_or_obsolete()
-        else:
-            self.give_back()
+            return
+        try:
+            checkin.check_in(self)
+        finally:
+            self.connection = None
+            self.run_on_commit = []
 
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""
@@ -140,9 +144,7 @@ class PooledWrapper(LeaseHolder):
             if lease.by_transaction:
                 transactions.cursor_opened(self, lease, inner, name is not None)
             else:
-                key, cursors = id(inner), lease.cursors
-                # Called with the reference, too, which it ignores.
-                cursors[key] = weakref.ref(inner, functools.partial(cursors.pop, key))
+                lease.cursors.add(weakref.ref(inner, lease.cursors.discard))
         return cursor
 
     def make_cursor(self, cursor: Any) -> Any:

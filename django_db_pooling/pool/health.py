@@ -16,7 +16,7 @@ class Health:
         self._slots = slots
         self._driver = slots.driver
         # All connections that were last known to be good before then are suspect.
-        self._suspect_before = -math.inf
+        self.suspect_before = -math.inf
 
     def fit(self, slot: Slot) -> bool:
         """Whether the caller, who has this slot, may use it. Where asking fails the slot is discarded."""
@@ -58,7 +58,7 @@ class Health:
 
     def is_suspect(self, slot: Slot) -> bool:
         """Whether another connection broke since this one was last known to be good, or it looks odd."""
-        return slot.validated_at <= self._suspect_before
+        return slot.validated_at <= self.suspect_before
 
     def suspect(self, slot: Slot) -> None:
         """Something odd has happened with this connection: its next holder asks the server."""
@@ -66,7 +66,7 @@ class Health:
 
     def suspect_all(self) -> None:
         """The server has closed a connection, and may have closed all that were opened before now."""
-        self._suspect_before = time.monotonic()
+        self.suspect_before = time.monotonic()
 
     def found_broken(self) -> None:
         """It has closed one that nobody was using."""
