@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from django_db_pooling.log import redact
 from django_db_pooling.pool.coalesce import Coalesced
 from django_db_pooling.pool.health import Health
+from django_db_pooling.pool.histogram import BOUNDS
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
@@ -106,7 +108,10 @@ class Queue:
             raise
         finally:
             waited = time.monotonic() - started
-            self._counts.waits.observe(waited)
+            # As observe() does, without a call.
+            waits = self._counts.waits
+            waits.buckets[bisect_left(BOUNDS, waited)] += 1
+            waits.seconds += waited
             if waited > self._counts.longest_wait_seconds:
                 self._counts.longest_wait_seconds = waited
 

@@ -156,33 +156,35 @@ class Slots(Idle):
 
     def checkin(self, slot: Slot) -> None:
         """Give a clean connection back. No I/O, no switch: safe in a finalizer and in the hub."""
-        assert slot.taken_at or slot.connection is None, "a slot that is not checked out can't be checked in"
-        slot.returned_at = now = time.monotonic()
-        held = self.count_held(slot, now)
         if slot.connection is None:
             self.discard(slot)
             return
+        assert slot.taken_at, "a slot that is not checked out can't be checked in"
+        slot.returned_at = now = time.monotonic()
+        # As count_held() does, without a call.
+        held = now - slot.taken_at
+        helds = self.counts.helds
+        helds.buckets[bisect_left(BOUNDS, held)] += 1
+        helds.seconds += held
+        slot.taken_at = 0.0
+        slot.holder = None
+        if slot.overdue is not None:
+            _note_return(self.journal, slot, held)
         if self.waiting and self.hand_over(slot, held < FRESH):
             return
         self._idle.append(slot)
         if self.waiting:
             self.on_freed()
 
-    def count_held(self, slot: Slot, now: float) -> float:
-        """This checkout of it has ended. After how many seconds."""
-        held = 0.0
+    def count_held(self, slot: Slot, now: float) -> None:
+        """This checkout of it has ended."""
         if slot.taken_at:
             held = now - slot.taken_at
-            # As observe() does, without a call.
-            helds = self.counts.helds
-            helds.buckets[bisect_left(BOUNDS, held)] += 1
-            helds.seconds += held
+            self.counts.helds.observe(held)
             if slot.overdue is not None:
-                self.journal.note("came_back", seconds=held, holder=slot.overdue)
-                slot.overdue = None
+                _note_return(self.journal, slot, held)
         slot.taken_at = 0.0
         slot.holder = None
-        return held
 
     def put_back(self, slot: Slot) -> None:
         """Make it idle."""
@@ -305,3 +307,9 @@ class Slots(Idle):
                 self.counts.reclaimed += 1
         if self.waiting:
             self.on_freed()
+
+
+def _note_return(journal: Journal, slot: Slot, held: float) -> None:
+    """It was logged that it was held for too long."""
+    journal.note("came_back", seconds=held, holder=slot.overdue)
+    slot.overdue = None

@@ -162,6 +162,36 @@ def test_who_is_interrupted_while_it_closes_what_gives_way_frees_the_place(clock
     assert (len(pool), len(pool.driver.open), pool.snapshot().opening) == (0, 0, 0)
 
 
+def test_what_would_give_way_stays_when_the_waiter_gives_up_that_instant(clock: Clock) -> None:
+    pool = FakePool(size=1, max_outstanding=1)
+    (connection,) = idle(pool, clock, ALICE)
+    giving_way = pool.queue._giving_way
+
+    def give_up(slot: Slot | None) -> Slot | None:
+        pool.queue.waiters.clear()
+        return giving_way(slot)
+
+    with mock.patch.object(pool.queue, "_giving_way", give_up), pytest.raises(CheckoutTimeout):
+        take(pool, BOB)
+    assert pool.idle_connections == [connection]
+    assert pool.snapshot().opening == 0
+
+
+def test_who_waits_for_its_turn_to_take_the_place_of_another_does_not_count_for_max_waiting(
+    clock: Clock,
+) -> None:
+    pool = FakePool(size=5, max_outstanding=5, max_waiting=0)
+    idle(pool, clock, ALICE, ALICE, ALICE)
+    opening = [pool.checkout(PASSED, "somebody", None, (HERE, BOB)) for _ in range(2)]
+    waiters = [wait_for(pool, BOB) for _ in range(3)]
+    with pytest.raises(CheckoutTimeout, match="MAX_WAITING"):
+        take(pool, BOB, None)
+    assert all(waiter.is_alive() for waiter in waiters)
+    served = [pool.fill(slot) for slot in opening]
+    served += [waiter.result() for waiter in waiters]
+    assert len(pool) == len(served) == 5
+
+
 def test_while_two_are_opening_nobody_gives_way_to_a_third(clock: Clock) -> None:
     pool = FakePool(size=4, max_outstanding=4)
     idle(pool, clock, ALICE, ALICE)

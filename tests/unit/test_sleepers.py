@@ -15,7 +15,7 @@ import pytest
 
 from django_db_pooling.process import wakeup
 from django_db_pooling.process.wakeup import GreenletSleepers, ThreadSleepers
-from tests.unit.fakes import SOON, Caller, until
+from tests.unit.fakes import SOON, Caller, interrupted_at, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +182,25 @@ def test_a_timer_is_made_only_for_a_deadline_that_is_near(monkeypatch: pytest.Mo
             serve(sleepers, sleeper)
         gevent.joinall([greenlet for _, greenlet in asleep], timeout=SOON)
     assert made == [wakeup.RECHECK_INTERVAL]
+
+
+def test_whatever_is_interrupted_nobody_sleeps_for_ever_and_the_timer_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a signal's exception, at each point of a sleep and of what the hub does meanwhile."""
+    monkeypatch.setattr(wakeup, "RECHECK_INTERVAL", 0.004)
+    # gevent tells what is raised in the hub.
+    monkeypatch.setattr(gevent.get_hub(), "exception_stream", None)
+    point, more = 0, True
+    while more:
+        sleepers, sleeper = Greenlets(), Sleeper()
+        with gevent.Timeout(SOON):
+            more = interrupted_at(point, "/django_db_pooling/", lambda: sleepers.sleep(sleeper, 0.002))  # noqa: B023
+            assert sleeper.asleep is None
+            while sleepers._recheck.active:
+                gevent.sleep(0.001)
+        point += 1
+    assert point > 10
 
 
 # -- in a process that gevent has patched ----------------------------------------------------------------
