@@ -70,7 +70,7 @@ def connect(wrapper: LeaseHolder) -> None:
     # First of all: from here on it is given back at the end.
     mine.wrappers[id(wrapper)] = weakref.ref(wrapper)
     if wrapper._resting is None and not identity.backend_remembers:
-        slot = pool.take((pool.driver.hub(), identity), holder)
+        slot = pool.take_idle((pool.driver.hub(), identity), holder)
         if slot is not None:
             is_awaited = wrapper._vacant is State.AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)

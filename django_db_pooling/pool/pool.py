@@ -57,7 +57,7 @@ class Pool:
 
     # -- checkout ----------------------------------------------------------------------------
 
-    def take(self, affinity: object, holder: object) -> Slot | None:
+    def take_idle(self, affinity: object, holder: object) -> Slot | None:
         """An idle connection at once, as ``checkout`` gives one; None where the caller has to queue."""
         if self.queue.waiters:
             return None
@@ -89,7 +89,7 @@ class Pool:
         """
         if affinity is None:
             affinity = self.driver.hub()
-        slot = self.take(affinity, holder)
+        slot = self.take_idle(affinity, holder)
         if slot is not None:
             return slot
         slot = self.queue.wait(affinity, deadline, began, counted)
