@@ -128,10 +128,11 @@ def resume(wrapper: LeaseHolder) -> bool:
 # -- the steps ------------------------------------------------------------------------------------
 
 
-def check_in(wrapper: LeaseHolder, may_rest: bool = False) -> None:
+def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = False) -> None:
     """Roll back and reset where it is necessary (I/O), then check in; close what can't be made clean.
 
-    ``may_rest``: a changed session is left at rest, this wrapper's until others need its slot.
+    ``may_rest``: a changed session is left at rest, this wrapper's until others need its slot. ``is_clean``:
+    whether it is known that there is nothing to roll back or to read.
     """
     lease = wrapper.end_lease()
     slot, pool = lease.slot, lease.pool
@@ -139,11 +140,12 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False) -> None:
         is_good = _may_be_reused(wrapper, lease)
         must_reset = slot.dirty or lease.identity.reset_mode == "always"
         rests = is_good and may_rest and slot.dirty
-        is_clean = (
+        is_as_new = (
             is_good
             and not rests
             and (
-                (
+                is_clean
+                or (
                     wrapper.autocommit == wrapper.settings_dict["AUTOCOMMIT"]
                     and lease.driver.is_clean(slot.connection)
                 )
@@ -156,7 +158,7 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False) -> None:
         raise
     if rests:
         wrapper._resting = pool.rest(slot)
-    elif is_clean:
+    elif is_as_new:
         pool.checkin(slot)
     else:
         pool.close(slot)

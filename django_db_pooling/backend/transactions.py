@@ -205,7 +205,10 @@ def cursor_closed(wrapper: LeaseHolder, cursor: Any) -> None:
     lease = wrapper._lease
     if lease is not None:
         inner = getattr(cursor, "cursor", cursor)
-        lease.cursors -= {opened for opened in lease.cursors if opened() is inner}
+        for opened in lease.cursors:
+            if opened() is inner:
+                lease.cursors.discard(opened)
+                break
         release_if_free(wrapper)
 
 
@@ -233,17 +236,19 @@ def release_if_free(wrapper: LeaseHolder, is_over: bool = False) -> None:
     ``is_over``: it is certain that no transaction is open.
     """
     lease = wrapper._lease
-    if lease is None or lease.is_needed or wrapper._depth.count or wrapper.is_shared:
+    if lease is None or lease.is_needed or wrapper._depth.count or wrapper._thread_sharing_count:
         return
     slot = lease.slot
     if slot.dirty and (slot.locks or not owner.current().may_rest):
         return
+    as_set = wrapper.autocommit == wrapper.settings_dict["AUTOCOMMIT"]
+    is_clean = lease.is_clean(as_set)
     if lease.driver.has_transactions and (
         wrapper.in_atomic_block
-        or not (is_over or lease.is_over(wrapper.autocommit, wrapper.is_autocommit_as_set))
+        or not (is_over or (is_clean and wrapper.autocommit) or lease.is_over(wrapper.autocommit, as_set))
     ):
         return
     try:
-        checkin.check_in(wrapper, may_rest=True)
+        checkin.check_in(wrapper, may_rest=True, is_clean=is_clean)
     finally:
         wrapper.unset_connection()
