@@ -34,6 +34,7 @@ class Identity:
         # Of the settings that were found equal last.
         self._values: tuple[Any, ...] = ()
         self._time_zones = _time_zones()
+        self._affinity: tuple[object, Identity] = (None, self)
         # Nobody gets a connection of this one any more.
         self.retired = False
         self.scope = conf.scope(self.settings_dict, pool.driver.scope)
@@ -70,6 +71,13 @@ class Identity:
             return False
         self._values = values
         return True
+
+    def affinity(self) -> tuple[object, Identity]:
+        """Of the connections that a caller in this hub can use."""
+        hub = self.pool.driver.hub()
+        if self._affinity[0] is not hub:
+            self._affinity = (hub, self)
+        return self._affinity
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for have changed since."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ContextDecorator, contextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, TypeVar
@@ -28,7 +27,7 @@ ELSEWHERE = conf.TRANSACTION
 _local = threading.local()
 
 # Wrappers, and for what each held its connection.
-Claims = list[tuple[Any, object]]
+Claims = Sequence[tuple[Any, object]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,14 +38,15 @@ class Request(Holder):
     a TestCase's transaction for example.
     """
 
-    __slots__ = ("_method", "_path", "held_before", "over")
+    __slots__ = ("_method", "_path", "held_before", "outer", "over")
 
-    def __init__(self, owner: Owner, method: str | None, path: str | None, held_before: Claims) -> None:
+    def __init__(self, owner: Owner, method: str | None, path: str | None) -> None:
         self.ident = None
         self.owner = weakref.ref(owner)
         self._method = method
         self._path = path
-        self.held_before = held_before
+        self.outer = owner.request
+        self.held_before: Claims = owner.claims() if owner.wrappers else ()
         self.over = False
 
     @property
@@ -102,7 +102,8 @@ class Owner:
     scopes: tuple[str, ...] = ()
     # Seconds to wait for a connection at most, where the pool's timeout is longer.
     max_wait: float | None = None
-    # The request that it handles at this moment.
+    # The innermost request that it handles. Without request_finished one stays until its environ is collected,
+    # or this.
     request: Request | None = None
     _outside: Holder | None = None
 
@@ -110,8 +111,6 @@ class Owner:
         self.process = fork.process
         # Wrappers that have checked out here, by their id().
         self.wrappers: dict[int, weakref.ref[Any]] = {}
-        # Innermost last. Without request_finished one stays until its environ or this owner is collected.
-        self._requests: deque[Request] = deque(maxlen=MAX_NESTED)
 
     @property
     def holder(self) -> Holder:
@@ -141,29 +140,43 @@ class Owner:
         """The scope that applies at this moment. ``of_requests``: the settings' SCOPE."""
         if self.scopes:
             return self.scopes[-1]
-        return of_requests if self._requests else ELSEWHERE
+        return ELSEWHERE if self.request is None else of_requests
 
     @property
     def may_rest(self) -> bool:
         """Whether a changed session may be left at rest: outside of any unit of work, since nothing reports
         an end there. Not in the main thread, in which commands and scripts run.
         """
-        return not (self._requests or self.scopes) and threading.get_ident() != threading.main_thread().ident
+        return not (self.request or self.scopes) and threading.get_ident() != threading.main_thread().ident
 
     def begin_request(self, method: str | None, path: str | None) -> Request:
-        request = Request(self, method, path, self.claims() if self.wrappers else [])
-        self._requests.append(request)
-        self.request = request
+        request = self.request = Request(self, method, path)
+        if request.outer is not None:
+            self._forget_oldest()
         return request
+
+    def _requests(self) -> list[Request]:
+        """The innermost first."""
+        found, request = [], self.request
+        while request is not None:
+            found.append(request)
+            request = request.outer
+        return found
+
+    def _forget_oldest(self) -> None:
+        """Of too many: its end was never signalled."""
+        requests = self._requests()
+        if len(requests) > MAX_NESTED:
+            requests[MAX_NESTED - 1].outer = None
 
     def finish_request(self) -> None:
         """Give back what the innermost request has checked out (I/O where a transaction is open)."""
         held = self.holding()
-        if not self._requests:
+        request = self.request
+        if request is None:
             # Without request_started. A transaction then belongs to code around the request.
             give_all_back([wrapper for wrapper in held if not wrapper.in_atomic_block])
             return
-        request = self._requests[-1]
         try:
             if held:
                 give_all_back(others(held, request.held_before))
@@ -173,16 +186,16 @@ class Owner:
 
     def abandon_request(self, request: Request) -> None:
         """The request is over, without request_finished. No I/O. What has begun after it goes on."""
-        requests = list(self._requests)
+        requests = self._requests()
         if request not in requests:
             return
         held = self.holding()
-        later = requests[requests.index(request) + 1 :]
-        if later:
-            self._requests.remove(request)
+        if request is not self.request:
+            later = requests[requests.index(request) - 1]
+            later.outer = request.outer
             request.over = True
             # Of what is held now, this request's is what was held already when the next one began.
-            mine = [claim for claim in later[0].held_before if claim not in request.held_before]
+            mine = [claim for claim in later.held_before if claim not in request.held_before]
             held = [wrapper for wrapper in held if (wrapper, wrapper.claim) in mine]
         else:
             self._leave(request)
@@ -192,13 +205,12 @@ class Owner:
 
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
-        requests = self._requests
-        while requests:
-            left = requests.pop()
+        left = self.request
+        while left is not None and left is not request:
             left.over = True
-            if left is request:
-                break
-        self.request = requests[-1] if requests else None
+            left = left.outer
+        request.over = True
+        self.request = request.outer
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self.wrappers:

@@ -100,7 +100,7 @@ class Registry:
         identity = pool.current
         if identity is None:
             return
-        slot = pool.reserve_minimum((pool.driver.hub(), identity))
+        slot = pool.reserve_minimum(identity.affinity())
         if slot is not None:
             try:
                 identity.new_wrapper().fill(identity, slot)

@@ -135,8 +135,8 @@ class LeaseHolder(Backend):
         self._lease = lease
         self.connection = lease.slot.connection
         self.in_atomic_block = False
-        self.savepoint_ids = []
-        self.atomic_blocks = []
+        if self.savepoint_ids or self.atomic_blocks:
+            self.savepoint_ids, self.atomic_blocks = [], []
         self.needs_rollback = False
         self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
         self.close_at = None
@@ -144,7 +144,8 @@ class LeaseHolder(Backend):
         self.errors_occurred = False
         self.health_check_done = True
         self.autocommit = self.settings_dict["AUTOCOMMIT"]
-        self.run_on_commit = []
+        if self.run_on_commit:
+            self.run_on_commit = []
         self.__dict__.update(lease.identity.learned)
 
     def end_lease(self) -> Lease:

@@ -70,7 +70,7 @@ def connect(wrapper: LeaseHolder) -> None:
     # First of all: from here on it is given back at the end.
     mine.wrappers[id(wrapper)] = weakref.ref(wrapper)
     if wrapper._resting is None and not identity.backend_remembers:
-        slot = pool.take_idle((pool.driver.hub(), identity), holder)
+        slot = pool.take_idle(identity.affinity(), holder)
         if slot is not None:
             is_awaited = wrapper._vacant is State.AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
@@ -155,8 +155,7 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
         wrapper.connection = None
         wrapper.plain.close()
     queued = pool.counts.queued
-    affinity = (pool.driver.hub(), identity)
-    slot = pool.checkout(deadline.until, holder, deadline.began, affinity, mine.max_wait is None)
+    slot = pool.checkout(deadline.until, holder, deadline.began, identity.affinity(), mine.max_wait is None)
     # If somebody has queued meanwhile, it may have been this caller, and the settings may have changed.
     if pool.counts.queued != queued and not identity.fits(wrapper):
         pool.checkin(slot)

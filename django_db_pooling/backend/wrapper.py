@@ -79,7 +79,8 @@ class PooledWrapper(LeaseHolder):
             checkin.check_in(self)
         finally:
             self.connection = None
-            self.run_on_commit = []
+            if self.run_on_commit:
+                self.run_on_commit = []
 
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""
