@@ -102,8 +102,8 @@ class Owner:
     scopes: tuple[str, ...] = ()
     # Seconds to wait for a connection at most, where the pool's timeout is longer.
     max_wait: float | None = None
-    # The innermost request that it handles. Without request_finished one stays until its environ is collected,
-    # or this.
+    # The innermost request that it handles. Without request_finished one stays until its environ, or this
+    # owner, is collected.
     request: Request | None = None
     _outside: Holder | None = None
 
