@@ -210,6 +210,7 @@ class Owner:
             left.over = True
             left = left.outer
         request.over = True
+        request.held_before = ()
         self.request = request.outer
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
