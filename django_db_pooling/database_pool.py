@@ -44,9 +44,9 @@ class Identity:
         self.learned: dict[str, Any] = {}
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf
-        # Wrappers whose thread has ended, for the next one; and how often an untouched one is referred to.
+        # Wrappers whose thread has ended, for the next one; and what an untouched one is like.
         self.spare_wrappers: list[Any] = []
-        self.references: tuple[int, ...] | None = None
+        self.untouched: Any = None
 
     def __repr__(self) -> str:
         # Either may be a URL.
@@ -198,6 +198,7 @@ class DatabasePool(Pool):
             return
         for identity in identities:
             identity.retired = True
+            identity.spare_wrappers.clear()
             if identity is self.current:
                 self.current = None
         with self._lock:

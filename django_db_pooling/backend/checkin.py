@@ -77,6 +77,7 @@ def abandon(wrapper: LeaseHolder) -> None:
     if wrapper._resting is not None:
         resume(wrapper)
     if wrapper._lease is None:
+        wrapper.clear_state()
         return
     lease = wrapper.end_lease()
     slot, as_set = lease.slot, wrapper.is_autocommit_as_set

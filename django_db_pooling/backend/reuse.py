@@ -2,7 +2,7 @@
 
 Making one costs about a third of all that a pool costs per request. A next thread may find what the same
 thread would have found if it had lived on, and nothing that others may still use. So a wrapper is used again
-only if nobody else refers to it, nor to an object of its own that refers back to it.
+only if nobody else refers to it or to an object of its own, and if it is as it was when it was made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import weakref
 from operator import attrgetter
 from typing import Any
 
-from django_db_pooling.backend.lease import State
+from django.utils.functional import cached_property
+
+from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.database_pool import Identity
 
 # Of each identity.
@@ -21,40 +23,49 @@ MAX_SPARE = 64
 # Where a reference count says who refers to an object.
 IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
-# Those that refer back to it.
+# They refer back to their wrapper.
+_HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
+# Who has one of these sees what the wrapper's next user does.
 _own_objects = attrgetter(
-    "client", "creation", "features", "introspection", "ops", "validation", "wrap_database_errors"
-)
-# What would be left of its last use, and how it is without that.
-_state = attrgetter(
-    "connection",
-    "_lease",
-    "_resting",
-    "_deadline",
-    "_vacant",
-    "_depth.count",
-    "in_atomic_block",
-    "needs_rollback",
-    "force_debug_cursor",
+    *_HELPERS,
+    "wrap_database_errors",
+    "queries_log",
     "execute_wrappers",
-    "run_on_commit",
-    "run_commit_hooks_on_set_autocommit_on",
-    "_thread_sharing_count",
+    "_thread_sharing_lock",
+    "__dict__",
 )
-_AT_REST: tuple[Any, ...] = (None, None, None, None, State.FREE, 0, False, False, False, [], [], False, 0)
+# What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.
+_VARYING = {
+    *_HELPERS,
+    "_thread_ident",
+    "_thread_sharing_lock",
+    "autocommit",
+    "close_at",
+    "errors_occurred",
+    "health_check_done",
+    "health_check_enabled",
+    "queries_log",
+    "savepoint_state",
+}
+# What they get by use, besides what is cached.
+_BY_USE = {"_named_cursor_idx", "wrap_database_errors"}
+# What this package adds; ``_identity`` is as it was.
+_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth"}
 
 
 def retire(wrapper: Any) -> None:
     """Keep it for the next thread: its own has ended. Called by finalizers, anywhere.
 
-    It isn't looked at now, since what ends a thread may still refer to it.
+    Who refers to it isn't looked at now: what ends a thread may still do.
     """
     identity = wrapper._identity
     if (
         IS_POSSIBLE
         and identity is not None
         and identity.is_of_alias
+        and not identity.retired
         and wrapper.settings_dict is identity.settings_dict
+        and not wrapper.in_atomic_block
         and len(identity.spare_wrappers) < MAX_SPARE
     ):
         identity.spare_wrappers.append(wrapper)
@@ -65,36 +76,58 @@ def retire(wrapper: Any) -> None:
 def take(identity: Identity) -> Any:
     """One that is as untouched as a new one; None: there is none."""
     spare = identity.spare_wrappers
-    if spare and identity.references is None:
-        identity.references = _untouched(identity)
+    if spare and identity.untouched is None:
+        identity.untouched = Untouched(identity)
     while spare:
         try:
             wrapper = spare.pop()
         except IndexError:
             # Another thread was faster.
             break
-        if _references(wrapper) == identity.references and _state(wrapper) == _AT_REST:
-            wrapper._thread_ident = threading.get_ident()
-            if wrapper.queries_log:
-                wrapper.queries_log.clear()
-            return wrapper
-        wrapper.break_cycles()
+        # Who still refers to it goes on using it as it is.
+        if _references(wrapper) == identity.untouched.references:
+            if identity.untouched.is_like(wrapper):
+                wrapper._thread_ident = threading.get_ident()
+                if wrapper.queries_log:
+                    wrapper.queries_log.clear()
+                return wrapper
+            wrapper.break_cycles()
         # Here is the last reference.
         del wrapper
     return None
 
 
+class Untouched:
+    """What a wrapper that nobody has used says of itself: found out, not written down."""
+
+    def __init__(self, identity: Identity) -> None:
+        wrapper = identity.new_wrapper()
+        # What is made at its first use is made now.
+        _own_objects(wrapper)
+        self.references = _references(wrapper)
+        cls, attributes = type(wrapper), vars(wrapper)
+        self._state_of = attrgetter(*_OURS, *(attributes.keys() - _VARYING - _BY_USE))
+        self._state = self._state_of(wrapper)
+        cached = {name for one in cls.__mro__ for name, value in vars(one).items() if _caches(value)}
+        learned = identity.pool.driver.learned
+        self._names = frozenset({*attributes, *_BY_USE, *_OURS, "_identity", *learned, *cached})
+        self._types = tuple(map(type, _own_objects(wrapper)))
+        wrapper.break_cycles()
+
+    def is_like(self, wrapper: LeaseHolder) -> bool:
+        return (
+            self._state_of(wrapper) == self._state
+            and self._names.issuperset(vars(wrapper))
+            and tuple(map(type, _own_objects(wrapper))) == self._types
+        )
+
+
+def _caches(value: object) -> bool:
+    return isinstance(value, cached_property)
+
+
 def _references(wrapper: Any) -> tuple[int, ...]:
-    """How many references there are to it, and to its own objects that refer to it."""
+    """How many references there are to it and to its own objects, and how many weak ones."""
+    objects, weak = _own_objects(wrapper), weakref.getweakrefcount
     count = sys.getrefcount
-    return (count(wrapper), weakref.getweakrefcount(wrapper), *map(count, _own_objects(wrapper)))
-
-
-def _untouched(identity: Identity) -> tuple[int, ...]:
-    """What ``_references`` says of a wrapper that nobody else refers to: found out, not written down."""
-    wrapper = identity.new_wrapper()
-    # What is made at its first use is made now.
-    _own_objects(wrapper)
-    references = _references(wrapper)
-    wrapper.break_cycles()
-    return references
+    return (count(wrapper), weak(wrapper), *map(count, objects), *map(weak, objects))
