@@ -51,11 +51,15 @@ class Registry:
         """That of the wrapper's settings at this moment, in the pool of its alias."""
         if not fork.noticed[0]:
             fork.notice()
-        pool = self.by_alias.get(wrapper.alias)
-        if pool is None or pool.driver is not driver:
-            pool = self._make(wrapper, driver)
-        pool.closing = False
-        return pool.identity_of(wrapper)
+        while True:
+            pool = self.by_alias.get(wrapper.alias)
+            if pool is None or pool.driver is not driver:
+                pool = self._make(wrapper, driver)
+            pool.closing = False
+            identity = pool.identity_of(wrapper)
+            # Else it was forgotten this instant: then nobody looks after it any more.
+            if self.by_alias.get(wrapper.alias) is pool:
+                return identity
 
     def _make(self, wrapper: Any, driver: Driver) -> DatabasePool:
         with self._lock:
@@ -85,7 +89,7 @@ class Registry:
         return any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in self.pools())
 
     def _follow_settings(self, pool: DatabasePool) -> None:
-        if pool.was_configured and pool.name not in connections.settings:
+        if pool.name not in connections.settings and (pool.was_configured or not len(pool)):
             pool.closing = True
         pool.retire_outdated()
         pool.retire_unused()

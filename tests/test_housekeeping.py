@@ -72,7 +72,7 @@ upkeep.add(thing)
 """,
     "reading commands": "agent._listener.due = fail",
     "telling other processes": "agent._publisher.publish = fail",
-    "looking whether settings have changed": "registry.retire_outdated = fail",
+    "looking whether settings have changed": "registry._follow_settings = fail",
 }
 
 

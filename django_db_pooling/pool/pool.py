@@ -89,7 +89,7 @@ class Pool:
         """
         if affinity is None:
             affinity = self.driver.hub()
-        slot = self.take_idle(affinity, holder)
+        slot = None if self.queue.waiters else self.take_idle(affinity, holder)
         if slot is not None:
             return slot
         slot = self.queue.wait(affinity, deadline, began, counted)
@@ -245,8 +245,9 @@ class Pool:
         return [slot.connection for slot in self.slots.all() if slot.connection is not None]
 
     def affinities(self) -> set[Any]:
-        """Of all slots, in any state."""
-        return {slot.affinity for slot in self.slots.all()}
+        """Of all slots, in any state, and of those who wait for one."""
+        waiting = {waiter.affinity for waiter in list(self.queue.waiters)}
+        return waiting | {slot.affinity for slot in self.slots.all()}
 
     def holders(self) -> list[object]:
         """Of the connections that are checked out."""

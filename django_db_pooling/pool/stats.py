@@ -89,7 +89,8 @@ class PoolStats:
     ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment; everything from
     ``checkouts`` on only grows. ``broken``: connections closed by the server or
     interrupted in a statement. ``held_seconds``: connections checked out;
-    ``busy_seconds``: those inside of the driver, so busy / held says how well connections are used.
+    ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says how well connections are
+    used.
     ``resets``: sessions that were reset. ``pins``: connections pinned to the end of
     a request or scope. ``reclaimed``: connections whose holder ended without returning them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".

@@ -46,15 +46,15 @@ class Agent:
                     last_first.callback(pool.journal.note, "ordered", **details)
 
     def _publish(self) -> None:
-        stats, pools = self._registry.all_stats(), self._registry.pools()
-        self._publisher.publish(stats, pools, list(self._listener.carried_out))
+        stats, pools = self._registry.all_stats(), self._registry.by_alias
+        self._publisher.publish(stats, pools, self._listener.carried_out)
 
     def report(self) -> Report | None:
         """What this process would report at this moment; None while it has no pool."""
-        pools = self._registry.pools()
-        if not pools:
+        if not self._registry.pools():
             return None
-        return self._publisher.report(self._registry.all_stats(), pools, list(self._listener.carried_out))
+        stats, pools = self._registry.all_stats(), self._registry.by_alias
+        return self._publisher.report(stats, pools, self._listener.carried_out)
 
     def refusal(self) -> str | None:
         """Why this process can't report; None where it can, or hasn't tried yet."""

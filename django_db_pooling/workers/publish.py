@@ -54,7 +54,7 @@ class Publisher:
         self.refusal: str | None = None
 
     def publish(
-        self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], carried_out: Iterable[str]
+        self, stats: Mapping[str, PoolStats], pools: Mapping[str, Pool], carried_out: Iterable[str]
     ) -> None:
         """Write this process's file (I/O). What fails is logged, and that it works again."""
         self._sample(stats, time.time())
@@ -95,37 +95,33 @@ class Publisher:
                 directory.remove(Kind.REPORT, self.id)
 
     def report(
-        self, stats: Mapping[str, PoolStats], pools: Iterable[Pool], carried_out: Iterable[str]
+        self, stats: Mapping[str, PoolStats], pools: Mapping[str, Pool], carried_out: Iterable[str]
     ) -> Report:
-        """This process at this moment."""
-        now, clock, pools = time.time(), time.monotonic(), list(pools)
+        """This process at this moment. ``pools``: by alias, those that there are."""
+        now = time.time()
         return Report(
             id=self.id,
             pid=self._pid,
             pid_space=pid_space(),
             program=_program(),
             # Counted back from now: the clock may have been set since.
-            started_at=now - (clock - self._started),
+            started_at=now - (time.monotonic() - self._started),
             at=now,
-            pools={
-                alias: PoolReport(
-                    stats=total,
-                    held=sorted(
-                        (held for pool in pools if pool.name == alias for held in pool.held()), reverse=True
-                    )[:MAX_HOLDERS],
-                    troubles=[
-                        (clock - trouble.at, trouble.kind, trouble.error)
-                        for pool in pools
-                        if pool.name == alias
-                        for trouble in list(pool.journal.troubles)
-                    ],
-                    history=list(self._history.get(alias, ())),
-                    waits=total.waits.minus(self._minute_ago(alias)[0]),
-                    helds=total.helds.minus(self._minute_ago(alias)[1]),
-                )
-                for alias, total in stats.items()
-            },
+            pools={alias: self._pool_report(total, pools.get(alias)) for alias, total in stats.items()},
             carried_out=list(carried_out),
+        )
+
+    def _pool_report(self, stats: PoolStats, pool: Pool | None) -> PoolReport:
+        now = time.monotonic()
+        waits, helds = self._minute_ago(stats.alias)
+        troubles = [] if pool is None else list(pool.journal.troubles)
+        return PoolReport(
+            stats=stats,
+            held=[] if pool is None else pool.held()[:MAX_HOLDERS],
+            troubles=[(now - trouble.at, trouble.kind, trouble.error) for trouble in troubles],
+            history=list(self._history.get(stats.alias, ())),
+            waits=stats.waits.minus(waits),
+            helds=stats.helds.minus(helds),
         )
 
     def _minute_ago(self, alias: str) -> tuple[Durations, Durations]:
@@ -135,8 +131,13 @@ class Publisher:
     def _sample(self, all_stats: Mapping[str, PoolStats], now: float) -> None:
         # All processes at the same moments, so that their samples can be added up.
         moment = now // SAMPLE_SECONDS * SAMPLE_SECONDS
+        # Those of aliases that are gone are forgotten.
+        self._history = {alias: self._history.get(alias) or deque(maxlen=SAMPLES) for alias in all_stats}
+        self._durations = {
+            alias: self._durations.get(alias) or deque(maxlen=RECENT_SAMPLES + 1) for alias in all_stats
+        }
         for alias, stats in all_stats.items():
-            history = self._history.setdefault(alias, deque(maxlen=SAMPLES))
+            history = self._history[alias]
             if history and history[-1].at >= moment:
                 continue
             history.append(
@@ -151,8 +152,7 @@ class Publisher:
                     held_seconds=stats.held_seconds,
                 )
             )
-            durations = self._durations.setdefault(alias, deque(maxlen=RECENT_SAMPLES + 1))
-            durations.append((stats.waits, stats.helds))
+            self._durations[alias].append((stats.waits, stats.helds))
 
 
 def _program() -> str:

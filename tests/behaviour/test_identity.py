@@ -13,6 +13,7 @@ from django.db import connection, connections
 from django.test.utils import override_settings
 
 from django_db_pooling import pooling
+from django_db_pooling.backend.checkout import find_identity
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
@@ -114,9 +115,7 @@ def test_what_is_in_use_while_a_setting_changes_is_closed_as_it_comes_back() -> 
 
 
 @pytest.mark.parametrize("key", ["OPTIONS", "TIME_ZONE", "CONN_HEALTH_CHECKS"])
-def test_a_setting_changed_in_place_is_another_pool_and_the_old_one_is_drained_at_once(
-    key: str, observer: Observer
-) -> None:
+def test_a_setting_changed_in_place_closes_what_is_idle_at_once(key: str, observer: Observer) -> None:
     options = {"timeout": 7} if DRIVER == "sqlite3" else {"connect_timeout": 7}
     value = {"OPTIONS": options, "TIME_ZONE": "Europe/Paris", "CONN_HEALTH_CHECKS": True}[key]
     with another_alias() as alias:
@@ -132,7 +131,7 @@ def test_a_setting_changed_in_place_is_another_pool_and_the_old_one_is_drained_a
             assert_whole(alias)
 
 
-def test_settings_changed_back_drain_the_pool_in_between_at_once(observer: Observer) -> None:
+def test_settings_changed_back_close_what_was_opened_in_between_at_once(observer: Observer) -> None:
     """A test database's NAME and back: what was opened in between must not stay for long."""
     with another_alias() as alias:
         in_thread(lambda: one(alias))
@@ -147,7 +146,7 @@ def test_settings_changed_back_drain_the_pool_in_between_at_once(observer: Obser
 
 
 @pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
-def test_a_rotated_password_drains_what_was_opened_with_the_old_one(observer: Observer) -> None:
+def test_a_rotated_password_closes_what_was_opened_with_the_old_one(observer: Observer) -> None:
     with another_alias() as alias:
         one(alias)
         connections[alias].close()
@@ -193,6 +192,12 @@ def test_no_password_in_anything_that_can_be_printed() -> None:
                 assert password not in told
         for told in (str(caught.value), repr(caught.value), repr(pooling.stats()), repr(connections[alias])):
             assert password not in told
+
+
+def test_what_an_identity_is_told_by_has_no_password_and_nothing_that_a_terminal_obeys() -> None:
+    with another_alias(NAME=f"mysql://a:{SECRET}@db", HOST="h\x1b") as alias:
+        told = repr(find_identity(connections[alias]))
+    assert told == r"<Identity of 'mysql://***@db' at 'h\x1b'>"
 
 
 # -- test databases ----------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ def test_no_password_whatever_goes_wrong(caplog: pytest.LogCaptureFixture, obser
             said.append(repr(pool.held()))
             pool.journal.write(is_last=True)
         said.append(repr(pooling.stats()))
-        report = Publisher().report(registry.all_stats(), registry.pools(alias), [])
+        report = Publisher().report(registry.all_stats(), registry.by_alias, [])
         said.append(repr(report))
 
     pool = {"CONNECT_RETRY": 0.1, "TIMEOUT": 0.3, "LEAK_THRESHOLD": 0.05, "MIN_SIZE": 1}

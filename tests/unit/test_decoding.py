@@ -52,7 +52,7 @@ def pool(alias: str = "default", **changes: Any) -> PoolReport:
 
 
 def report(**changes: Any) -> Report:
-    told = Publisher().report({}, [], [])
+    told = Publisher().report({}, {}, [])
     pools = {"default": pool(), "other": pool("other", max_outstanding=None)}
     return replace(told, **{"pools": pools, **changes})
 

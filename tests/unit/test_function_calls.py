@@ -16,6 +16,7 @@ from benchmarks.variants import CEILING
 from tests.conftest import give_up
 from tests.stubbed import ROOT, figures
 
+# One of them is that of checkout() to take_idle(), which the wrapper calls itself.
 CHECKOUT_AND_CHECKIN = 8
 # In this package, of greenlets, for a checkout that has to wait, the checkin of it, and what wakes it.
 CHECKOUT_THAT_WAITS = 15

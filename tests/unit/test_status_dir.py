@@ -55,7 +55,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, parent: Path) -> SimpleNamespace:
 
 def publish(publisher: Publisher | None = None) -> Publisher:
     publisher = publisher or Publisher()
-    publisher.publish({}, [], [])
+    publisher.publish({}, {}, [])
     return publisher
 
 
