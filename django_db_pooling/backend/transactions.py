@@ -205,7 +205,8 @@ def cursor_closed(wrapper: LeaseHolder, cursor: Any) -> None:
     lease = wrapper._lease
     if lease is not None:
         inner = getattr(cursor, "cursor", cursor)
-        lease.cursors -= {opened for opened in lease.cursors if opened() is inner}
+        # A copy: the garbage collector may take others out meanwhile.
+        lease.cursors -= {opened for opened in list(lease.cursors) if opened() is inner}
         release_if_free(wrapper)
 
 
