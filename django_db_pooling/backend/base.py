@@ -129,8 +129,6 @@ class LeaseHolder(Backend):
 
     def adopt(self, lease: Lease) -> None:
         """What Django's connect() does besides connecting."""
-        self._lease = lease
-        self.connection = lease.slot.connection
         self.in_atomic_block = False
         if self.savepoint_ids or self.atomic_blocks:
             self.savepoint_ids, self.atomic_blocks = [], []
@@ -144,6 +142,9 @@ class LeaseHolder(Backend):
         if self.run_on_commit:
             self.run_on_commit = []
         self.__dict__.update(lease.identity.learned)
+        # Last: what interrupts this leaves nothing that is used half prepared.
+        self._lease = lease
+        self.connection = lease.slot.connection
 
     def end_lease(self) -> Lease:
         """The caller has to check its slot in, close or discard it."""

@@ -81,6 +81,7 @@ def abandon(wrapper: LeaseHolder) -> None:
         return
     lease = wrapper.end_lease()
     slot, as_set = lease.slot, wrapper.is_autocommit_as_set
+    wrapper.connection = None
     if _may_be_reused(wrapper, lease) and (
         lease.is_clean(as_set) or (not lease.is_damaged() and lease.in_transaction(as_set) is None)
     ):
@@ -157,6 +158,8 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
     except BaseException:
         pool.discard(slot)
         raise
+    # From here on it may be another wrapper's.
+    wrapper.connection = None
     if rests:
         wrapper._resting = pool.rest(slot)
     elif is_as_new:

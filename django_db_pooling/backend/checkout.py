@@ -69,23 +69,25 @@ def connect(wrapper: LeaseHolder) -> None:
         holder = Holding(holder, sys._getframe())
     # First of all: from here on it is given back at the end.
     mine.wrappers[id(wrapper)] = weakref.ref(wrapper)
+    lease = None
     if wrapper._resting is None and not identity.backend_remembers:
         slot = pool.take_idle(identity.affinity(), holder)
         if slot is not None:
             is_awaited = wrapper._vacant is State.AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
-            wrapper.adopt(lease)
-            # As _must_ask(), without a call.
+            # As _must_ask(), without a call. What isn't usable yet isn't the wrapper's yet: whatever
+            # interrupts this must not leave it there.
             if not (
                 slot.dirty
                 or slot.maybe_in_transaction
-                or wrapper.health_check_enabled
+                or wrapper.settings_dict["CONN_HEALTH_CHECKS"]
                 or slot.validated_at <= pool.health.suspect_before
                 or slot.taken_at - slot.returned_at > LONG_IDLE
                 or connection_checked_out.receivers
             ):
+                wrapper.adopt(lease)
                 return
-    _connect_with_io(wrapper, identity, mine, holder)
+    _connect_with_io(wrapper, identity, mine, holder, lease)
 
 
 def _must_ask(wrapper: LeaseHolder, lease: Lease) -> bool:
@@ -99,17 +101,16 @@ def _must_ask(wrapper: LeaseHolder, lease: Lease) -> bool:
     )
 
 
-def _connect_with_io(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object) -> None:
-    """Where it takes a wait, or a word with the server."""
+def _connect_with_io(
+    wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object, lease: Lease | None
+) -> None:
+    """Where it takes a wait, or a word with the server. ``lease``: of one that isn't usable yet."""
     outer = wrapper._deadline
-    if outer is None:
-        timeout, max_wait = identity.pool.limits.timeout, mine.max_wait
-        shortest = timeout if max_wait is None or (timeout is not None and timeout <= max_wait) else max_wait
-        wrapper._deadline = Deadline(shortest)
     try:
+        if outer is None:
+            wrapper._deadline = Deadline(_seconds_to_wait(identity.pool.limits.timeout, mine.max_wait))
         if wrapper._resting is not None and _resume_session(wrapper, mine):
             return
-        lease = wrapper._lease
         if not (
             _check_out(wrapper, identity, mine, holder) if lease is None else _make_usable(wrapper, lease)
         ):
@@ -130,6 +131,10 @@ def _connect_with_io(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner
         wrapper._deadline = outer
         # The traceback of a driver's error refers to this frame, and must not keep the owner alive.
         del mine
+
+
+def _seconds_to_wait(timeout: float | None, max_wait: float | None) -> float | None:
+    return min((one for one in (timeout, max_wait) if one is not None), default=None)
 
 
 def _check_out_another(wrapper: LeaseHolder, mine: owner.Owner, holder: object) -> None:
@@ -163,7 +168,6 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
     is_awaited = wrapper._vacant is State.AWAITED
     lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
     if slot.connection is not None:
-        wrapper.adopt(lease)
         return _make_usable(wrapper, lease)
     wrapper._lease = lease
     is_open = opening.open_patiently(wrapper, lease)
@@ -173,6 +177,7 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
 
 def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Reset, roll back and ping where it is necessary (I/O). False: it can't be used, and is gone."""
+    wrapper.adopt(lease)
     slot = lease.slot
     if slot.dirty and not checkin.reset_session(wrapper, lease):
         if wrapper._lease is not None:

@@ -78,11 +78,12 @@ def _own_settings(wrapper: LeaseHolder, identity: Identity) -> Iterator[None]:
     comparing. Others may change the alias's own at the same time.
     """
     settings_dict = wrapper.settings_dict
-    before, wrapper.settings_dict = copied(settings_dict), copied(settings_dict)
+    before, own = copied(settings_dict), copied(settings_dict)
     try:
+        wrapper.settings_dict = own
         yield
     finally:
-        own, wrapper.settings_dict = wrapper.settings_dict, settings_dict
+        wrapper.settings_dict = settings_dict
         if own != before:
             changes = {key: own[key] for key in own if key not in before or own[key] != before[key]}
             identity.pool.found_own_keys(set(changes))

@@ -215,10 +215,10 @@ def cursor_closed(wrapper: LeaseHolder, cursor: Any) -> None:
     lease = wrapper._lease
     if lease is not None:
         inner = getattr(cursor, "cursor", cursor)
-        for opened in lease.cursors:
+        # A copy: the garbage collector may take others out meanwhile.
+        for opened in list(lease.cursors):
             if opened() is inner:
                 lease.cursors.discard(opened)
-                break
         release_if_free(wrapper)
 
 
