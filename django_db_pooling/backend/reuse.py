@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from django.utils.functional import cached_property
@@ -26,13 +26,8 @@ IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_ena
 # They refer back to their wrapper.
 _HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
 # Who has one of these sees what the wrapper's next user does.
-_own_objects = attrgetter(
-    *_HELPERS,
-    "wrap_database_errors",
-    "queries_log",
-    "execute_wrappers",
-    "_thread_sharing_lock",
-    "__dict__",
+_own_objects = itemgetter(
+    *_HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers", "_thread_sharing_lock"
 )
 # What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.
 _VARYING = {
@@ -50,7 +45,8 @@ _VARYING = {
 # What they get by use, besides what is cached.
 _BY_USE = {"_named_cursor_idx", "wrap_database_errors"}
 # What this package adds; ``_identity`` is as it was.
-_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth"}
+_OURS = ("_lease", "_vacant", "_resting", "_deadline", "_depth")
+_ours = attrgetter(*_OURS)
 
 
 def retire(wrapper: Any) -> None:
@@ -84,16 +80,17 @@ def take(identity: Identity) -> Any:
         except IndexError:
             # Another thread was faster.
             break
+        attributes = vars(wrapper)
         # Who still refers to it goes on using it as it is.
-        if _references(wrapper) == identity.untouched.references:
-            if identity.untouched.is_like(wrapper):
+        if _references(wrapper, attributes) == identity.untouched.references:
+            if identity.untouched.is_like(wrapper, attributes):
                 wrapper._thread_ident = threading.get_ident()
                 if wrapper.queries_log:
                     wrapper.queries_log.clear()
                 return wrapper
             wrapper.break_cycles()
-        # Here is the last reference.
-        del wrapper
+        # Here are the last references.
+        del wrapper, attributes
     return None
 
 
@@ -102,23 +99,24 @@ class Untouched:
 
     def __init__(self, identity: Identity) -> None:
         wrapper = identity.new_wrapper()
-        # What is made at its first use is made now.
-        _own_objects(wrapper)
-        self.references = _references(wrapper)
+        # It is made at its first use.
+        with wrapper.wrap_database_errors:
+            pass
         cls, attributes = type(wrapper), vars(wrapper)
-        self._state_of = attrgetter(*_OURS, *(attributes.keys() - _VARYING - _BY_USE))
-        self._state = self._state_of(wrapper)
+        self.references = _references(wrapper, attributes)
+        self._state_of = itemgetter(*(attributes.keys() - _VARYING - _BY_USE))
+        self._state = self._state_of(attributes), _ours(wrapper)
         cached = {name for one in cls.__mro__ for name, value in vars(one).items() if _caches(value)}
         learned = identity.pool.driver.learned
         self._names = frozenset({*attributes, *_BY_USE, *_OURS, "_identity", *learned, *cached})
-        self._types = tuple(map(type, _own_objects(wrapper)))
+        self._types = tuple(map(type, _own_objects(attributes)))
         wrapper.break_cycles()
 
-    def is_like(self, wrapper: LeaseHolder) -> bool:
+    def is_like(self, wrapper: LeaseHolder, attributes: dict[str, Any]) -> bool:
         return (
-            self._state_of(wrapper) == self._state
-            and self._names.issuperset(vars(wrapper))
-            and tuple(map(type, _own_objects(wrapper))) == self._types
+            (self._state_of(attributes), _ours(wrapper)) == self._state
+            and tuple(map(type, _own_objects(attributes))) == self._types
+            and self._names.issuperset(attributes)
         )
 
 
@@ -126,8 +124,13 @@ def _caches(value: object) -> bool:
     return isinstance(value, cached_property)
 
 
-def _references(wrapper: Any) -> tuple[int, ...]:
-    """How many references there are to it and to its own objects, and how many weak ones."""
-    objects, weak = _own_objects(wrapper), weakref.getweakrefcount
-    count = sys.getrefcount
-    return (count(wrapper), weak(wrapper), *map(count, objects), *map(weak, objects))
+def _references(wrapper: Any, attributes: dict[str, Any]) -> tuple[int, ...] | None:
+    """How many references there are to it and to its own objects, and how many weak ones. None: it lacks
+    one of them.
+    """
+    count, weak = sys.getrefcount, weakref.getweakrefcount
+    try:
+        objects = _own_objects(attributes)
+    except KeyError:
+        return None
+    return (count(wrapper), weak(wrapper), count(attributes), *map(count, objects), *map(weak, objects))
