@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.utils.functional import cached_property
-
-from django_db_pooling.backend.lease import Depth, Lease, State
+from django_db_pooling.backend.lease import Lease, State
 from django_db_pooling.database_pool import Identity
 from django_db_pooling.pool.resting import Rest
 from django_db_pooling.pool.slot import Slot
@@ -50,10 +48,9 @@ class LeaseHolder(Backend):
     _resting: Rest | None = None
     # During a checkout: by when it has to be done.
     _deadline: Deadline | None = None
-
-    @cached_property
-    def _depth(self) -> Depth:
-        return Depth()
+    # How many of its own methods are on the stack: they need the connection to their end. Counted without a
+    # call, so that nothing can come between this and a try: a signal's exception would leave it too high.
+    _depth = 0
 
     @property
     def plain(self) -> Any:

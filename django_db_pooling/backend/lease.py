@@ -22,24 +22,6 @@ class State(Enum):
     LOST = "lost"
 
 
-class Depth:
-    """How many of a wrapper's own methods are on the stack: they need the connection to their end.
-
-    Neither method has a point in which an exception could come between the change and the ``with``.
-    """
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> None:
-        self.count += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.count -= 1
-
-
 class OpenCursor(weakref.ref[Any]):
     """A driver's cursor, neither closed nor collected. In transaction scope it holds the connection."""
 

@@ -32,7 +32,7 @@ _state = attrgetter(
     "_resting",
     "_deadline",
     "_vacant",
-    "_depth.count",
+    "_depth",
     "in_atomic_block",
     "needs_rollback",
     "force_debug_cursor",

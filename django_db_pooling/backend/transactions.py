@@ -27,9 +27,12 @@ def connect(wrapper: LeaseHolder) -> None:
     Unless it is one of our own methods that needs a connection, it is the user's code that has called
     ``ensure_connection()``, to use ``connection.connection`` next: that pins.
     """
-    if not wrapper._depth.count:
-        with wrapper._depth:
+    if not wrapper._depth:
+        wrapper._depth += 1
+        try:
             connect(wrapper)
+        finally:
+            wrapper._depth -= 1
         lease = wrapper._lease
         if lease is not None and lease.by_transaction and not wrapper.in_atomic_block:
             wrapper.pin()
@@ -93,12 +96,15 @@ def operation(wrapper: LeaseHolder, deadline: Deadline | None = None) -> Iterato
     try:
         if deadline is not None:
             wrapper._deadline = deadline
-        with wrapper._depth:
+        wrapper._depth += 1
+        try:
             wrapper.ensure_connection()
             began = time.monotonic()
             yield
             if wrapper._lease is not None:
                 wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
+        finally:
+            wrapper._depth -= 1
     finally:
         wrapper._deadline = outer
         release_if_free(wrapper)
@@ -112,8 +118,11 @@ def get_autocommit(wrapper: LeaseHolder) -> bool:
         and will_be_transaction_scoped(wrapper)
     ):
         return not wrapper.is_awaited
-    with wrapper._depth:
+    wrapper._depth += 1
+    try:
         return bool(wrapper.plain.get_autocommit())
+    finally:
+        wrapper._depth -= 1
 
 
 def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None:
@@ -134,10 +143,11 @@ def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None
     # The hooks come after the release: they may take their time, or a connection of their own.
     has_hooks = wrapper.run_commit_hooks_on_set_autocommit_on
     wrapper.run_commit_hooks_on_set_autocommit_on = False
+    wrapper._depth += 1
     try:
-        with wrapper._depth:
-            wrapper.plain.set_autocommit(autocommit, begins)
+        wrapper.plain.set_autocommit(autocommit, begins)
     finally:
+        wrapper._depth -= 1
         wrapper.run_commit_hooks_on_set_autocommit_on = has_hooks
     if wrapper._lease is not None:
         wrapper._lease.manual = not autocommit and not begins_atomic
@@ -234,7 +244,7 @@ def release_if_free(wrapper: LeaseHolder, is_over: bool = False) -> None:
     ``is_over``: it is certain that no transaction is open.
     """
     lease = wrapper._lease
-    if lease is None or lease.is_needed or wrapper._depth.count or wrapper.is_shared:
+    if lease is None or lease.is_needed or wrapper._depth or wrapper.is_shared:
         return
     slot = lease.slot
     if slot.dirty and (slot.locks or not owner.current().may_rest):

@@ -129,8 +129,11 @@ class PooledWrapper(LeaseHolder):
         if not fork.noticed[0]:
             fork.notice()
         try:
-            with self._depth:
+            self._depth += 1
+            try:
                 return super()._cursor(name)
+            finally:
+                self._depth -= 1
         except BaseException:
             transactions.release_if_free(self)
             raise
@@ -172,8 +175,8 @@ class PooledWrapper(LeaseHolder):
         """A shallow copy, as Django's own tests make, has no part in the lease."""
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
-        for name in ("wrap_database_errors", "_depth"):
-            copied.__dict__.pop(name, None)
+        copied.__dict__.pop("wrap_database_errors", None)
+        copied._depth = 0
         if self._lease is not None:
             copied._lease = copied.connection = None
         copied._resting = None
