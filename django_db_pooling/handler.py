@@ -50,7 +50,10 @@ def _getitem(self: Any, alias: str) -> Any:
         # An error, or an alias of which only this handler knows.
         return _inherited_getitem(self, alias)
     pool = registry.by_alias.get(alias)
-    wrapper = None if pool is None or pool.current is None else reuse.take(pool.current)
+    identity, wrapper = None if pool is None else pool.current, None
+    # Another handler has other settings, and an alias may have been given new ones.
+    if identity is not None and identity.settings_dict is self.settings[alias]:
+        wrapper = reuse.take(identity)
     if wrapper is None:
         wrapper = self.create_connection(alias)
         if not conf.is_off(wrapper.settings_dict):
