@@ -57,13 +57,14 @@ class Identity:
         """Whether this is the one of the wrapper's settings as they are at this moment.
 
         Asked at each checkout and checkin, so it is quick where the values are the same objects as before.
-        What changes inside of these, or in other settings than DATABASES, ``is_outdated`` finds.
+        What changes inside of these, but for OPTIONS, or in other settings than DATABASES, ``is_outdated``
+        finds.
         """
         if self.retired or wrapper.__class__ is not self.wrapper_class:
             return False
         settings_dict = wrapper.settings_dict
         values = tuple(settings_dict.values())
-        if values == self._values:
+        if values == self._values and settings_dict.get("OPTIONS") == self._lasting.get("OPTIONS"):
             return True
         if self.pool.own_keys:
             settings_dict = self.pool.lasting(settings_dict)

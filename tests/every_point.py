@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dis
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from tests.strikes import Struck
@@ -44,15 +45,14 @@ class Points:
             if self.folder not in frame.f_code.co_filename:
                 return None
             frame.f_trace_opcodes = True
-            names = _names(frame.f_code)
-            last = ""
+            looks = _looks(frame.f_code)
+            last = -1
 
             def inside(frame: FrameType, event: str, argument: Any) -> Any:
                 nonlocal last
                 if event == "opcode":
-                    name = names.get(frame.f_lasti, "")
-                    previous, last = last, name
-                    if previous.startswith(_LOOKS_AFTER):
+                    previous, last = last, frame.f_lasti
+                    if (previous, last) in looks:
                         point(frame)
                 return inside
 
@@ -67,10 +67,21 @@ class Points:
             self.is_over = self.passed < number
 
 
-_cache: dict[Any, dict[int, str]] = {}
+@functools.cache
+def _looks(code: CodeType) -> Container[tuple[int, int]]:
+    """Instructions after which it looks for signals, each with the next one. Only where the same handler
+    gets what is raised at either.
+    """
+    blocks = dis._parse_exception_table(code)  # type: ignore[attr-defined]
 
+    def handler(offset: int) -> Any:
+        return next((block.target for block in blocks if block.start <= offset < block.end), None)
 
-def _names(code: Any) -> dict[int, str]:
-    if code not in _cache:
-        _cache[code] = {each.offset: each.opname for each in dis.get_instructions(code)}
-    return _cache[code]
+    offsets = [each.offset for each in dis.get_instructions(code)]
+    return {
+        (each.offset, after)
+        for each in dis.get_instructions(code)
+        if each.opname.startswith(_LOOKS_AFTER)
+        for after in offsets
+        if handler(after) == handler(each.offset)
+    }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import close_old_connections, connection
+from django.db import close_old_connections, connection, transaction
 
 from django_db_pooling import pooling
 from django_db_pooling.registry import registry
@@ -15,9 +15,18 @@ from tests.behaviour.conftest import MYSQL, POSTGRESQL, in_thread, one, request_
 from tests.every_point import Points
 from tests.strikes import Struck
 
-# What gevent's hub is at when a signal comes is nobody's request.
-pytestmark = pytest.mark.only("threads")
+# What gevent's hub is at when a signal comes is nobody's request. In finalizers what is raised goes nowhere.
+pytestmark = [
+    pytest.mark.only("threads"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 LEAST_POINTS = 8
+
+ENDS: dict[str, Callable[[], Any]] = {
+    "close": lambda: connection.close(),
+    "close_old_connections": close_old_connections,
+    "release": pooling.release,
+}
 
 if MYSQL:
     CHANGE, LOOK, NEW = "SET @mine = 'theirs'", "SELECT @mine", (None,)
@@ -49,6 +58,7 @@ def assert_own(place: str) -> None:
     wrapper: Any = connection
     assert wrapper.connection not in [slot.connection for slot in pool.slots.idle()], place
     assert wrapper._deadline is None, place
+    assert wrapper._depth == 0, place
     assert wrapper.settings_dict is wrapper._identity.settings_dict, place
 
 
@@ -71,7 +81,7 @@ def test_struck_while_opening() -> None:
         pooling.close_all()
 
 
-@pytest.mark.parametrize("end", [connection.close, close_old_connections, pooling.release])
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_who_has_given_back_has_nothing_any_more(end: Callable[[], None]) -> None:
     one()
     for place in each_point(end):
@@ -87,3 +97,19 @@ def test_after_the_end_of_a_request_its_wrapper_has_nothing_any_more() -> None:
         request_finished()
         request_started()
         one()
+
+
+@pytest.mark.transaction_scope
+def test_a_method_that_was_struck_is_not_counted_as_running() -> None:
+    """It would keep the connection after each statement."""
+
+    def work() -> None:
+        with transaction.atomic():
+            one()
+        connection.get_autocommit()
+
+    work()
+    for place in each_point(work):
+        assert_own(place)
+        connection.in_atomic_block = False
+        connection.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.db.utils import ConnectionHandler
 from django.test.utils import override_settings
 
 from django_db_pooling import pooling
@@ -112,6 +113,56 @@ def test_what_is_in_use_while_a_setting_changes_is_closed_as_it_comes_back() -> 
         with changed(alias, CONN_HEALTH_CHECKS=True):
             request_finished()
             assert pooling.stats(alias).idle == 0
+
+
+def test_an_option_changed_in_place_is_never_met_by_what_was_opened_without_it() -> None:
+    change = {
+        "mysql": "SET @@lock_wait_timeout = 111",
+        "postgresql": "-c lock_timeout=111",
+        "sqlite": "PRAGMA cache_size = -111",
+    }[connection.vendor]
+    key = "options" if POSTGRESQL else "init_command"
+    look = {
+        "mysql": "SELECT @@lock_wait_timeout",
+        "postgresql": "SHOW lock_timeout",
+        "sqlite": "PRAGMA cache_size",
+    }[connection.vendor]
+    with another_alias() as alias:
+        before = sql(look, using=alias)
+        connections[alias].close()
+        connections[alias].settings_dict.setdefault("OPTIONS", {})[key] = change
+        assert "111" in str(sql(look, using=alias)[0][0])
+        connections[alias].close()
+        del connections[alias].settings_dict["OPTIONS"][key]
+        assert sql(look, using=alias) == before
+
+
+def test_an_alias_that_is_given_other_settings_is_not_reached_with_the_old_ones(second_database: str) -> None:
+    """Wrappers of threads that have ended serve the next ones."""
+    with another_alias() as alias:
+        first = in_thread(lambda: database_in_use(alias))
+        connections.settings[alias] = connections.settings[alias] | {"NAME": second_database}
+        assert in_thread(lambda: database_in_use(alias)) == os.path.basename(second_database) != first
+        eventually(lambda: pooling.stats(alias).in_use == 0)
+        pooling.close_all(alias)
+
+
+def test_another_handler_of_connections_has_its_own_settings(second_database: str) -> None:
+    with another_alias() as alias:
+        first = in_thread(lambda: database_in_use(alias))
+        settings = connections.settings[alias] | {"NAME": second_database}
+        handler = ConnectionHandler({"default": {}, alias: settings})
+        names: list[str] = []
+
+        def look() -> None:
+            wrapper = handler[alias]
+            names.append(wrapper.settings_dict["NAME"])
+            wrapper.ensure_connection()
+            wrapper.close()
+
+        in_thread(look)
+        assert names == [second_database] != [first]
+        pooling.close_all(alias)
 
 
 @pytest.mark.parametrize("key", ["OPTIONS", "TIME_ZONE", "CONN_HEALTH_CHECKS"])
