@@ -84,13 +84,14 @@ def take(identity: Identity) -> Any:
         except IndexError:
             # Another thread was faster.
             break
+        references = _references(wrapper)
+        if references == identity.untouched.references and identity.untouched.is_like(wrapper):
+            wrapper._thread_ident = threading.get_ident()
+            if wrapper.queries_log:
+                wrapper.queries_log.clear()
+            return wrapper
         # Who still refers to it goes on using it as it is.
-        if _references(wrapper) == identity.untouched.references:
-            if identity.untouched.is_like(wrapper):
-                wrapper._thread_ident = threading.get_ident()
-                if wrapper.queries_log:
-                    wrapper.queries_log.clear()
-                return wrapper
+        if references[0] == identity.untouched.references[0]:
             wrapper.break_cycles()
         # Here is the last reference.
         del wrapper
@@ -111,23 +112,19 @@ class Untouched:
         cached = {name for one in cls.__mro__ for name, value in vars(one).items() if _caches(value)}
         learned = identity.pool.driver.learned
         self._names = frozenset({*attributes, *_BY_USE, *_OURS, "_identity", *learned, *cached})
-        self._types = tuple(map(type, _own_objects(wrapper)))
         wrapper.break_cycles()
 
     def is_like(self, wrapper: LeaseHolder) -> bool:
-        return (
-            self._state_of(wrapper) == self._state
-            and self._names.issuperset(vars(wrapper))
-            and tuple(map(type, _own_objects(wrapper))) == self._types
-        )
+        return self._state_of(wrapper) == self._state and self._names.issuperset(vars(wrapper))
 
 
 def _caches(value: object) -> bool:
     return isinstance(value, cached_property)
 
 
-def _references(wrapper: Any) -> tuple[int, ...]:
-    """How many references there are to it and to its own objects, and how many weak ones."""
+def _references(wrapper: Any) -> tuple[tuple[int, ...], list[type]]:
+    """How many references there are to it and its own objects, weak ones too; and what these objects are."""
     objects, weak = _own_objects(wrapper), weakref.getweakrefcount
     count = sys.getrefcount
-    return (count(wrapper), weak(wrapper), *map(count, objects), *map(weak, objects))
+    counts = (count(wrapper), weak(wrapper), *map(count, objects), *map(weak, objects))
+    return counts, [*map(type, objects)]
