@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -81,14 +82,15 @@ def take(identity: Identity) -> Any:
             # Another thread was faster.
             break
         attributes = vars(wrapper)
-        # Who still refers to it goes on using it as it is.
-        if _references(wrapper, attributes) == identity.untouched.references:
+        references = _references(wrapper, attributes)
+        if references == identity.untouched.references:
             if identity.untouched.is_like(wrapper, attributes):
                 wrapper._thread_ident = threading.get_ident()
                 if wrapper.queries_log:
                     wrapper.queries_log.clear()
                 return wrapper
             wrapper.break_cycles()
+        # Who still refers to it goes on using it as it is.
         # Here are the last references.
         del wrapper, attributes
     return None
@@ -105,17 +107,16 @@ class Untouched:
         cls, attributes = type(wrapper), vars(wrapper)
         self.references = _references(wrapper, attributes)
         self._state_of = itemgetter(*(attributes.keys() - _VARYING - _BY_USE))
-        self._state = self._state_of(attributes), _ours(wrapper)
+        self._state, self._ours = self._state_of(attributes), _ours(wrapper)
         cached = {name for one in cls.__mro__ for name, value in vars(one).items() if _caches(value)}
         learned = identity.pool.driver.learned
         self._names = frozenset({*attributes, *_BY_USE, *_OURS, "_identity", *learned, *cached})
-        self._types = tuple(map(type, _own_objects(attributes)))
         wrapper.break_cycles()
 
     def is_like(self, wrapper: LeaseHolder, attributes: dict[str, Any]) -> bool:
         return (
-            (self._state_of(attributes), _ours(wrapper)) == self._state
-            and tuple(map(type, _own_objects(attributes))) == self._types
+            self._state_of(attributes) == self._state
+            and _ours(wrapper) == self._ours
             and self._names.issuperset(attributes)
         )
 
@@ -124,13 +125,14 @@ def _caches(value: object) -> bool:
     return isinstance(value, cached_property)
 
 
-def _references(wrapper: Any, attributes: dict[str, Any]) -> tuple[int, ...] | None:
-    """How many references there are to it and to its own objects, and how many weak ones. None: it lacks
-    one of them.
+def _references(wrapper: Any, attributes: dict[str, Any]) -> tuple[object, ...] | None:
+    """How many references there are to it and to its own objects, weak ones too, and of which types these
+    are. None: it lacks one of them.
     """
     count, weak = sys.getrefcount, weakref.getweakrefcount
     try:
         objects = _own_objects(attributes)
     except KeyError:
         return None
-    return (count(wrapper), weak(wrapper), count(attributes), *map(count, objects), *map(weak, objects))
+    counts = map(count, objects), map(weak, objects), map(type, objects)
+    return (count(wrapper), weak(wrapper), count(attributes), *chain(*counts))

@@ -120,9 +120,10 @@ def get_autocommit(wrapper: LeaseHolder) -> bool:
         return not wrapper.is_awaited
     wrapper._depth += 1
     try:
-        return bool(wrapper.plain.get_autocommit())
+        autocommit = wrapper.plain.get_autocommit()
     finally:
         wrapper._depth -= 1
+    return bool(autocommit)
 
 
 def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None:

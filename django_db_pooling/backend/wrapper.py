@@ -132,9 +132,10 @@ class PooledWrapper(LeaseHolder):
         try:
             self._depth += 1
             try:
-                return super()._cursor(name)
+                cursor = super()._cursor(name)
             finally:
                 self._depth -= 1
+            return cursor
         except BaseException:
             transactions.release_if_free(self)
             raise

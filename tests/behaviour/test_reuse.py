@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -39,6 +38,8 @@ from tests.behaviour.conftest import (
 )
 from tests.behaviour.models import Note
 from tests.concurrency import in_child, silent_fork
+
+pytestmark = pytest.mark.skipif(not reuse.IS_POSSIBLE, reason="reference counts don't say who refers")
 
 
 @pytest.fixture(autouse=True)
@@ -646,7 +647,6 @@ def test_a_child_makes_wrappers_of_its_own(made: list[str], fork: Callable[[], i
     assert made == ["default"]
 
 
-@pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="no reference counts")
 def test_what_is_spare_is_bounded(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reuse, "MAX_SPARE", 2)
     pooling.set_pool_size(4, max_outstanding=4)

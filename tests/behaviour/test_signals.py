@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -29,6 +29,7 @@ from tests.behaviour.conftest import (
 )
 from tests.behaviour.models import Note
 from tests.strikes import Strikes, Struck
+from tests.unit.fakes import interrupted_at
 
 # What gevent's hub is at when a signal comes is nobody's request.
 pytestmark = pytest.mark.only("threads")
@@ -91,6 +92,25 @@ def test_a_request_that_is_struck_anywhere_is_all_or_nothing() -> None:
     assert len(strikes.hits) >= LEAST_POINTS, strikes
     eventually(lambda: pooling.stats("default").in_use == 0)
     assert_whole()
+
+
+@pytest.mark.transaction_scope
+@pytest.mark.only("sqlite3")
+@pytest.mark.parametrize("work", [token, lambda: pair("a"), lambda: connections["default"].is_usable()])
+def test_a_method_that_was_struck_anywhere_does_not_count_as_running(work: Callable[[], object]) -> None:
+    """Else nothing would be given back any more before the thread ends."""
+    for point in itertools.count():
+        wrapper = connections["default"]
+        struck = True
+        with suppress(DatabaseError):
+            # Where atomic() can't set autocommit again.
+            struck = interrupted_at(point, "/django_db_pooling/", work)
+        assert wrapper._depth == 0, point
+        wrapper.in_atomic_block = False
+        connections.close_all()
+        if not struck:
+            break
+    assert point > 20
 
 
 def test_no_lock_stays_taken_when_finding_a_pool_is_struck() -> None:

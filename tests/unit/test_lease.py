@@ -220,6 +220,8 @@ def test_adopting_leaves_nothing_of_before() -> None:
     assert (wrapper.in_atomic_block, wrapper.closed_in_transaction, wrapper.needs_rollback) == (False,) * 3
     assert (wrapper.savepoint_ids, wrapper.atomic_blocks, wrapper.run_on_commit) == ([], [], [])
     assert not wrapper.errors_occurred
+    # It was looked at by the checkout.
+    assert wrapper.health_check_done
     assert wrapper.autocommit is True
     assert vars(wrapper)["version"] == 9
 
