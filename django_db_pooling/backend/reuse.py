@@ -62,8 +62,7 @@ def retire(wrapper: Any) -> None:
     if (
         IS_POSSIBLE
         and identity is not None
-        and identity.is_of_alias
-        and not identity.retired
+        and identity is identity.pool.current
         and wrapper.settings_dict is identity.settings_dict
         and not wrapper.in_atomic_block
         and len(identity.spare_wrappers) < MAX_SPARE

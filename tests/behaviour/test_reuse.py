@@ -395,6 +395,37 @@ def test_a_copy_of_a_wrapper_is_another_one(made: list[str]) -> None:
         kept.cursor()
 
 
+def test_nobody_keeps_a_wrapper_that_no_thread_would_take(made: list[str]) -> None:
+    """That of a copy, and that of settings which have changed meanwhile."""
+    used, changed = threading.Event(), threading.Event()
+
+    def copied() -> Any:
+        use()
+        mine = wrapper().copy()
+        mine.settings_dict["CONN_MAX_AGE"] = 17
+        with mine.cursor() as opened:
+            opened.execute("SELECT 1")
+        return weakref.ref(mine)
+
+    def outdated(alias: str) -> Any:
+        one(alias)
+        used.set()
+        assert changed.wait(PATIENCE)
+        return weakref.ref(connections[alias])
+
+    def change(alias: str) -> None:
+        assert used.wait(PATIENCE)
+        connections.settings[alias]["CONN_MAX_AGE"] = 17
+        for pool in registry.pools(alias):
+            pool.retire_outdated()
+        changed.set()
+
+    assert in_thread(copied)() is None
+    with another_alias() as alias:
+        ref, _ = in_threads([lambda: outdated(alias), lambda: change(alias)])
+        assert ref() is None
+
+
 # -- what is left behind ----------------------------------------------------------------------------
 
 
