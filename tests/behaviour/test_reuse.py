@@ -624,6 +624,28 @@ def test_a_wrapper_that_another_thread_shares_stays_that_of_its_own(made: list[s
         mine.dec_thread_sharing()
 
 
+@pytest.mark.parametrize("possible", [True, False])
+def test_a_wrapper_that_is_shared_keeps_what_it_has_when_its_own_thread_ends(
+    made: list[str], monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    monkeypatch.setattr(reuse, "IS_POSSIBLE", possible)
+
+    def share() -> Any:
+        use()
+        connection.close()
+        mine = wrapper()
+        mine.inc_thread_sharing()
+        return mine, mine.ops
+
+    mine, ops = in_thread(share)
+    in_thread(use)
+    assert mine.ops is ops
+    with mine.cursor() as opened:
+        opened.execute("SELECT 1")
+    mine.close()
+    mine.dec_thread_sharing()
+
+
 @pytest.mark.only("gevent")
 @pytest.mark.parametrize("scope", ["request", "transaction"])
 def test_greenlets_that_are_killed_anywhere_leave_nothing(made: list[str], scope: str) -> None:
