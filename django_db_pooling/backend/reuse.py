@@ -55,18 +55,19 @@ def retire(wrapper: Any) -> None:
 
     Who refers to it isn't looked at now: what ends a thread may still do.
     """
+    if wrapper.is_shared:
+        # Others use it, too.
+        return
     identity = wrapper._identity
     if (
         IS_POSSIBLE
         and identity is not None
-        and identity.is_of_alias
-        and not identity.retired
+        and identity is identity.pool.current
         and wrapper.settings_dict is identity.settings_dict
-        and not wrapper.in_atomic_block
         and len(identity.spare_wrappers) < MAX_SPARE
     ):
         identity.spare_wrappers.append(wrapper)
-    elif not wrapper.is_shared:
+    else:
         wrapper.break_cycles()
 
 

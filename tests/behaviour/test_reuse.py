@@ -395,6 +395,37 @@ def test_a_copy_of_a_wrapper_is_another_one(made: list[str]) -> None:
         kept.cursor()
 
 
+def test_nobody_keeps_a_wrapper_that_no_thread_would_take(made: list[str]) -> None:
+    """That of a copy, and that of settings which have changed meanwhile."""
+    used, changed = threading.Event(), threading.Event()
+
+    def copied() -> Any:
+        use()
+        mine = wrapper().copy()
+        mine.settings_dict["CONN_MAX_AGE"] = 17
+        with mine.cursor() as opened:
+            opened.execute("SELECT 1")
+        return weakref.ref(mine)
+
+    def outdated(alias: str) -> Any:
+        one(alias)
+        used.set()
+        assert changed.wait(PATIENCE)
+        return weakref.ref(connections[alias])
+
+    def change(alias: str) -> None:
+        assert used.wait(PATIENCE)
+        connections.settings[alias]["CONN_MAX_AGE"] = 17
+        for pool in registry.pools(alias):
+            pool.retire_outdated()
+        changed.set()
+
+    assert in_thread(copied)() is None
+    with another_alias() as alias:
+        ref, _ = in_threads([lambda: outdated(alias), lambda: change(alias)])
+        assert ref() is None
+
+
 # -- what is left behind ----------------------------------------------------------------------------
 
 
@@ -591,6 +622,28 @@ def test_a_wrapper_that_another_thread_shares_stays_that_of_its_own(made: list[s
         token()
     finally:
         mine.dec_thread_sharing()
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_a_wrapper_that_is_shared_keeps_what_it_has_when_its_own_thread_ends(
+    made: list[str], monkeypatch: pytest.MonkeyPatch, possible: bool
+) -> None:
+    monkeypatch.setattr(reuse, "IS_POSSIBLE", possible)
+
+    def share() -> Any:
+        use()
+        connection.close()
+        mine = wrapper()
+        mine.inc_thread_sharing()
+        return mine, mine.ops
+
+    mine, ops = in_thread(share)
+    in_thread(use)
+    assert mine.ops is ops
+    with mine.cursor() as opened:
+        opened.execute("SELECT 1")
+    mine.close()
+    mine.dec_thread_sharing()
 
 
 @pytest.mark.only("gevent")
