@@ -31,8 +31,8 @@ class Identity:
         self.is_of_alias = of_alias == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = of_alias if self.is_of_alias else wrapper.settings_dict
         self._lasting = copied(pool.lasting(self.settings_dict))
-        # Of the settings that were found equal last.
-        self._values: tuple[Any, ...] = ()
+        # The settings that were found equal last.
+        self._seen: dict[str, Any] = {}
         self._time_zones = _time_zones()
         # Nobody gets a connection of this one any more.
         self.retired = False
@@ -61,14 +61,12 @@ class Identity:
         if self.retired or wrapper.__class__ is not self.wrapper_class:
             return False
         settings_dict = wrapper.settings_dict
-        values = tuple(settings_dict.values())
-        if values == self._values:
+        if settings_dict == self._seen:
             return True
-        if self.pool.own_keys:
-            settings_dict = self.pool.lasting(settings_dict)
-        if self._lasting != settings_dict:
+        seen = settings_dict.copy()
+        if self._lasting != self.pool.lasting(seen):
             return False
-        self._values = values
+        self._seen = seen
         return True
 
     def is_outdated(self) -> bool:
@@ -119,6 +117,10 @@ class DatabasePool(Pool):
         # That of the alias's own settings, as far as it is known.
         self.current: Identity | None = None
         self._lock = threading.Lock()
+
+    def server_of(self, affinity: Any) -> object:
+        """That of a copy with other settings may be away, and the alias's own not."""
+        return affinity[1]
 
     def lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
         """What of the settings decides which connection fits."""
@@ -177,9 +179,9 @@ class DatabasePool(Pool):
             self._retire(outdated)
 
     def retire_unused(self) -> None:
-        """Forget the identities of copies that have no connection any more."""
-        affinities: Any = self.affinities()
-        used = {identity for _, identity in affinities}
+        """Forget the identities of copies that have no connection any more, nor wait for one."""
+        users: list[Any] = [*self.slots.all(), *list(self.queue.waiters)]
+        used = {user.affinity[1] for user in users}
         self._retire([one for one in self.identities if not one.is_of_alias and one not in used])
 
     def retire_all(self) -> None:
@@ -190,6 +192,7 @@ class DatabasePool(Pool):
             return
         for identity in identities:
             identity.retired = True
+            self.growth.forget(identity)
             if identity is self.current:
                 self.current = None
         with self._lock:
