@@ -31,8 +31,6 @@ class Identity:
         self.is_of_alias = of_alias == wrapper.settings_dict
         self.settings_dict: dict[str, Any] = of_alias if self.is_of_alias else wrapper.settings_dict
         self._lasting = copied(pool.lasting(self.settings_dict))
-        # Of the settings that were found equal last.
-        self._values: tuple[Any, ...] = ()
         self._time_zones = _time_zones()
         self._affinity: tuple[object, Identity] = (None, self)
         # Nobody gets a connection of this one any more.
@@ -56,29 +54,22 @@ class Identity:
     def fits(self, wrapper: Any) -> bool:
         """Whether this is the one of the wrapper's settings as they are at this moment.
 
-        Asked at each checkout and checkin, so it is quick where the values are the same objects as before.
-        What changes inside of these, but for OPTIONS, or in other settings than DATABASES, ``is_outdated``
+        Asked at each checkout and checkin. What changes in other settings than DATABASES, ``is_outdated``
         finds.
         """
-        if self.retired or wrapper.__class__ is not self.wrapper_class:
-            return False
         settings_dict = wrapper.settings_dict
-        values = tuple(settings_dict.values())
-        if values == self._values and settings_dict.get("OPTIONS") == self._lasting.get("OPTIONS"):
-            return True
         if self.pool.own_keys:
             settings_dict = self.pool.lasting(settings_dict)
-        if self._lasting != settings_dict:
-            return False
-        self._values = values
-        return True
+        return bool(
+            not self.retired and wrapper.__class__ is self.wrapper_class and self._lasting == settings_dict
+        )
 
     def affinity(self) -> tuple[object, Identity]:
         """Of the connections that a caller in this hub can use."""
-        hub = self.pool.driver.hub()
-        if self._affinity[0] is not hub:
-            self._affinity = (hub, self)
-        return self._affinity
+        hub, affinity = self.pool.driver.hub(), self._affinity
+        if affinity[0] is not hub:
+            affinity = self._affinity = (hub, self)
+        return affinity
 
     def is_outdated(self) -> bool:
         """Whether the settings that it was made for have changed since."""
@@ -128,6 +119,10 @@ class DatabasePool(Pool):
         # That of the alias's own settings, as far as it is known.
         self.current: Identity | None = None
         self._lock = threading.Lock()
+
+    def server_of(self, affinity: Any) -> object:
+        """That of a copy with other settings may be away, and the alias's own not."""
+        return affinity[1]
 
     def lasting(self, settings_dict: dict[str, Any]) -> dict[str, Any]:
         """What of the settings decides which connection fits."""
@@ -186,9 +181,9 @@ class DatabasePool(Pool):
             self._retire(outdated)
 
     def retire_unused(self) -> None:
-        """Forget the identities of copies that have no connection any more."""
-        affinities: Any = self.affinities()
-        used = {identity for _, identity in affinities}
+        """Forget the identities of copies that have no connection any more, nor wait for one."""
+        users: list[Any] = [*self.slots.all(), *list(self.queue.waiters)]
+        used = {user.affinity[1] for user in users}
         self._retire([one for one in self.identities if not one.is_of_alias and one not in used])
 
     def retire_all(self) -> None:
@@ -200,6 +195,7 @@ class DatabasePool(Pool):
         for identity in identities:
             identity.retired = True
             identity.spare_wrappers.clear()
+            self.growth.forget(identity)
             if identity is self.current:
                 self.current = None
         with self._lock:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -55,8 +53,7 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     """Try once."""
     slot, driver, identity = lease.slot, lease.driver, lease.identity
     wrapper.__dict__.update(identity.learned)
-    with _own_settings(wrapper, identity):
-        wrapper.plain.connect()
+    _connect(wrapper, identity)
     if wrapper._lease is not lease or driver.broken(slot.connection):
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_created")
     fd, idle = driver.fileno(slot.connection), lease.pool.limits.keepalive
@@ -72,8 +69,7 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     upkeep.ensure_running()
 
 
-@contextmanager
-def _own_settings(wrapper: LeaseHolder, identity: Identity) -> Iterator[None]:
+def _connect(wrapper: LeaseHolder, identity: Identity) -> None:
     """What the backend writes into its settings while it connects, a token for example, is found by
     comparing. Others may change the alias's own at the same time.
     """
@@ -81,7 +77,7 @@ def _own_settings(wrapper: LeaseHolder, identity: Identity) -> Iterator[None]:
     before, own = copied(settings_dict), copied(settings_dict)
     try:
         wrapper.settings_dict = own
-        yield
+        wrapper.plain.connect()
     finally:
         wrapper.settings_dict = settings_dict
         if own != before:
@@ -105,7 +101,7 @@ def get_new_connection(wrapper: LeaseHolder, conn_params: dict[str, Any]) -> Any
 
 def _seconds_to_connect(wrapper: LeaseHolder, lease: Lease) -> float | None:
     seconds = wrapper.seconds_left(lease)
-    if not lease.pool.growth.outage:
+    if not lease.pool.growth.of(lease.slot.affinity).outage:
         return seconds
     # The others are turned away until this attempt ends.
     most: float = max(lease.pool.limits.connect_retry, MIN_SECONDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 AT_A_TIME = 2
 # One more may start to open when all that are opening have taken this many seconds.
@@ -16,12 +18,17 @@ class Growth:
     """The slots whose holders are opening connections, and how that went lately.
 
     Times are those of ``time.monotonic()``, passed in by the caller. Seconds that a caller may wait for the
-    server (``max_wait``) are ``CONNECT_RETRY``.
+    server (``max_wait``) are ``CONNECT_RETRY``. ``of`` has the part of one server, which may be away while
+    others are not.
     """
 
-    def __init__(self) -> None:
-        # Slot number -> since when.
-        self._opening: dict[int, float] = {}
+    def __init__(self, server_of: Callable[[Any], object] = lambda affinity: None) -> None:
+        # Slot number -> since when, and whose.
+        self._opening: dict[int, tuple[float, Growth]] = {}
+        # Those whose server is away.
+        self.failing: set[Growth] = set()
+        self._server_of = server_of
+        self._parts: dict[object, Growth] = {}
         # When the last attempt failed, and with what; None once one has succeeded.
         self.last_error: tuple[float, Exception] | None = None
         # When a caller first got an error; None once an attempt has succeeded.
@@ -34,17 +41,46 @@ class Growth:
     def __len__(self) -> int:
         return len(self._opening)
 
+    def of(self, affinity: object) -> Growth:
+        """The part of the server to which connections of this affinity lead."""
+        server = self._server_of(affinity)
+        if server is None:
+            return self
+        part = self._parts.get(server)
+        if part is None:
+            made = Growth()
+            made._opening, made.failing = self._opening, self.failing
+            part = self._parts.setdefault(server, made)
+        return part
+
+    def forget(self, server: object) -> None:
+        """Nobody connects to it any more."""
+        part = self._parts.pop(server, None)
+        if part is not None:
+            self.failing.discard(part)
+
+    @property
+    def attempts(self) -> int:
+        """How many of those that are opening try this server."""
+        return sum(part is self for _, part in list(self._opening.values()))
+
+    @property
+    def latest_error(self) -> tuple[float, Exception] | None:
+        """Of all servers to which connecting has failed since it has succeeded."""
+        errors = [part.last_error for part in (self, *list(self._parts.values()))]
+        return max(filter(None, errors), key=lambda error: error[0], default=None)
+
     @property
     def away(self) -> bool:
         """Whether the last attempts have found no server."""
         return self._away_since is not None
 
     def begin(self, number: int, now: float) -> None:
-        self._opening[number] = now
+        self._opening[number] = now, self
 
     def begun(self, number: int) -> float:
         """When; 0 for one that isn't opening."""
-        return self._opening.get(number, 0.0)
+        return self._opening.get(number, (0.0, self))[0]
 
     def end(self, number: int) -> None:
         self._opening.pop(number, None)
@@ -54,8 +90,8 @@ class Growth:
         opening = list(self._opening.values())
         if self.away:
             # One probes; and where there is something to wait for, not all the time.
-            return not opening and not (others and now - self._last_failure() < MAX_PAUSE)
-        return len(opening) < AT_A_TIME or all(now - since > STALLED for since in opening)
+            return not self.attempts and not (others and now - self._last_failure() < MAX_PAUSE)
+        return len(opening) < AT_A_TIME or all(now - since > STALLED for since, _ in opening)
 
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]
@@ -69,6 +105,7 @@ class Growth:
         since, self._failing_since = self._failing_since, None
         self.last_error = self._away_since = None
         self.outage = False
+        self.failing.discard(self)
         return since
 
     def gave_up(self, error: Exception, now: float) -> bool:
@@ -91,6 +128,7 @@ class Growth:
         if self._away_since is None or (not self.outage and began - last > max(max_wait, MAX_PAUSE)):
             # For the first time, or the last time is long ago.
             self._away_since = began
+        self.failing.add(self)
         away = now - self._away_since
         if away >= max_wait:
             self.outage = True

@@ -40,7 +40,7 @@ class Pool:
         self.driver = driver
         # While True, connections are closed as they come back.
         self.closing = False
-        self.growth = Growth()
+        self.growth = Growth(self.server_of)
         self.counts = Counts()
         self.journal = Journal(name)
         self.slots = slots = Slots(self, driver, self.growth, self.counts, self.journal)
@@ -54,6 +54,10 @@ class Pool:
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken
+
+    def server_of(self, affinity: Any) -> object:
+        """Where connections of this affinity lead; None: where all do."""
+        return None
 
     # -- checkout ----------------------------------------------------------------------------
 
@@ -107,7 +111,7 @@ class Pool:
         seconds = slot.opened_at - max(self.growth.begun(slot.number), slot.taken_at)
         self.counts.connects.observe(seconds)
         self.growth.end(slot.number)
-        failed_at = self.growth.succeeded()
+        failed_at = self.growth.of(slot.affinity).succeeded()
         self.counts.opened += 1
         self.queue.match()
         if failed_at is not None:
@@ -117,9 +121,10 @@ class Pool:
 
     def open_failed(self, slot: Slot, error: Exception) -> None:
         """The holder of a bare slot got this error instead of a connection; the slot is free again."""
-        is_first = self.growth.gave_up(error, time.monotonic())
+        growth = self.growth.of(slot.affinity)
+        is_first = growth.gave_up(error, time.monotonic())
         self.journal.trouble("connect", error, is_logged=is_first)
-        if self.growth.outage:
+        if growth.outage:
             self.queue.turn_away()
         self.slots.discard(slot)
 
@@ -130,7 +135,7 @@ class Pool:
         tries for all, or there are too many: then the slot is free, as when this is interrupted, and the
         holder queues again.
         """
-        if self.closing or self.growth.away or self.slots.is_over_cap:
+        if self.closing or self.growth.of(slot.affinity).away or self.slots.is_over_cap:
             self.slots.close(slot, reason)
             return False
         try:
@@ -151,15 +156,16 @@ class Pool:
         max_wait, now = self.limits.connect_retry, time.monotonic()
         if max_wait <= 0:
             return None
-        pause = self.growth.found_no_server(began, now, max_wait)
-        self.growth.failed(error, now)
-        if until is not None and now + (pause or 0.0) >= until:
-            return None
-        if len(self.growth) > AT_A_TIME:
-            # They have opened in the places of broken ones: few try again.
-            return 0.0
         if affinity is None:
             affinity = self.driver.hub()
+        growth = self.growth.of(affinity)
+        pause = growth.found_no_server(began, now, max_wait)
+        growth.failed(error, now)
+        if until is not None and now + (pause or 0.0) >= until:
+            return None
+        if growth.attempts > AT_A_TIME:
+            # They have opened in the places of broken ones: few try again.
+            return 0.0
         return 0.0 if self.queue.others_may_come_back(affinity) else pause
 
     # -- checkin -----------------------------------------------------------------------------
@@ -243,11 +249,6 @@ class Pool:
     def connections(self) -> list[Any]:
         """All physical connections, idle and in use."""
         return [slot.connection for slot in self.slots.all() if slot.connection is not None]
-
-    def affinities(self) -> set[Any]:
-        """Of all slots, in any state, and of those who wait for one."""
-        waiting = {waiter.affinity for waiter in list(self.queue.waiters)}
-        return waiting | {slot.affinity for slot in self.slots.all()}
 
     def holders(self) -> list[object]:
         """Of the connections that are checked out."""

@@ -96,7 +96,7 @@ class Queue:
         try:
             waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has checked for it.
-            if len(waiters) == 1 or self._idle or impatient or self._growth.outage:
+            if len(waiters) == 1 or self._idle or impatient or self._growth.failing:
                 self.match()
             slot = self._wait_for_slot(
                 waiter, deadline, started if began is None else began, started, counted
@@ -229,8 +229,7 @@ class Queue:
                 if slot.affinity != waiter.affinity:
                     self._growth.end(slot.number)
                 slots.put_back(slot)
-        if self.waiters and self._growth.fails_fast(time.monotonic(), self._slots.limits.connect_retry):
-            # Somebody is trying again for all.
+        if self.waiters and self._growth.failing:
             self.turn_away()
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
@@ -239,16 +238,17 @@ class Queue:
         if head is None:
             return None
         affinity = head.affinity
-        opens = head.impatient or self.may_open(affinity)
-        slot = (
-            self._slots.claim_any(affinity)
-            or (self._slots.new(affinity) if opens else None)
-            or (self._giving_way(self._slots.claim_other(affinity)) if opens else None)
-            or self._resting.claim_any(affinity)
-            or (self._giving_way(self._resting.claim_other(affinity)) if opens else None)
-        )
+        slot = self._slot_for(head)
         if slot is not None:
             return head, slot
+        if self._growth.failing and self._growth.of(affinity).away:
+            # Its server is away; that of others may be there.
+            for waiter in list(self.waiters):
+                if not self._growth.of(waiter.affinity).away:
+                    slot = self._slot_for(waiter)
+                    if slot is not None:
+                        return waiter, slot
+                    break
         unused: list[Slot | Rest] = [*self._slots.idle(), *self._resting.all()]
         if any(each.affinity != affinity for each in unused):
             # Of other affinities, and the head must not open in their place yet.
@@ -258,28 +258,43 @@ class Queue:
                     return waiter, slot
         return None
 
-    def _giving_way(self, slot: Slot | None) -> Slot | None:
-        """A connection of another affinity is of no use, but its place is: the waiter closes it first."""
-        if slot is not None:
-            self._growth.begin(slot.number, time.monotonic())
+    def _slot_for(self, waiter: Waiter) -> Slot | None:
+        affinity = waiter.affinity
+        opens = waiter.impatient or self.may_open(affinity)
+        slot = (
+            self._slots.claim_any(affinity)
+            or (self._slots.new(affinity) if opens else None)
+            or (self._slots.claim_other(affinity) if opens else None)
+            or self._resting.claim_any(affinity)
+            or (self._resting.claim_other(affinity) if opens else None)
+        )
+        if slot is not None and slot.affinity != affinity:
+            # The connection is of no use, but its place is: the waiter closes it first.
+            self._growth.of(affinity).begin(slot.number, time.monotonic())
         return slot
 
     def may_open(self, affinity: object) -> bool:
         """Whether one more connection may be opened at this moment."""
-        others = self._growth.away and self.others_may_come_back(affinity)
-        return self._growth.may_begin(time.monotonic(), others)
+        growth = self._growth.of(affinity)
+        others = growth.away and self.others_may_come_back(affinity)
+        return growth.may_begin(time.monotonic(), others)
 
     # -- while there is nothing to wait for ---------------------------------------------------------
 
     def turn_away(self) -> None:
-        """While the server is away: all waiters but those to whom a good connection may come back."""
-        if self._growth.last_error is None:
-            return
-        at, error = self._growth.last_error
+        """Waiters whose server is away, while somebody is trying again for all: but those to whom a good
+        connection may come back.
+        """
+        now, max_wait = time.monotonic(), self._slots.limits.connect_retry
         for waiter in list(self.waiters):
+            growth = self._growth.of(waiter.affinity)
+            last = growth.last_error
+            if last is None or not growth.fails_fast(now, max_wait):
+                continue
             if self.others_may_come_back(waiter.affinity):
                 continue
-            ago = time.monotonic() - at
+            at, error = last
+            ago = now - at
             text = f"pool {self._name!r}: connecting failed {ago:.1f} s ago, not tried again"
             self._serve(waiter, ServerAway(text, error))
 
@@ -303,8 +318,9 @@ class Queue:
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."
-        if self._growth.last_error is not None:
-            at, error = self._growth.last_error
+        last = self._growth.latest_error
+        if last is not None:
+            at, error = last
             message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
         refusal = CheckoutTimeout(message, waited)
         if counted:

@@ -130,7 +130,7 @@ class Slots(Idle):
             return None
         slot = Slot(self._pool, next(self._numbers), self.generation, affinity)
         self._slots[slot.number] = weakref.ref(slot)
-        self.growth.begin(slot.number, time.monotonic())
+        self.growth.of(affinity).begin(slot.number, time.monotonic())
         if self.is_over_cap:
             # Another native thread has added one at the same moment.
             self._forget(slot)
@@ -204,7 +204,7 @@ class Slots(Idle):
 
     def make_bare(self, slot: Slot, affinity: object, reason: Closed | None = None) -> None:
         """Close its connection (I/O), for its holder to open another one in its place."""
-        self.growth.begin(slot.number, time.monotonic())
+        self.growth.of(affinity).begin(slot.number, time.monotonic())
         # Whatever interrupts this: nobody uses it.
         slot.expires_at = 0.0
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 
 from benchmarks.calls import counting
@@ -231,6 +232,50 @@ def use_and_close(copy: Any) -> None:
         copy.close()
     finally:
         copy.dec_thread_sharing()
+
+
+def test_settings_of_other_names_are_other_settings_whatever_their_values() -> None:
+    with another_alias() as alias:
+        for number, name in enumerate(("READER", "WRITER", "READER", "WRITER")):
+            copy = copy_of(alias, **{name: "somebody"})
+            use(copy)
+            copy.close()
+            assert pooling.stats(alias).opened == min(number + 1, 2)
+
+
+def server_that_is_away() -> dict[str, Any]:
+    if DRIVER == "sqlite3":
+        return {"NAME": "/nowhere/at/all.sqlite3"}
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return {"HOST": "127.0.0.1", "PORT": str(closed.getsockname()[1])}
+
+
+def test_a_copy_whose_server_is_away_keeps_nobody_else_from_connecting() -> None:
+    with another_alias(POOL={"CONNECT_RETRY": 0.2}) as alias:
+        pooling.set_pool_size(CAP, max_outstanding=CAP, timeout=30, alias=alias)
+        away, is_over = server_that_is_away(), threading.Event()
+        failures: list[Exception] = []
+
+        def fail() -> None:
+            copy = copy_of(alias, **away)
+            while not is_over.is_set():
+                with pytest.raises(OperationalError) as caught:
+                    use(copy)
+                failures.append(caught.value)
+                time.sleep(0.01)
+
+        def work() -> None:
+            try:
+                eventually(lambda: failures)
+                for _ in range(10):
+                    in_threads([lambda: token(alias)] * CAP)
+                    registry.by_alias[alias].recycle()
+            finally:
+                is_over.set()
+
+        in_threads([fail, work])
+        assert_whole(alias)
 
 
 def test_at_the_cap_the_one_unused_longest_gives_way(observer: Observer) -> None:

@@ -56,7 +56,7 @@ def away(request: pytest.FixtureRequest) -> Iterator[tuple[str, TcpProxy]]:
 
 def growth(alias: str) -> Any:
     [pool] = registry.pools(alias)
-    return pool.growth
+    return pool.growth.of((None, pool.current))
 
 
 def test_requests_that_begin_while_the_server_restarts_wait_for_it(away: tuple[str, TcpProxy]) -> None:

@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 
-from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import CheckoutTimeout, ServerAway
+from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
@@ -78,9 +79,9 @@ def test_the_affinities_of_a_pool_are_those_of_all_its_slots(clock: Clock) -> No
     pool = FakePool()
     idle(pool, clock, ALICE)
     bare = pool.checkout(PASSED, "somebody", None, (HERE, BOB))
-    assert pool.affinities() == {(HERE, ALICE), (HERE, BOB)}
+    assert {slot.affinity for slot in pool.slots.all()} == {(HERE, ALICE), (HERE, BOB)}
     pool.discard(bare)
-    assert pool.affinities() == {(HERE, ALICE)}
+    assert {slot.affinity for slot in pool.slots.all()} == {(HERE, ALICE)}
 
 
 # -- giving way ----------------------------------------------------------------------------------
@@ -165,13 +166,14 @@ def test_who_is_interrupted_while_it_closes_what_gives_way_frees_the_place(clock
 def test_what_would_give_way_stays_when_the_waiter_gives_up_that_instant(clock: Clock) -> None:
     pool = FakePool(size=1, max_outstanding=1)
     (connection,) = idle(pool, clock, ALICE)
-    giving_way = pool.queue._giving_way
+    find = pool.queue._slot_for
 
-    def give_up(slot: Slot | None) -> Slot | None:
+    def give_up(waiter: Waiter) -> Slot | None:
+        slot = find(waiter)
         pool.queue.waiters.clear()
-        return giving_way(slot)
+        return slot
 
-    with mock.patch.object(pool.queue, "_giving_way", give_up), pytest.raises(CheckoutTimeout):
+    with mock.patch.object(pool.queue, "_slot_for", give_up), pytest.raises(CheckoutTimeout):
         take(pool, BOB)
     assert pool.idle_connections == [connection]
     assert pool.snapshot().opening == 0
@@ -314,3 +316,65 @@ def test_those_of_this_hub_are_closed_at_the_end_whoever_they_belong_to(clock: C
     pool.drain_here()
     assert len(pool.driver.closed) == 2
     assert pool.idle_connections == [foreign]
+
+
+# -- one server is away, another one is there ---------------------------------------------------------
+
+
+class Servers(FakePool):
+    """Each identity leads to a server of its own."""
+
+    def server_of(self, affinity: Any) -> object:
+        return affinity[1]
+
+
+def looking(pool: FakePool, clock: Clock, identity: object) -> Slot:
+    """A slot whose holder looks for a server that is away."""
+    slot = pool.checkout(PASSED, "somebody", None, (HERE, identity))
+    assert pool.retry_in(ConnectionRefusedError("refused"), clock.now, None, (HERE, identity))
+    return slot
+
+
+def test_a_server_that_is_away_keeps_nobody_from_another_one(clock: Clock) -> None:
+    pool = Servers(size=4, max_outstanding=4)
+    slot = looking(pool, clock, ALICE)
+    # The first in the queue has to wait until that one has found the server.
+    waiting = wait_for(pool, ALICE)
+    assert Caller(take, pool, BOB, None).result().affinity == (HERE, BOB)
+    clock.now += pool.limits.connect_retry
+    assert pool.retry_in(ConnectionRefusedError("refused"), clock.now, None, (HERE, ALICE)) is None
+    pool.open_failed(slot, ConnectionRefusedError("refused"))
+    with pytest.raises(ServerAway):
+        waiting.result()
+    again = looking_again(pool)
+    with pytest.raises(ServerAway):
+        take(pool, ALICE, None)
+    assert take(pool, BOB, None).affinity == (HERE, BOB)
+    pool.fill(again)
+    assert not pool.growth.failing
+    assert take(pool, ALICE, None).affinity == (HERE, ALICE)
+
+
+def looking_again(pool: FakePool) -> Slot:
+    slot: Slot = Caller(lambda: pool.checkout(None, "somebody", None, (HERE, ALICE))).result()
+    assert slot.connection is None
+    return slot
+
+
+def test_who_finds_no_server_pauses_however_many_connect_to_others(clock: Clock) -> None:
+    pool = Servers(size=4, max_outstanding=4)
+    others = [pool.checkout(PASSED, "somebody", None, (HERE, BOB)) for _ in range(3)]
+    slot = looking(pool, clock, ALICE)
+    assert [pool.fill(other).affinity for other in others] == [(HERE, BOB)] * 3
+    pool.discard(slot)
+    assert len(pool) == 3
+
+
+def test_what_is_known_of_a_server_is_forgotten_with_its_identity(clock: Clock) -> None:
+    pool = Servers(size=4, max_outstanding=4)
+    pool.discard(looking(pool, clock, ALICE))
+    assert pool.growth.failing
+    assert pool.growth.latest_error is not None
+    pool.growth.forget(ALICE)
+    assert not pool.growth.failing
+    assert pool.growth.of((HERE, ALICE)).last_error is None

@@ -322,7 +322,7 @@ class World:
 
     def may_open(self, affinity: object, sees_stalls: bool) -> bool:
         growth = self.pool.growth
-        since = list(growth._opening.values())
+        since = [since for since, _ in growth._opening.values()]
         if growth.away:
             if since or not self.hope(affinity):
                 return not (since or self.somebody_finds_out())
