@@ -193,11 +193,8 @@ class Owner:
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
         requests = self._requests
-        while requests:
-            left = requests.pop()
-            left.over = True
-            if left is request:
-                break
+        while requests and not request.over:
+            requests.pop().over = True
         self.request = requests[-1] if requests else None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
@@ -208,7 +205,7 @@ class Owner:
             # In a forked child. The connections are the parent's.
             fork.never_free(self.holding())
             return
-        for ref in self.wrappers.values():
+        for ref in list(self.wrappers.values()):
             wrapper = ref()
             if wrapper is not None:
                 if wrapper.holds:
