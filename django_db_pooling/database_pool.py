@@ -190,8 +190,6 @@ class DatabasePool(Pool):
         self._retire(list(self.identities))
 
     def _retire(self, identities: list[Identity]) -> None:
-        if not identities:
-            return
         for identity in identities:
             identity.retired = True
             identity.spare_wrappers.clear()
@@ -200,6 +198,7 @@ class DatabasePool(Pool):
                 self.current = None
         with self._lock:
             self.identities = tuple(one for one in self.identities if not one.retired)
+        # Those, too, that have come back since the last one was retired: from a rest, for example.
         self.close_idle(_is_retired)
 
     def recycle(self) -> None:

@@ -198,20 +198,18 @@ class Owner:
             mine = [claim for claim in later.held_before if claim not in request.held_before]
             held = [wrapper for wrapper in held if (wrapper, wrapper.claim) in mine]
         else:
-            self._leave(request)
             held = others(held, request.held_before)
+            self._leave(request)
         for wrapper in held:
             wrapper.abandon()
 
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
         left = self.request
-        while left is not None and left is not request:
-            left.over = True
+        while left is not None and not request.over:
+            left.over, left.held_before = True, ()
             left = left.outer
-        request.over = True
-        request.held_before = ()
-        self.request = request.outer
+        self.request = left
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not self.wrappers:
@@ -221,7 +219,7 @@ class Owner:
             # In a forked child. The connections are the parent's.
             fork.never_free(self.holding())
             return
-        for ref in self.wrappers.values():
+        for ref in list(self.wrappers.values()):
             wrapper = ref()
             if wrapper is not None:
                 if wrapper.holds:

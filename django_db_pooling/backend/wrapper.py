@@ -19,6 +19,7 @@ from django_db_pooling import drivers
 from django_db_pooling.backend import checkin, errors, opening, reuse, statements, transactions
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
+from django_db_pooling.backend.lease import State
 from django_db_pooling.process import fork
 from django_db_pooling.registry import registry
 
@@ -72,15 +73,20 @@ class PooledWrapper(LeaseHolder):
             checkin.end_rest(self)
         if self.connection is None:
             return
-        if self._lease is None or self.in_atomic_block or self._thread_sharing_count:
+        if self.in_atomic_block or self._thread_sharing_count:
             super().close_if_unusable_or_obsolete()
-            return
-        try:
-            checkin.check_in(self)
-        finally:
-            self.connection = None
-            if self.run_on_commit:
-                self.run_on_commit = []
+        elif self._vacant is State.LOST:
+            # Which Django doesn't know where it was no error of the database's.
+            checkin.give_back(self)
+        elif self._lease is None:
+            super().close_if_unusable_or_obsolete()
+        else:
+            try:
+                checkin.check_in(self)
+            finally:
+                self.connection = None
+                if self.run_on_commit:
+                    self.run_on_commit = []
 
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import Error, close_old_connections, connection, transaction
+from django.db import Error, close_old_connections, connection, connections, transaction
 
 from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
@@ -22,6 +22,7 @@ from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     MYSQL,
     POSTGRESQL,
+    another_alias,
     assert_whole,
     committed,
     eventually,
@@ -471,3 +472,16 @@ def test_an_interruption_while_a_session_is_taken_up_keeps_no_slot(monkeypatch: 
         assert failed.value.__traceback__ is not None
         run(token)
     assert_whole()
+
+
+def test_a_rest_that_ends_after_its_settings_have_changed_is_closed() -> None:
+    with another_alias() as alias, scheduler() as run:
+        run(lambda: sql(CHANGE.format("mine"), using=alias))
+        [pool] = registry.pools(alias)
+        assert len(pool.resting) == 1
+        connections.settings[alias]["CONN_HEALTH_CHECKS"] = True
+        in_thread(lambda: token(alias))
+        assert len(pool.resting) == 1
+        pool.resting.end_all()
+        eventually(lambda: len(pool) == 1)
+        assert [slot.affinity[1] for slot in pool.slots.idle()] == [pool.current]

@@ -445,3 +445,15 @@ def test_a_query_after_the_request_has_ended_is_in_autocommit() -> None:
     request_finished()
     add("after")
     assert committed() == ["after"]
+
+
+def test_close_old_connections_ends_a_transaction_whose_connection_was_lost() -> None:
+    """By an interruption, for example, which is no error of the database's: the next job begins anew."""
+    for _ in range(2):
+        sql(BEGIN)
+        add("lost")
+        connection.lose()
+        close_old_connections()
+        token()
+    connection.close()
+    assert committed() == []
