@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from django_db_pooling import pooling
 from django_db_pooling.backend import reuse
+from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     GEVENT,
@@ -519,6 +520,24 @@ def test_what_is_left_behind_keeps_a_wrapper_from_the_next(
     settle()
     in_thread(use)
     assert len(made) == 2
+
+
+def test_nothing_of_what_is_let_go_waits_for_the_garbage_collector(made: list[str]) -> None:
+    def alive() -> int:
+        return sum(isinstance(one, PooledWrapper) for one in gc.get_objects())
+
+    def leaving() -> None:
+        use()
+        foreign_attribute()
+
+    in_thread(use)
+    settle()
+    before = alive()
+    for _ in range(5):
+        in_thread(leaving)
+        settle()
+    assert len(made) == 5
+    assert alive() == before
 
 
 @override_settings(DEBUG=True)
