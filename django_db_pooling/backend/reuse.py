@@ -31,7 +31,6 @@ _own_objects = attrgetter(
     "wrap_database_errors",
     "queries_log",
     "execute_wrappers",
-    "_thread_sharing_lock",
     "__dict__",
 )
 # What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.

@@ -425,6 +425,13 @@ def test_nobody_keeps_a_wrapper_that_no_thread_would_take(made: list[str]) -> No
     with another_alias() as alias:
         ref, _ = in_threads([lambda: outdated(alias), lambda: change(alias)])
         assert ref() is None
+        in_thread(lambda: one(alias))
+        identity = registry.by_alias[alias].current
+        assert identity is not None
+        assert len(identity.spare_wrappers) == 1
+        connections.settings[alias]["CONN_MAX_AGE"] = 18
+        registry.by_alias[alias].retire_outdated()
+        assert identity.spare_wrappers == []
 
 
 # -- what is left behind ----------------------------------------------------------------------------
