@@ -180,13 +180,22 @@ def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
     wrapper.adopt(lease)
     slot = lease.slot
     if slot.dirty and not checkin.reset_session(wrapper, lease):
-        if wrapper._lease is not None:
-            lease.pool.close(wrapper.end_lease().slot)
-        wrapper.connection = None
-        return False
+        return wrapper._lease is not None and _open_in_its_place(wrapper, lease)
     is_usable = not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper)
     lease.executed = False
     return is_usable
+
+
+def _open_in_its_place(wrapper: LeaseHolder, lease: Lease) -> bool:
+    """Its session can't be reset. False: its slot is given up, too."""
+    slot = wrapper.end_lease().slot
+    wrapper.connection = None
+    if not lease.pool.reopen(slot):
+        return False
+    renewed = wrapper._lease = Lease(slot, lease.identity, lease.by_transaction)
+    is_open = opening.open_patiently(wrapper, renewed)
+    renewed.executed = False
+    return is_open
 
 
 def _ask(wrapper: LeaseHolder, lease: Lease) -> bool:

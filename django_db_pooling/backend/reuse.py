@@ -27,9 +27,7 @@ IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_ena
 # They refer back to their wrapper.
 _HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
 # Who has one of these sees what the wrapper's next user does.
-_own_objects = itemgetter(
-    *_HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers", "_thread_sharing_lock"
-)
+_own_objects = itemgetter(*_HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers")
 # What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.
 _VARYING = {
     *_HELPERS,

@@ -254,6 +254,9 @@ def after(wrapper: LeaseHolder, sql: Any) -> None:
         return
     lease.executed = True
     lease.pool.counts.busy_seconds += time.monotonic() - lease.busy_since
+    if not wrapper.autocommit:
+        # Fetching its rows may fail, too.
+        lease.was_in_transaction = True
     slot = lease.slot
     if not slot.opened_at:
         return

@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from django_db_pooling import pooling
 from django_db_pooling.backend import reuse
+from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     GEVENT,
@@ -424,6 +425,13 @@ def test_nobody_keeps_a_wrapper_that_no_thread_would_take(made: list[str]) -> No
     with another_alias() as alias:
         ref, _ = in_threads([lambda: outdated(alias), lambda: change(alias)])
         assert ref() is None
+        in_thread(lambda: one(alias))
+        identity = registry.by_alias[alias].current
+        assert identity is not None
+        assert len(identity.spare_wrappers) == 1
+        connections.settings[alias]["CONN_MAX_AGE"] = 18
+        registry.by_alias[alias].retire_outdated()
+        assert identity.spare_wrappers == []
 
 
 # -- what is left behind ----------------------------------------------------------------------------
@@ -519,6 +527,24 @@ def test_what_is_left_behind_keeps_a_wrapper_from_the_next(
     settle()
     in_thread(use)
     assert len(made) == 2
+
+
+def test_nothing_of_what_is_let_go_waits_for_the_garbage_collector(made: list[str]) -> None:
+    def alive() -> int:
+        return sum(isinstance(one, PooledWrapper) for one in gc.get_objects())
+
+    def leaving() -> None:
+        use()
+        foreign_attribute()
+
+    in_thread(use)
+    settle()
+    before = alive()
+    for _ in range(5):
+        in_thread(leaving)
+        settle()
+    assert len(made) == 5
+    assert alive() == before
 
 
 @override_settings(DEBUG=True)
