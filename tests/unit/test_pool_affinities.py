@@ -12,7 +12,6 @@ from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
-from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import HERE, PASSED, Caller, Clock, FakePool, Interrupt, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
