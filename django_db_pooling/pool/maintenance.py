@@ -45,11 +45,11 @@ class Maintenance:
             if slot.hub is hub and self._slots.claim(slot):
                 self._slots.close(slot, Closed.RECYCLED)
 
-    def close_idle(self, unwanted: Callable[[object], bool], reason: Closed) -> None:
+    def close_idle(self, unwanted: Callable[[object], bool]) -> None:
         """Close what is idle and of such an affinity."""
         for slot in self._slots.idle():
             if unwanted(slot.affinity) and self._slots.claim(slot):
-                self._slots.close(slot, reason)
+                self._slots.close(slot, Closed.RECYCLED)
 
     def close_surplus(self) -> None:
         """Close what is idle beyond the cap, what has been idle for longest first."""

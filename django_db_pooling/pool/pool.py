@@ -215,9 +215,9 @@ class Pool:
         """Close what is idle and belongs to this hub; others may be past closing theirs."""
         self.maintenance.drain_here()
 
-    def close_idle(self, unwanted: Callable[[object], bool], reason: Closed = Closed.RECYCLED) -> None:
+    def close_idle(self, unwanted: Callable[[object], bool]) -> None:
         """Close what is idle and has an affinity for which ``unwanted`` is true."""
-        self.maintenance.close_idle(unwanted, reason)
+        self.maintenance.close_idle(unwanted)
 
     def maintain(self) -> None:
         """Close what isn't wanted any more, and write the log."""

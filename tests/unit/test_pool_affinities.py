@@ -12,7 +12,6 @@ from django_db_pooling.pool import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
-from django_db_pooling.pool.stats import Closed
 from tests.unit.fakes import HERE, PASSED, Caller, Clock, FakePool, Interrupt, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -301,9 +300,9 @@ def test_in_another_hub_they_are_dropped(clock: Clock) -> None:
     pool = FakePool()
     idle(pool, clock, ALICE)
     pool.driver.here = object()
-    pool.close_idle(lambda affinity: True, Closed.SURPLUS)
+    pool.close_idle(lambda affinity: True)
     assert (pool.driver.closed, len(pool.driver.dropped)) == ([], 1)
-    assert pool.snapshot().closed_by_reason["surplus"] == 1
+    assert pool.snapshot().closed_by_reason["recycled"] == 1
 
 
 def test_those_of_this_hub_are_closed_at_the_end_whoever_they_belong_to(clock: Clock) -> None:
