@@ -113,12 +113,16 @@ class Registry:
     def _forget_ended(self) -> None:
         """Pools without connections whose alias is gone, or that another one has replaced."""
         with self._lock:
-            ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
-            self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
-            self.by_alias = {alias: pool for alias, pool in self.by_alias.items() if pool not in ended}
+            ended = self._take_out_ended()
         for pool in ended:
             pool.retire_all()
             pool.journal.write(is_last=True)
+
+    def _take_out_ended(self) -> list[DatabasePool]:
+        ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
+        self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
+        self.by_alias = {alias: pool for alias, pool in self.by_alias.items() if pool not in ended}
+        return ended
 
     def forked(self) -> None:
         """In a forked child: begin anew, and let the parent's connections be."""
