@@ -14,7 +14,7 @@ import pytest
 from django.db import OperationalError
 
 from django_db_pooling import pooling
-from django_db_pooling.backend import checkout, lease
+from django_db_pooling.backend import base, opening
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.process import deadline
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
@@ -43,7 +43,7 @@ YES = bytes.fromhex("300c02010178070a010004000400")
 @pytest.fixture(autouse=True)
 def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Talking to the server gets a second at least otherwise, however short TIMEOUT is."""
-    for module in (deadline, lease, checkout):
+    for module in (deadline, base, opening):
         monkeypatch.setattr(module, "MIN_SECONDS", 0.2)
 
 
