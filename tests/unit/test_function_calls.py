@@ -20,22 +20,22 @@ from tests.stubbed import ROOT, figures
 CHECKOUT_AND_CHECKIN = 8
 # In this package, of greenlets, for a checkout that has to wait, the checkin of it, and what wakes it.
 CHECKOUT_THAT_WAITS = 15
-# In Python, with what Django calls to make a wrapper, over what the same request costs on a wrapper that
+# In Python, over what the same request costs on a wrapper that
 # is always connected.
-REQUEST = {"mysql": 85, "postgresql": 88}
+REQUEST = {"mysql": 22, "postgresql": 20}
 # Of this package alone, of a request with one query.
 OF_THE_PACKAGE = {
-    ("django_db_pooling", "mysql"): 78,
-    ("django_db_pooling", "postgresql"): 80,
-    ("django_db_pooling, transactions", "mysql"): 90,
-    ("django_db_pooling, transactions", "postgresql"): 91,
+    ("django_db_pooling", "mysql"): 60,
+    ("django_db_pooling", "postgresql"): 60,
+    ("django_db_pooling, transactions", "mysql"): 67,
+    ("django_db_pooling, transactions", "postgresql"): 67,
 }
 # The same with the end of the request's greenlet: one request at a time, 100 at a time on 20 connections.
 TO_THE_END = {
-    ("django_db_pooling", "mysql"): (84, 115),
-    ("django_db_pooling", "postgresql"): (86, 117),
-    ("django_db_pooling, transactions", "mysql"): (96, 127),
-    ("django_db_pooling, transactions", "postgresql"): (97, 128),
+    ("django_db_pooling", "mysql"): (64, 84),
+    ("django_db_pooling", "postgresql"): (64, 84),
+    ("django_db_pooling, transactions", "mysql"): (71, 91),
+    ("django_db_pooling, transactions", "postgresql"): (71, 91),
 }
 
 
