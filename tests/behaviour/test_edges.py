@@ -35,12 +35,14 @@ def test_a_connection_that_fails_its_check_is_gone_when_no_other_comes(
     one()
     connection.close()
     (pool,) = registry.pools("default")
+    identity = pool.current
+    assert identity is not None
     pool.suspect_all()
     somebody_else: list[Any] = []
 
     def unusable(*_: object) -> bool:
         pool.discard(connections["default"].slot)
-        somebody_else.append(pool.checkout())
+        somebody_else.append(pool.checkout(affinity=identity.affinity()))
         return False
 
     with monkeypatch.context() as patch:

@@ -96,6 +96,8 @@ def test_a_request_that_is_struck_anywhere_is_all_or_nothing() -> None:
 
 @pytest.mark.transaction_scope
 @pytest.mark.only("sqlite3")
+# A strike in a finalizer.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("work", [token, lambda: pair("a"), lambda: connections["default"].is_usable()])
 def test_a_method_that_was_struck_anywhere_does_not_count_as_running(work: Callable[[], object]) -> None:
     """Else nothing would be given back any more before the thread ends."""
