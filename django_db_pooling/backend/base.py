@@ -76,7 +76,7 @@ class LeaseHolder(Backend):
     @property
     def is_awaited(self) -> bool:
         """Whether an atomic block was entered that begins with its first statement."""
-        return self._vacant is State.AWAITED and self.in_atomic_block and self._lease is None
+        return self.state is State.AWAITED and self.in_atomic_block
 
     @property
     def holds(self) -> bool:

@@ -56,6 +56,7 @@ def connect(wrapper: LeaseHolder) -> None:
     if wrapper._lease is not None:
         # Other code has set `connection` to None, without close().
         wrapper.discard()
+    # As find_identity(), without a call.
     identity = wrapper._identity
     if identity is None or not identity.fits(wrapper):
         identity = wrapper._identity = _look_up(wrapper)

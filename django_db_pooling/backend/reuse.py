@@ -25,12 +25,12 @@ MAX_SPARE = 64
 IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # They refer back to their wrapper.
-_HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
+HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
 # Who has one of these sees what the wrapper's next user does.
-_own_objects = itemgetter(*_HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers")
+_own_objects = itemgetter(*HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers")
 # What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.
 _VARYING = {
-    *_HELPERS,
+    *HELPERS,
     "_thread_ident",
     "_thread_sharing_lock",
     "autocommit",
@@ -89,8 +89,7 @@ def take(identity: Identity) -> Any:
                     wrapper.queries_log.clear()
                 return wrapper
             wrapper.break_cycles()
-        # Who still refers to it goes on using it as it is.
-        # Here are the last references.
+        # Unless somebody still refers to it, who goes on using it as it is, these are the last references.
         del wrapper, attributes
     return None
 

@@ -197,13 +197,10 @@ class PooledWrapper(LeaseHolder):
         refers to this one can go on using it.
         """
         attributes = self.__dict__
-        for name in _HELPERS:
+        for name in reuse.HELPERS:
             if type(attributes.get(name)) is getattr(self, f"{name}_class", None):
                 del attributes[name]
         attributes.pop("wrap_database_errors", None)
-
-
-_HELPERS = tuple(name for name, value in vars(PooledWrapper).items() if isinstance(value, Helper))
 
 
 @functools.cache
