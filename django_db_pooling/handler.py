@@ -107,6 +107,7 @@ def unpatch() -> None:
     """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
     if ConnectionHandler.__getitem__ is _getitem:
         del ConnectionHandler.__getitem__
+    if ConnectionHandler.all is _all:
         del ConnectionHandler.all
 
 

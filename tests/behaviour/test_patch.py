@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core import signals as django_signals
 from django.db import connection, connections, transaction
+from django.db.utils import ConnectionHandler
 
 from django_db_pooling import drivers, pooling
 from django_db_pooling.process import housekeeper
@@ -68,6 +69,21 @@ def test_patching_again_changes_nothing() -> None:
     one()
     request_finished()
     assert pooling.stats("default").idle == 1
+
+
+def test_unpatch_takes_back_only_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer may have wrapped either method since."""
+
+    def theirs(self: object, initialized_only: bool = False) -> list[object]:
+        return []
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(ConnectionHandler, "all", theirs)
+            pooling.unpatch()
+            assert ConnectionHandler.all is theirs
+    finally:
+        pooling.patch()
 
 
 def test_after_unpatch_pooled_wrappers_go_on_and_new_ones_are_plain() -> None:
