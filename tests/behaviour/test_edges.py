@@ -15,6 +15,7 @@ from django_db_pooling import pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
+    assert_whole,
     committed,
     eventually,
     held,
@@ -23,8 +24,10 @@ from tests.behaviour.conftest import (
     request_finished,
     request_started,
     server_id,
+    token,
 )
 from tests.behaviour.models import Note
+from tests.behaviour.observer import Observer
 
 
 def test_a_connection_that_fails_its_check_is_gone_when_no_other_comes(
@@ -52,6 +55,38 @@ def test_a_connection_that_fails_its_check_is_gone_when_no_other_comes(
     assert connection.connection is None
     pool.discard(somebody_else.pop())
     assert one() == 1
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_cannot_be_reset_leaves_its_place_to_its_taker(
+    opens: bool, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens another connection in it, and has no slot more or less when that fails."""
+    pooling.set_pool_size(1, max_outstanding=1, timeout=1)
+    one()
+    wrapper: Any = connections["default"]
+    slot = wrapper.slot
+    slot.dirty = slot.beyond_reset = True
+    wrapper.abandon()
+    opened = pooling.stats("default").opened
+    if opens:
+        token()
+        assert wrapper.slot is slot
+        assert pooling.stats("default").opened - opened == 1
+        eventually(lambda: observer.count() == 1)
+    else:
+
+        def fails(self: Any, params: Any) -> Any:
+            raise TimeoutError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(wrapper), "get_new_connection", fails)
+            with pytest.raises(TimeoutError):
+                one()
+        eventually(lambda: observer.count() == 0)
+        assert pooling.stats("default").in_use == 0
+    wrapper.close()
+    assert_whole()
 
 
 def test_settings_that_change_while_somebody_waits_are_those_it_gets() -> None:
