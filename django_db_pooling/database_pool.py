@@ -35,6 +35,8 @@ class Identity:
         self._affinity: tuple[object, Identity] = (None, self)
         # Nobody gets a connection of this one any more.
         self.retired = False
+        # Of its connections, whenever nobody uses them.
+        self.autocommit = bool(self.settings_dict["AUTOCOMMIT"])
         self.scope = conf.scope(self.settings_dict, pool.driver.scope)
         self.reset_mode = conf.reset_mode(self.settings_dict)
         self.backend_remembers = _remembers_session(self.wrapper_class)
@@ -54,7 +56,7 @@ class Identity:
     def fits(self, wrapper: Any) -> bool:
         """Whether this is the one of the wrapper's settings as they are at this moment.
 
-        Asked at each checkout and checkin. What changes in other settings than DATABASES, ``is_outdated``
+        Asked at each checkout. What changes in other settings than DATABASES, ``is_outdated``
         finds.
         """
         settings_dict = wrapper.settings_dict

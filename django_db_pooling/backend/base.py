@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django_db_pooling.backend.lease import Lease, State
+from django_db_pooling.backend.lease import AWAITED, FREE, HELD, LOST, Lease, State
 from django_db_pooling.database_pool import Identity
 from django_db_pooling.pool.resting import Rest
 from django_db_pooling.pool.slot import Slot
@@ -41,7 +41,7 @@ class LeaseHolder(Backend):
 
     _lease: Lease | None = None
     # The state while there is no lease.
-    _vacant = State.FREE
+    _vacant = FREE
     # That of the wrapper's settings, as far as it is known.
     _identity: Identity | None = None
     # A changed session that was left at rest: it is still this wrapper's, unless others needed its slot.
@@ -51,6 +51,8 @@ class LeaseHolder(Backend):
     # How many of its own methods are on the stack: they need the connection to their end. They count with
     # `try` and `finally`: a signal's exception may strike a context manager's __exit__ before its first line.
     _depth = 0
+    # When it was last found to have no attribute of other code's: how many it had, and the newest.
+    _known_names: tuple[int, str] | None = None
 
     @property
     def plain(self) -> Any:
@@ -61,7 +63,7 @@ class LeaseHolder(Backend):
 
     @property
     def state(self) -> State:
-        return self._vacant if self._lease is None else State.HELD
+        return self._vacant if self._lease is None else HELD
 
     @property
     def slot(self) -> Slot | None:
@@ -76,7 +78,7 @@ class LeaseHolder(Backend):
     @property
     def is_awaited(self) -> bool:
         """Whether an atomic block was entered that begins with its first statement."""
-        return self.state is State.AWAITED and self.in_atomic_block
+        return self.state is AWAITED and self.in_atomic_block
 
     @property
     def holds(self) -> bool:
@@ -85,9 +87,9 @@ class LeaseHolder(Backend):
         """
         return not self._thread_sharing_count > 0 and (
             self._lease is not None
-            or self._vacant is State.LOST
+            or self._vacant is LOST
             or self._resting is not None
-            or (self._vacant is State.AWAITED and self.in_atomic_block)
+            or (self._vacant is AWAITED and self.in_atomic_block)
         )
 
     @property
@@ -102,13 +104,8 @@ class LeaseHolder(Backend):
         """Whether a transaction is known to be open, however it was begun."""
         if self.in_atomic_block or self._lease is None:
             # When a block was lost, Django sets `connection` to None at the block's end.
-            return self.in_atomic_block or (self._vacant is State.LOST and self.connection is not None)
-        return self._lease.in_transaction(self.is_autocommit_as_set) is True
-
-    @property
-    def is_autocommit_as_set(self) -> bool:
-        """Whether autocommit is as the settings say."""
-        return bool(self.autocommit == self.settings_dict["AUTOCOMMIT"])
+            return self.in_atomic_block or (self._vacant is LOST and self.connection is not None)
+        return self._lease.in_transaction(self.autocommit) is True
 
     def seconds_left(self, lease: Lease) -> float | None:
         """For a statement of our own; None: no limit."""
@@ -166,7 +163,7 @@ class LeaseHolder(Backend):
     def unset_connection(self) -> None:
         """Nothing is checked out any more. A block may go on: without transactions it needs no connection."""
         self.connection = None
-        self._vacant = State.AWAITED if self.in_atomic_block else State.FREE
+        self._vacant = AWAITED if self.in_atomic_block else FREE
 
     def lose_block(self) -> None:
         """The connection of an atomic block is gone: do to the block what Django's ``close()`` does."""
@@ -174,12 +171,12 @@ class LeaseHolder(Backend):
         self.needs_rollback = True
         # Django's next connect() may run what is left here.
         self.run_on_commit = []
-        self._vacant = State.LOST
+        self._vacant = LOST
 
     def clear_state(self) -> None:
         """No block and no transaction is left of the scope that is over."""
         self.connection = None
-        self._vacant = State.FREE
+        self._vacant = FREE
         self.in_atomic_block = False
         self.needs_rollback = False
         self.closed_in_transaction = False

@@ -12,7 +12,7 @@ from django.db.backends.signals import connection_created
 
 from django_db_pooling import owner
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import Lease, State
+from django_db_pooling.backend.lease import LOST, Lease
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
@@ -32,11 +32,11 @@ def close(wrapper: LeaseHolder) -> None:
     """For Django's close(), which then sets ``connection`` to None or marks the block as closed."""
     lease = wrapper._lease
     if lease is None:
-        if wrapper._vacant is not State.LOST:
+        if wrapper._vacant is not LOST:
             wrapper.plain._close()
     elif wrapper.in_atomic_block and lease.driver.has_transactions:
         lease.pool.close(wrapper.end_lease().slot)
-        wrapper._vacant = State.LOST
+        wrapper._vacant = LOST
     else:
         try:
             check_in(wrapper)
@@ -80,12 +80,12 @@ def abandon(wrapper: LeaseHolder) -> None:
         wrapper.clear_state()
         return
     lease = wrapper.end_lease()
-    slot, as_set = lease.slot, wrapper.is_autocommit_as_set
+    slot, autocommit = lease.slot, wrapper.autocommit
     wrapper.connection = None
     if _may_be_reused(wrapper, lease) and (
-        lease.is_clean(as_set) or (not lease.is_damaged() and lease.in_transaction(as_set) is None)
+        lease.is_clean(autocommit) or (not lease.is_damaged() and lease.in_transaction(autocommit) is None)
     ):
-        slot.maybe_in_transaction = lease.in_transaction(as_set) is None
+        slot.maybe_in_transaction = lease.in_transaction(autocommit) is None
         slot.dirty = slot.dirty or lease.identity.reset_mode == "always"
         lease.pool.checkin(slot)
     else:
@@ -148,8 +148,7 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
             and (
                 is_clean
                 or (
-                    wrapper.autocommit == wrapper.settings_dict["AUTOCOMMIT"]
-                    and lease.driver.is_clean(slot.connection)
+                    wrapper.autocommit == lease.identity.autocommit and lease.driver.is_clean(slot.connection)
                 )
                 or (not lease.is_damaged() and roll_back(wrapper, lease))
             )
@@ -170,7 +169,7 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
 
 def _may_be_reused(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Whether it isn't known to be broken or stale. No I/O."""
-    if lease.slot.broken or not lease.pool.wants(lease.slot) or not lease.identity.fits(wrapper):
+    if lease.slot.broken or lease.identity.retired or not lease.pool.wants(lease.slot):
         return False
     if lease.cursors and (lease.is_damaged() or not _detach_cursors(lease)):
         return False
@@ -191,15 +190,13 @@ def _detach_cursors(lease: Lease) -> bool:
 
 def roll_back(wrapper: LeaseHolder, lease: Lease) -> bool:
     """End a transaction that was left open (I/O): never by a commit. False if that fails."""
-    as_set = wrapper.settings_dict["AUTOCOMMIT"]
+    autocommit = lease.identity.autocommit
     # Where autocommit is off by the settings, there is always one.
-    was_left_open = (
-        not wrapper.in_atomic_block and as_set and lease.in_transaction(wrapper.is_autocommit_as_set)
-    )
+    was_left_open = not wrapper.in_atomic_block and autocommit and lease.in_transaction(wrapper.autocommit)
     try:
         lease.driver.rollback(lease.slot.connection, wrapper.seconds_left(lease))
-        if wrapper.autocommit != as_set:
-            wrapper._set_autocommit(as_set)
+        if wrapper.autocommit != autocommit:
+            wrapper._set_autocommit(autocommit)
     except (wrapper.Database.Error, DjangoError, OSError) as error:
         lease.pool.journal.note("rollback_failed", error=redact(error))
         return False
@@ -216,9 +213,14 @@ def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
     log_and_wrappers = wrapper.queries_log, wrapper.execute_wrappers
     wrapper.queries_log, wrapper.execute_wrappers = deque(maxlen=1), []
     try:
-        if slot.beyond_reset or not driver.reset(slot.connection, wrapper.seconds_left(lease)):
+        if (
+            slot.beyond_reset
+            # By other settings it would be another session.
+            or not lease.identity.fits(wrapper)
+            or not driver.reset(slot.connection, wrapper.seconds_left(lease))
+        ):
             return False
-        wrapper._set_autocommit(wrapper.settings_dict["AUTOCOMMIT"])
+        wrapper._set_autocommit(lease.identity.autocommit)
         wrapper.init_connection_state()
         connection_created.send(sender=wrapper.__class__, connection=wrapper)
     except (wrapper.Database.Error, DjangoError, OSError) as error:

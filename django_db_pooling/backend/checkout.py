@@ -13,7 +13,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django_db_pooling import conf, drivers, owner
 from django_db_pooling.backend import checkin, opening
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import Lease, State
+from django_db_pooling.backend.lease import AWAITED, FREE, LOST, Lease
 from django_db_pooling.database_pool import Identity
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
@@ -51,8 +51,8 @@ def _look_up(wrapper: LeaseHolder) -> Identity | None:
 
 def connect(wrapper: LeaseHolder) -> None:
     """Check a connection out. Raises PoolTimeout, or what Django raises when connecting fails."""
-    if wrapper._vacant is State.LOST:
-        wrapper._vacant = State.FREE
+    if wrapper._vacant is LOST:
+        wrapper._vacant = FREE
     if wrapper._lease is not None:
         # Other code has set `connection` to None, without close().
         wrapper.discard()
@@ -74,7 +74,7 @@ def connect(wrapper: LeaseHolder) -> None:
     if wrapper._resting is None and not identity.backend_remembers:
         slot = pool.take_idle(identity.affinity(), holder)
         if slot is not None:
-            is_awaited = wrapper._vacant is State.AWAITED
+            is_awaited = wrapper._vacant is AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
             # As _must_ask(), without a call. What isn't usable yet isn't the wrapper's yet: whatever
             # interrupts this must not leave it there.
@@ -166,7 +166,7 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
     if pool.counts.queued != queued and not identity.fits(wrapper):
         pool.checkin(slot)
         return False
-    is_awaited = wrapper._vacant is State.AWAITED
+    is_awaited = wrapper._vacant is AWAITED
     lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
     if slot.connection is not None:
         return _make_usable(wrapper, lease)

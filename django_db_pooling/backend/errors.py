@@ -8,7 +8,7 @@ from typing import Any
 from django.db.utils import DatabaseErrorWrapper
 
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import State
+from django_db_pooling.backend.lease import LOST
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
@@ -41,7 +41,7 @@ def is_usable(wrapper: LeaseHolder, ask: Callable[[], bool]) -> bool:
     """Whether the server answers (I/O). ``ask``: Django's ``is_usable``."""
     lease = wrapper._lease
     if lease is None:
-        return wrapper.connection is not None and wrapper._vacant is not State.LOST and ask()
+        return wrapper.connection is not None and wrapper._vacant is not LOST and ask()
     try:
         usable: bool = lease.driver.usable(wrapper.connection, ask, wrapper.seconds_to_ask(lease))
     except BaseException:
@@ -95,7 +95,7 @@ def lose(wrapper: LeaseHolder) -> None:
         return
     ends_atomic = wrapper.settings_dict["AUTOCOMMIT"] and not (wrapper.autocommit or lease.manual)
     if was_in_transaction and not ends_atomic:
-        wrapper._vacant = State.LOST
+        wrapper._vacant = LOST
     else:
         # No transaction would be split if the next statement ran on another connection.
         wrapper.connection = None

@@ -22,6 +22,10 @@ class State(Enum):
     LOST = "lost"
 
 
+# Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
+FREE, AWAITED, HELD, LOST = State
+
+
 class OpenCursor(weakref.ref[Any]):
     """A driver's cursor, neither closed nor collected. In transaction scope it holds the connection."""
 
@@ -74,31 +78,33 @@ class Lease:
         # Driver's cursors that still exist.
         self.cursors: set[weakref.ref[Any]] = set()
 
-    # ``as_set``: whether autocommit is as the settings say.
+    # ``autocommit``: the wrapper's.
 
-    def is_clean(self, as_set: bool) -> bool:
+    def is_clean(self, autocommit: bool) -> bool:
         """Whether there is certainly nothing to roll back or to read."""
-        return as_set and bool(self.driver.is_clean(self.slot.connection))
+        return autocommit == self.identity.autocommit and bool(self.driver.is_clean(self.slot.connection))
 
     def is_damaged(self) -> bool:
         """Whether the connection is broken, or part of a result is still to come."""
         connection = self.slot.connection
         return bool(self.driver.broken(connection) or self.driver.unread(connection))
 
-    def in_transaction(self, as_set: bool) -> bool | None:
+    def in_transaction(self, autocommit: bool) -> bool | None:
         """None where only the server knows."""
-        if not as_set:
+        if autocommit != self.identity.autocommit:
             return True
         found: bool | None = self.driver.in_transaction(self.slot.connection)
         return found
 
-    def is_over(self, autocommit: bool, as_set: bool) -> bool:
+    def is_over(self, autocommit: bool) -> bool:
         """Whether no transaction is open. Where the driver can't tell: whether no statement has begun one."""
         if not autocommit:
             return False
-        if self.is_clean(as_set):
+        if self.is_clean(autocommit):
             return True
-        return not self.has_begun_by_text and not self.is_damaged() and self.in_transaction(as_set) is None
+        return (
+            not self.has_begun_by_text and not self.is_damaged() and self.in_transaction(autocommit) is None
+        )
 
     @property
     def is_needed(self) -> bool:

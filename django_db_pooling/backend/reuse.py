@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
 from django.utils.functional import cached_property
 
 from django_db_pooling.backend.base import LeaseHolder
+from django_db_pooling.backend.lease import FREE
 from django_db_pooling.database_pool import Identity
 
 # Of each identity.
@@ -24,10 +24,10 @@ MAX_SPARE = 64
 # Where a reference count says who refers to an object.
 IS_POSSIBLE = sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)()
 
-# They refer back to their wrapper.
-HELPERS = ("client", "creation", "features", "introspection", "ops", "validation")
-# Who has one of these sees what the wrapper's next user does.
-_own_objects = itemgetter(*HELPERS, "wrap_database_errors", "queries_log", "execute_wrappers")
+# What Django's wrappers make for themselves and what refers back to them. Few requests use these: they are
+# made again for those that do, and needn't be looked at for the others.
+RARE = ("client", "creation", "introspection", "validation")
+HELPERS = (*RARE, "features", "ops")
 # What Django's wrappers have and each checkout or ``take`` sets, or what means nothing without a connection.
 _VARYING = {
     *HELPERS,
@@ -44,8 +44,7 @@ _VARYING = {
 # What they get by use, besides what is cached.
 _BY_USE = {"_named_cursor_idx", "wrap_database_errors"}
 # What this package adds; ``_identity`` is as it was.
-_OURS = ("_lease", "_vacant", "_resting", "_deadline", "_depth")
-_ours = attrgetter(*_OURS)
+_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth", "_identity", "_known_names"}
 
 
 def retire(wrapper: Any) -> None:
@@ -53,7 +52,7 @@ def retire(wrapper: Any) -> None:
 
     Who refers to it isn't looked at now: what ends a thread may still do.
     """
-    if wrapper.is_shared:
+    if wrapper._thread_sharing_count > 0:
         # Others use it, too.
         return
     identity = wrapper._identity
@@ -64,9 +63,20 @@ def retire(wrapper: Any) -> None:
         and wrapper.settings_dict is identity.settings_dict
         and len(identity.spare_wrappers) < MAX_SPARE
     ):
+        attributes = wrapper.__dict__
+        if not attributes.keys().isdisjoint(RARE):
+            drop_helpers(wrapper, RARE)
         identity.spare_wrappers.append(wrapper)
     else:
         wrapper.break_cycles()
+
+
+def drop_helpers(wrapper: Any, names: tuple[str, ...]) -> None:
+    """Those of its own: what others have put in their place stays."""
+    attributes = wrapper.__dict__
+    for name in names:
+        if type(attributes.get(name)) is getattr(wrapper, f"{name}_class", None):
+            del attributes[name]
 
 
 def take(identity: Identity) -> Any:
@@ -80,7 +90,7 @@ def take(identity: Identity) -> Any:
         except IndexError:
             # Another thread was faster.
             break
-        attributes = vars(wrapper)
+        attributes = wrapper.__dict__
         references = _references(wrapper, attributes)
         if references == identity.untouched.references:
             if identity.untouched.is_like(wrapper, attributes):
@@ -102,21 +112,39 @@ class Untouched:
         # It is made at its first use.
         with wrapper.wrap_database_errors:
             pass
-        cls, attributes = type(wrapper), vars(wrapper)
+        drop_helpers(wrapper, RARE)
+        cls, attributes = type(wrapper), wrapper.__dict__
         self.references = _references(wrapper, attributes)
-        self._state_of = itemgetter(*(attributes.keys() - _VARYING - _BY_USE))
-        self._state, self._ours = self._state_of(attributes), _ours(wrapper)
+        self._state_of = itemgetter(*(attributes.keys() - _VARYING - _BY_USE - _OURS))
+        self._state = self._state_of(attributes)
         cached = {name for one in cls.__mro__ for name, value in vars(one).items() if _caches(value)}
         learned = identity.pool.driver.learned
-        self._names = frozenset({*attributes, *_BY_USE, *_OURS, "_identity", *learned, *cached})
+        self._names = frozenset({*attributes, *_BY_USE, *_OURS, *learned, *cached})
         wrapper.break_cycles()
 
     def is_like(self, wrapper: LeaseHolder, attributes: dict[str, Any]) -> bool:
         return (
-            self._state_of(attributes) == self._state
-            and _ours(wrapper) == self._ours
-            and self._names.issuperset(attributes)
+            wrapper._lease is None
+            and wrapper._vacant is FREE
+            and wrapper._resting is None
+            and wrapper._deadline is None
+            and not wrapper._depth
+            and self._state_of(attributes) == self._state
+            and (
+                wrapper._known_names == (len(attributes), next(reversed(attributes)))
+                or self._knows_names(wrapper, attributes)
+            )
         )
+
+    def _knows_names(self, wrapper: LeaseHolder, attributes: dict[str, Any]) -> bool:
+        """Whether it has no attribute of other code's. Those that it has are not looked at again: a new one
+        would be the last.
+        """
+        wrapper._known_names = None
+        if not self._names.issuperset(attributes):
+            return False
+        wrapper._known_names = (len(attributes), next(reversed(attributes)))
+        return True
 
 
 def _caches(value: object) -> bool:
@@ -125,12 +153,29 @@ def _caches(value: object) -> bool:
 
 def _references(wrapper: Any, attributes: dict[str, Any]) -> tuple[object, ...] | None:
     """How many references there are to it and to its own objects, weak ones too, and of which types these
-    are. None: it lacks one of them.
+    are: who has one of them sees what the wrapper's next user does. None: it lacks one, or has a rare one.
     """
     count, weak = sys.getrefcount, weakref.getweakrefcount
     try:
-        objects = _own_objects(attributes)
+        features, ops = attributes["features"], attributes["ops"]
+        errors, log = attributes["wrap_database_errors"], attributes["queries_log"]
     except KeyError:
         return None
-    counts = map(count, objects), map(weak, objects), map(type, objects)
-    return (count(wrapper), weak(wrapper), count(attributes), *chain(*counts))
+    return (
+        count(wrapper),
+        count(attributes),
+        count(attributes["execute_wrappers"]),
+        count(features),
+        count(ops),
+        count(errors),
+        count(log),
+        weak(wrapper),
+        weak(features),
+        weak(ops),
+        weak(errors),
+        weak(log),
+        type(features),
+        type(ops),
+        type(errors),
+        type(log),
+    )

@@ -16,7 +16,7 @@ from typing import Any
 from django_db_pooling import conf, owner
 from django_db_pooling.backend import checkin, checkout
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import Lease, OpenCursor, State
+from django_db_pooling.backend.lease import AWAITED, FREE, Lease, OpenCursor
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
 
@@ -36,10 +36,10 @@ def connect(wrapper: LeaseHolder) -> None:
         lease = wrapper._lease
         if lease is not None and lease.by_transaction and not wrapper.in_atomic_block:
             wrapper.pin()
-    elif wrapper._vacant is State.AWAITED and wrapper.in_atomic_block:
+    elif wrapper._vacant is AWAITED and wrapper.in_atomic_block:
         _connect_in_block(wrapper)
     else:
-        wrapper._vacant = State.FREE
+        wrapper._vacant = FREE
         checkout.connect(wrapper)
 
 
@@ -78,7 +78,7 @@ def _connect_in_block(wrapper: LeaseHolder) -> None:
     try:
         checkout.connect(wrapper)
         wrapper.plain.set_autocommit(False, force_begin_transaction_with_broken_autocommit=True)
-        wrapper._vacant = State.FREE
+        wrapper._vacant = FREE
     except BaseException:
         wrapper.discard()
         raise
@@ -133,7 +133,7 @@ def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None
         if autocommit:
             # The end of a block that has executed nothing, or whose connection was lost.
             wrapper.validate_no_atomic_block()
-            wrapper._vacant = State.FREE
+            wrapper._vacant = FREE
             wrapper.autocommit = True
             _run_commit_hooks(wrapper)
             return
@@ -158,7 +158,7 @@ def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None
 
 
 def _await_first_statement(wrapper: LeaseHolder) -> None:
-    wrapper._vacant = State.AWAITED
+    wrapper._vacant = AWAITED
     wrapper.autocommit = False
     # What is left of a block that was closed or lost. Django's connect() clears it: here too late.
     wrapper.closed_in_transaction = False
@@ -252,11 +252,10 @@ def release_if_free(wrapper: LeaseHolder, is_over: bool = False) -> None:
     slot = lease.slot
     if slot.dirty and (slot.locks or not owner.current().may_rest):
         return
-    as_set = wrapper.autocommit == wrapper.settings_dict["AUTOCOMMIT"]
-    is_clean = lease.is_clean(as_set)
+    autocommit = wrapper.autocommit
+    is_clean = lease.is_clean(autocommit)
     if lease.driver.has_transactions and (
-        wrapper.in_atomic_block
-        or not (is_over or (is_clean and wrapper.autocommit) or lease.is_over(wrapper.autocommit, as_set))
+        wrapper.in_atomic_block or not (is_over or (is_clean and autocommit) or lease.is_over(autocommit))
     ):
         return
     try:

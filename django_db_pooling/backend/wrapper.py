@@ -19,11 +19,13 @@ from django_db_pooling import drivers
 from django_db_pooling.backend import checkin, errors, opening, reuse, statements, transactions
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
-from django_db_pooling.backend.lease import State
+from django_db_pooling.backend.lease import LOST
 from django_db_pooling.process import fork
 from django_db_pooling.registry import registry
 
 _subclasses: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+# By the class of a backend's cursor wrapper.
+_cursor_classes: dict[type[Any], type[Any]] = {}
 
 
 class Helper:
@@ -75,7 +77,7 @@ class PooledWrapper(LeaseHolder):
             return
         if self.in_atomic_block or self._thread_sharing_count:
             super().close_if_unusable_or_obsolete()
-        elif self._vacant is State.LOST:
+        elif self._vacant is LOST:
             # Which Django doesn't know where it was no error of the database's.
             checkin.give_back(self)
         elif self._lease is None:
@@ -161,12 +163,13 @@ class PooledWrapper(LeaseHolder):
     def make_cursor(self, cursor: Any) -> Any:
         made = super().make_cursor(cursor)
         cls = type(made)
-        made.__class__ = _subclasses.get((PooledCursor, cls)) or mixed(PooledCursor, cls)
+        # As _pooled_cursor(), without a call.
+        made.__class__ = _cursor_classes.get(cls) or _pooled_cursor(cls)
         return made
 
     def make_debug_cursor(self, cursor: Any) -> Any:
         made = super().make_debug_cursor(cursor)
-        made.__class__ = mixed(PooledCursor, type(made))
+        made.__class__ = _pooled_cursor(type(made))
         return made
 
     before_statement, after_statement = statements.before, statements.after
@@ -196,11 +199,8 @@ class PooledWrapper(LeaseHolder):
         With hundreds of requests waiting, collecting a wrapper costs more than making it. Code that still
         refers to this one can go on using it.
         """
-        attributes = self.__dict__
-        for name in reuse.HELPERS:
-            if type(attributes.get(name)) is getattr(self, f"{name}_class", None):
-                del attributes[name]
-        attributes.pop("wrap_database_errors", None)
+        reuse.drop_helpers(self, reuse.HELPERS)
+        self.__dict__.pop("wrap_database_errors", None)
 
 
 @functools.cache
@@ -215,6 +215,10 @@ def pooled(cls: type[Any]) -> type[Any]:
     for mixin in reversed(driver.mixins):
         cls = mixed(mixin, cls)
     return mixed(PooledWrapper, cls)
+
+
+def _pooled_cursor(cls: type[Any]) -> type[Any]:
+    return _cursor_classes.setdefault(cls, mixed(PooledCursor, cls))
 
 
 def mixed(mixin: type[Any], cls: type[Any]) -> type[Any]:

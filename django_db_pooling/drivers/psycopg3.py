@@ -18,12 +18,15 @@ from django_db_pooling.process import green
 # poll() takes no longer timeouts (seconds).
 MAX_WAIT = 3600.0
 
+# Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
+_OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
+
 
 class Psycopg3(Driver):
     learned = ("isolation_level", "pg_version")
 
     def fileno(self, connection: Any) -> int | None:
-        if connection.pgconn.status != ConnStatus.OK:
+        if connection.pgconn.status != _OK:
             return None
         fd: int = connection.pgconn.socket
         return fd
@@ -41,14 +44,14 @@ class Psycopg3(Driver):
             sockets.shut_down(self.fileno(connection))
 
     def in_transaction(self, connection: Any) -> bool:
-        return bool(connection.pgconn.transaction_status != TransactionStatus.IDLE)
+        return bool(connection.pgconn.transaction_status != _IDLE)
 
     def is_clean(self, connection: Any) -> bool:
         pgconn = connection.pgconn
-        return bool(pgconn.transaction_status == TransactionStatus.IDLE and pgconn.status == ConnStatus.OK)
+        return bool(pgconn.transaction_status == _IDLE and pgconn.status == _OK)
 
     def unread(self, connection: Any) -> bool:
-        return bool(connection.pgconn.transaction_status == TransactionStatus.ACTIVE)
+        return bool(connection.pgconn.transaction_status == _ACTIVE)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)
@@ -119,7 +122,7 @@ def _execute(pgconn: Any, statement: bytes, seconds: float) -> bool:
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is None:
-            return bool(done and pgconn.status == ConnStatus.OK)
+            return bool(done and pgconn.status == _OK)
         done = done and result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 

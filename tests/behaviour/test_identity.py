@@ -106,13 +106,29 @@ def test_what_is_in_use_while_the_name_changes_does_not_go_back_to_others(second
         eventually(lambda: pooling.stats(alias).in_use == 0)
 
 
-def test_what_is_in_use_while_a_setting_changes_is_closed_as_it_comes_back() -> None:
+def test_what_is_in_use_while_a_setting_changes_is_closed_once_it_has_come_back() -> None:
     with another_alias() as alias:
         request_started()
         token(alias)
         with changed(alias, CONN_HEALTH_CHECKS=True):
             request_finished()
-            assert pooling.stats(alias).idle == 0
+            eventually(lambda: pooling.stats(alias).idle == 0)
+            assert pooling.stats(alias).closed_by_reason["recycled"] == 1
+
+
+@pytest.mark.parametrize("scope", ["request", "transaction"])
+def test_autocommit_of_other_settings_stays_with_them(scope: str) -> None:
+    """It is changed while a connection is in use, and back before anybody looks."""
+    with another_alias() as alias, pooling.scope(scope):
+        token(alias)
+        settings_dict = connections[alias].settings_dict
+        connections[alias].set_autocommit(False)
+        settings_dict["AUTOCOMMIT"] = False
+        connections[alias].close()
+        settings_dict["AUTOCOMMIT"] = True
+        token(alias)
+        assert connections[alias].get_autocommit()
+        assert pooling.stats(alias).opened == 1
 
 
 def test_an_option_changed_in_place_is_never_met_by_what_was_opened_without_it() -> None:

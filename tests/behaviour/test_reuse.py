@@ -256,7 +256,8 @@ def traceback_of_a_frame() -> Any:
         return raised
 
 
-HELPERS = ["ops", "features", "introspection", "creation", "client", "validation", "wrap_database_errors"]
+RARE = ["introspection", "creation", "client", "validation"]
+OFTEN = ["ops", "features", "wrap_database_errors"]
 KEEPERS: list[Callable[[], Any]] = [
     wrapper,
     closure,
@@ -274,8 +275,8 @@ KEEPERS: list[Callable[[], Any]] = [
     own("on_commit"),
     own("queries_log"),
     own("execute_wrappers"),
-    *map(own, HELPERS),
-    *map(weak, HELPERS),
+    *map(own, RARE + OFTEN),
+    *map(weak, OFTEN),
 ]
 
 
@@ -308,6 +309,22 @@ def test_a_wrapper_of_which_somebody_keeps_a_part_is_not_used_again(
     del kept
     gc.collect()
     assert_whole()
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_what_is_rarely_used_is_made_again_for_who_uses_it(made: list[str], name: str) -> None:
+    def keeper() -> Any:
+        use()
+        assert getattr(wrapper(), name).connection is wrapper()
+        return weak(name)()
+
+    ref = in_thread(keeper)
+    settle()
+    assert ref() is None
+    in_thread(keeper)
+    settle()
+    in_thread(use)
+    assert made == ["default"]
 
 
 def test_a_wrapper_is_used_again_once_what_kept_it_is_gone(made: list[str]) -> None:
@@ -496,7 +513,16 @@ def other_settings() -> None:
     wrapper().settings_dict = dict(wrapper().settings_dict)
 
 
+def in_place_of_another() -> None:
+    """As many attributes as before."""
+    del wrapper().__dict__["ops"]
+    wrapper().ops  # noqa: B018
+    del wrapper().__dict__["_identity"]
+    wrapper()._djdt_logger = object()
+
+
 LEFT: list[Callable[[], None]] = [
+    in_place_of_another,
     execute_wrapper,
     hook,
     debug_cursor,
@@ -523,6 +549,10 @@ def test_what_is_left_behind_keeps_a_wrapper_from_the_next(
         connection.close()
         leave()
 
+    for _ in range(3):
+        in_thread(use)
+        settle()
+    assert made == ["default"]
     in_thread(leaving)
     settle()
     in_thread(use)

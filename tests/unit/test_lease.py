@@ -47,13 +47,16 @@ class StubPool:
         self.discarded.append(slot)
 
 
-IDENTITY = SimpleNamespace(learned={"version": 9})
+IDENTITY = SimpleNamespace(learned={"version": 9}, autocommit=True)
+OFF = SimpleNamespace(learned={}, autocommit=False)
 
 
-def lease(connection: Connection | None = None, by_transaction: bool = True) -> Lease:
+def lease(
+    connection: Connection | None = None, by_transaction: bool = True, identity: Any = IDENTITY
+) -> Lease:
     slot = Slot(StubPool(), 1, 0, None)
     slot.connection = connection or Connection()
-    return Lease(slot, IDENTITY, by_transaction)
+    return Lease(slot, identity, by_transaction)
 
 
 class Wrapper(LeaseHolder):
@@ -84,22 +87,27 @@ class Wrapper(LeaseHolder):
 )
 def test_clean_and_damaged(connection: Connection, clean: bool, damaged: bool) -> None:
     one = lease(connection)
-    assert one.is_clean(as_set=True) is clean
-    assert one.is_clean(as_set=False) is False
+    assert one.is_clean(autocommit=True) is clean
+    assert one.is_clean(autocommit=False) is False
     assert one.is_damaged() is damaged
 
 
 @pytest.mark.parametrize("known", [True, False, None])
 def test_with_autocommit_changed_there_is_always_a_transaction(known: bool | None) -> None:
     one = lease(Connection(transaction=known))
-    assert one.in_transaction(as_set=True) is known
-    assert one.in_transaction(as_set=False) is True
+    assert one.in_transaction(autocommit=True) is known
+    assert one.in_transaction(autocommit=False) is True
+    off = lease(Connection(transaction=known), identity=OFF)
+    assert off.in_transaction(autocommit=False) is known
+    assert off.in_transaction(autocommit=True) is True
 
 
-def is_over(begun_by_text: bool = False, autocommit: bool = True, as_set: bool = True, **how: Any) -> bool:
-    one = lease(Connection(**how))
+def is_over(
+    begun_by_text: bool = False, autocommit: bool = True, identity: Any = IDENTITY, **how: Any
+) -> bool:
+    one = lease(Connection(**how), identity=identity)
     one.has_begun_by_text = begun_by_text
-    return one.is_over(autocommit, as_set)
+    return one.is_over(autocommit)
 
 
 def test_over() -> None:
@@ -108,16 +116,16 @@ def test_over() -> None:
     assert is_over(begun_by_text=True)
     assert not is_over(transaction=True)
     assert not is_over(autocommit=False)
-    assert not is_over(autocommit=False, as_set=False)
+    assert not is_over(autocommit=False, identity=OFF)
     # Autocommit is on, though the settings turn it off.
-    assert not is_over(as_set=False)
+    assert not is_over(identity=OFF)
 
 
 def test_over_where_only_the_server_knows() -> None:
     assert is_over(transaction=None)
     assert not is_over(transaction=None, begun_by_text=True)
     assert not is_over(transaction=None, autocommit=False)
-    assert not is_over(transaction=None, as_set=False)
+    assert not is_over(transaction=None, identity=OFF)
 
 
 @pytest.mark.parametrize("how", [{"is_open": False}, {"unread": True}])
