@@ -64,6 +64,11 @@ class PooledCursor(Base):
         finally:
             self.db.after_statement("CALL")
 
+    def __iter__(self) -> Any:
+        if not fork.noticed[0]:
+            fork.notice()
+        return super().__iter__()
+
     def close(self) -> None:
         if not fork.noticed[0]:
             fork.notice()

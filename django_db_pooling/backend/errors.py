@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.utils import DatabaseErrorWrapper
 
@@ -12,6 +12,8 @@ from django_db_pooling.backend.lease import LOST
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ConnectionErrors(DatabaseErrorWrapper):
@@ -23,9 +25,11 @@ class ConnectionErrors(DatabaseErrorWrapper):
 
     wrapper: LeaseHolder
 
-    def __enter__(self) -> None:
+    def __call__(self, func: F) -> F:
+        """Around what reads from a cursor that is open already."""
         if not fork.noticed[0]:
             fork.notice()
+        return super().__call__(func)
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         if exc_type is None:

@@ -140,37 +140,25 @@ class PooledWrapper(LeaseHolder):
         try:
             self._depth += 1
             try:
-                cursor = super()._cursor(name)
+                made = super()._cursor(name)
+                cls = type(made)
+                # As _pooled_cursor(), without a call.
+                made.__class__ = _cursor_classes.get(cls) or _pooled_cursor(cls)
+                lease = self._lease
+                if lease is not None:
+                    cursor = made.cursor
+                    # Django's backend for MySQL, for example, has a wrapper of its own around the driver's.
+                    cursor = getattr(cursor, "cursor", cursor)
+                    if lease.by_transaction:
+                        transactions.cursor_opened(self, lease, cursor, name is not None)
+                    else:
+                        lease.cursors.add(weakref.ref(cursor, lease.cursors.discard))
             finally:
                 self._depth -= 1
-            return cursor
+            return made
         except BaseException:
             transactions.release_if_free(self)
             raise
-
-    def create_cursor(self, name: str | None = None) -> Any:
-        cursor = super().create_cursor(name)
-        lease = self._lease
-        if lease is not None:
-            # Django's backend for MySQL, for example, has a wrapper of its own around the driver's.
-            inner = getattr(cursor, "cursor", cursor)
-            if lease.by_transaction:
-                transactions.cursor_opened(self, lease, inner, name is not None)
-            else:
-                lease.cursors.add(weakref.ref(inner, lease.cursors.discard))
-        return cursor
-
-    def make_cursor(self, cursor: Any) -> Any:
-        made = super().make_cursor(cursor)
-        cls = type(made)
-        # As _pooled_cursor(), without a call.
-        made.__class__ = _cursor_classes.get(cls) or _pooled_cursor(cls)
-        return made
-
-    def make_debug_cursor(self, cursor: Any) -> Any:
-        made = super().make_debug_cursor(cursor)
-        made.__class__ = _pooled_cursor(type(made))
-        return made
 
     before_statement, after_statement = statements.before, statements.after
     statement_failed, lose = errors.statement_failed, errors.lose
