@@ -99,9 +99,13 @@ class Driver:
         """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
         return False
 
-    def evicts(self, error: Any) -> bool:
-        """Whether, after this error of the database's, no later request should get this connection."""
-        return False
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        """What can't be used any more after this error of the database's: one of the names in errors.py."""
+        return None
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        """Whether the server took writes when it was opened, or takes them now; None: not known."""
+        return None
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         """Whether an exception that isn't the database's may have left an answer unread."""
@@ -159,6 +163,9 @@ class Driver:
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         """Called when a connection is open and initialised (I/O). ``params``: as before adapt()."""
+
+    def settings(self, connection: Any) -> object:
+        """What its user may have told the driver's object, as something to compare with ``==``."""
 
     def server_timeout(self, connection: Any) -> float:
         """After how many idle seconds the server closes a connection (I/O)."""

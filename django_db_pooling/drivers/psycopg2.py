@@ -29,8 +29,21 @@ class Psycopg2(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_away(error)
 
-    def evicts(self, error: Any) -> bool:
-        return errors.postgresql_evicts(error.pgcode)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.postgresql_unfit(error, error.pgcode, connection.info.parameter_status)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        return errors.postgresql_takes_writes(connection.info.parameter_status)
+
+    def settings(self, connection: Any) -> object:
+        return (
+            connection.isolation_level,
+            connection.readonly,
+            connection.deferrable,
+            connection.cursor_factory,
+            dict(connection.string_types),
+            dict(connection.binary_types),
+        )
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         # In autocommit mode psycopg2's rollback() does nothing, even after a BEGIN in the user's code.
