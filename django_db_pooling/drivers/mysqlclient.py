@@ -20,6 +20,7 @@ _TAKES_WRITES = "takes_writes_for_pool"
 
 class MySQLClient(Driver):
     learned = ("isolation_level", "mysql_server_data")
+    told = ("cursorclass", "converter", "encoders")
 
     def hub(self) -> object:
         return None
@@ -65,9 +66,6 @@ class MySQLClient(Driver):
 
     def takes_writes(self, connection: Any) -> bool | None:
         return getattr(connection, _TAKES_WRITES, None)
-
-    def settings(self, connection: Any) -> object:
-        return connection.cursorclass, dict(connection.converter), dict(connection.encoders)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.

@@ -13,6 +13,7 @@ from django_db_pooling.process import green
 
 class Psycopg2(Driver):
     learned = ("isolation_level", "pg_version")
+    told = ("isolation_level", "readonly", "deferrable", "cursor_factory", "string_types", "binary_types")
 
     def fileno(self, connection: Any) -> int | None:
         if connection.closed:
@@ -34,16 +35,6 @@ class Psycopg2(Driver):
 
     def takes_writes(self, connection: Any) -> bool | None:
         return errors.postgresql_takes_writes(connection.info.parameter_status)
-
-    def settings(self, connection: Any) -> object:
-        return (
-            connection.isolation_level,
-            connection.readonly,
-            connection.deferrable,
-            connection.cursor_factory,
-            dict(connection.string_types),
-            dict(connection.binary_types),
-        )
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         # In autocommit mode psycopg2's rollback() does nothing, even after a BEGIN in the user's code.

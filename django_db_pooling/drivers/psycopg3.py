@@ -24,6 +24,18 @@ _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.A
 
 class Psycopg3(Driver):
     learned = ("isolation_level", "pg_version")
+    told = (
+        "row_factory",
+        "cursor_factory",
+        "server_cursor_factory",
+        "prepare_threshold",
+        "prepared_max",
+        "isolation_level",
+        "read_only",
+        "deferrable",
+        "_notice_handlers",
+        "_notify_handlers",
+    )
 
     def fileno(self, connection: Any) -> int | None:
         if connection.pgconn.status != _OK:
@@ -61,20 +73,6 @@ class Psycopg3(Driver):
 
     def takes_writes(self, connection: Any) -> bool | None:
         return errors.postgresql_takes_writes(connection.info.parameter_status)
-
-    def settings(self, connection: Any) -> object:
-        return (
-            connection.row_factory,
-            connection.cursor_factory,
-            connection.server_cursor_factory,
-            connection.prepare_threshold,
-            connection.prepared_max,
-            connection.isolation_level,
-            connection.read_only,
-            connection.deferrable,
-            tuple(connection._notice_handlers),
-            tuple(connection._notify_handlers),
-        )
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """With a statement of our own: psycopg's would wait for as long as the server doesn't answer."""

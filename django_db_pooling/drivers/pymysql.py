@@ -34,6 +34,16 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 class PyMySQL(Driver):
     learned = ("isolation_level", "mysql_server_data")
+    told = (
+        "cursorclass",
+        "decoders",
+        "encoders",
+        "use_unicode",
+        "sql_mode",
+        "init_command",
+        "_read_timeout",
+        "_write_timeout",
+    )
     remembers_transaction = True
     reports_session_changes = True
 
@@ -87,18 +97,6 @@ class PyMySQL(Driver):
     def takes_writes(self, connection: Any) -> bool | None:
         at_first = getattr(connection, _AT_FIRST)
         return None if at_first is None else at_first.read_only in errors.MYSQL_OFF
-
-    def settings(self, connection: Any) -> object:
-        return (
-            connection.cursorclass,
-            dict(connection.decoders),
-            dict(connection.encoders),
-            connection.use_unicode,
-            connection.sql_mode,
-            connection.init_command,
-            connection._read_timeout,
-            connection._write_timeout,
-        )
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # A read that is cut short closes the socket, a write doesn't. What fails before anything
