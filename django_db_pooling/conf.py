@@ -80,7 +80,7 @@ _KEYS = {
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
-    "RESET": _Key(None, _one_of("auto", "always", "never"), "'auto', 'always' or 'never'"),
+    "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
 }
 
 
@@ -200,7 +200,7 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
 
 
 def reset_mode(settings_dict: Settings) -> str:
-    """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``."""
+    """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``, or closed instead: ``"close"``."""
     pool = settings_dict.get("POOL")
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 

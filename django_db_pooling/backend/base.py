@@ -53,6 +53,11 @@ class LeaseHolder(Backend):
     _depth = 0
     # When it was last found to have no attribute of other code's: how many it had, and the newest.
     _known_names: tuple[int, str] | None = None
+    # Of ``execute_wrappers``, what belongs to the connection and leaves with it.
+    _lent: tuple[Any, ...] = ()
+
+    # The class that it would be without the pool.
+    backend_class: type[Any]
 
     @property
     def plain(self) -> Any:
@@ -139,14 +144,19 @@ class LeaseHolder(Backend):
         if self.run_on_commit:
             self.run_on_commit = []
         self.__dict__.update(lease.identity.learned)
+        slot = lease.slot
+        if slot.execute_wrappers or self._lent:
+            self.lend(slot.execute_wrappers)
         # Last: what interrupts this leaves nothing that is used half prepared.
         self._lease = lease
-        self.connection = lease.slot.connection
+        self.connection = slot.connection
 
     def end_lease(self) -> Lease:
         """The caller has to check its slot in, close or discard it."""
         lease = self._lease
         assert lease is not None
+        if self._lent:
+            self.take_back()
         self._lease = None
         if not self.in_atomic_block:
             # Its frames refer to the slot, which then wouldn't be reclaimed if its next holder dropped it.
@@ -172,6 +182,21 @@ class LeaseHolder(Backend):
         # Django's next connect() may run what is left here.
         self.run_on_commit = []
         self._vacant = LOST
+
+    def lend(self, functions: tuple[Any, ...]) -> None:
+        """Put these around the statements, each once: the wrapper may have one itself. Its own are inside."""
+        self.take_back()
+        own = self.execute_wrappers
+        self._lent = tuple(function for function in functions if function not in own)
+        own[:0] = self._lent
+
+    def take_back(self) -> None:
+        """What the connection has lent."""
+        own = self.execute_wrappers
+        for function in self._lent:
+            if function in own:
+                own.remove(function)
+        self._lent = ()
 
     def clear_state(self) -> None:
         """No block and no transaction is left of the scope that is over."""

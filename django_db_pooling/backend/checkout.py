@@ -241,7 +241,7 @@ def _send_checked_out(wrapper: LeaseHolder) -> None:
     assert lease is not None
     slot = lease.slot
     before = slot.dirty, slot.beyond_reset, slot.locks
-    connection_checked_out.send(sender=wrapper.__class__, connection=wrapper)
+    connection_checked_out.send(sender=wrapper.backend_class, connection=wrapper)
     if wrapper._lease is not lease:
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_checked_out")
     # The receivers overwrite at the next checkout what they have set now.

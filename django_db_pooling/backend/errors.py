@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from django.db.utils import DatabaseErrorWrapper
 
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import LOST
+from django_db_pooling.backend.lease import LOST, Lease
+from django_db_pooling.drivers.errors import CONNECTION, READ_ONLY_TRANSACTION, SERVER
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
@@ -70,15 +71,33 @@ def statement_failed(wrapper: LeaseHolder, error: BaseException) -> None:
     if isinstance(error, wrapper.Database.Error):
         if broken:
             pool.suspect_all()
-        elif driver.evicts(error):
-            # This request may go on with it.
-            slot.broken = True
+        else:
+            _retire_what_is_unfit(lease, error)
         is_lost = broken
     else:
         is_lost = broken or driver.interrupted(slot.connection, error)
     if is_lost:
         pool.journal.trouble("lost", error, request=request_label(slot.holder))
         lose(wrapper)
+
+
+def _retire_what_is_unfit(lease: Lease, error: BaseException) -> None:
+    """This request may go on with what it has; the next ones get another connection, or none that was opened
+    before now.
+    """
+    slot, identity = lease.slot, lease.identity
+    unfit = lease.driver.unfit(slot.connection, error)
+    if unfit is None:
+        return
+    if unfit is CONNECTION:
+        slot.broken = True
+        return
+    if unfit is READ_ONLY_TRANSACTION and (slot.dirty or lease.has_begun_by_text):
+        # It has chosen that.
+        return
+    # A replica never takes writes.
+    if unfit is SERVER or identity.takes_writes is not False:
+        identity.pool.wrong_server(slot, error)
 
 
 def lose(wrapper: LeaseHolder) -> None:

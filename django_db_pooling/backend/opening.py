@@ -19,6 +19,7 @@ from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
+from django_db_pooling.signals import foreign_receivers
 
 # For opening one of MIN_SIZE: the housekeeper has other things to do meanwhile (seconds).
 MAX_FILL = 5.0
@@ -61,6 +62,8 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
         keep_alive(fd, idle, lease.params)
     driver.connected(slot.connection, lease.params)
     lease.params = {}
+    slot.settings = driver.settings(slot.connection)
+    slot.resettable = identity.resettable and not foreign_receivers(wrapper.backend_class)
     identity.learn(wrapper)
     slot.server_timeout = identity.server_timeout
     # The settings may have changed while this connected.
@@ -110,6 +113,7 @@ def _seconds_to_connect(wrapper: LeaseHolder, lease: Lease) -> float | None:
 
 def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
     """Free a slot that got no connection. Only the driver's errors say something of the server."""
+    wrapper.take_back()
     wrapper._lease = None
     cause = error.__cause__ if isinstance(error, DjangoError) else error
     if isinstance(error, Exception) and isinstance(cause, (wrapper.Database.Error, OSError)):
@@ -121,6 +125,7 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
 def _undo(wrapper: LeaseHolder, lease: Lease) -> None:
     """What an attempt that failed may have left."""
     slot = lease.slot
+    wrapper.take_back()
     wrapper.connection, connection, slot.connection = None, slot.connection, None
     if connection is not None:
         lease.driver.drop(connection)

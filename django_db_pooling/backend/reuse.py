@@ -44,7 +44,7 @@ _VARYING = {
 # What they get by use, besides what is cached.
 _BY_USE = {"_named_cursor_idx", "wrap_database_errors"}
 # What this package adds; ``_identity`` is as it was.
-_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth", "_identity", "_known_names"}
+_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth", "_identity", "_known_names", "_lent"}
 
 
 def retire(wrapper: Any) -> None:

@@ -16,7 +16,7 @@ from django.db import Error
 from django.utils.functional import cached_property
 
 from django_db_pooling import drivers
-from django_db_pooling.backend import checkin, errors, opening, reuse, statements, transactions
+from django_db_pooling.backend import checkin, errors, opening, receivers, reuse, statements, transactions
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
 from django_db_pooling.backend.lease import LOST
@@ -178,6 +178,9 @@ class PooledWrapper(LeaseHolder):
         copied._depth = 0
         if self._lease is not None:
             copied._lease = copied.connection = None
+        if self._lent:
+            copied.execute_wrappers = self.execute_wrappers[:]
+            copied.take_back()
         copied._resting = None
         return copied
 
@@ -200,9 +203,13 @@ def pooled(cls: type[Any]) -> type[Any]:
     driver = drivers.find(getattr(cls, "Database", None))
     if driver is None or issubclass(cls, PooledWrapper):
         return cls
+    backend_class = cls
     for mixin in reversed(driver.mixins):
         cls = mixed(mixin, cls)
-    return mixed(PooledWrapper, cls)
+    made = mixed(PooledWrapper, cls)
+    made.backend_class = backend_class
+    receivers.plug_in()
+    return made
 
 
 def _pooled_cursor(cls: type[Any]) -> type[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import select
@@ -27,6 +28,10 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
         trace = trace.tb_next
 
 
+def _copied(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, dict | list) else value
+
+
 class Driver:
     """For connections over a TCP or UNIX socket. Subclasses say which one."""
 
@@ -34,6 +39,8 @@ class Driver:
     mixins: tuple[type, ...] = ()
     # Attributes in which Django's wrapper caches what it learned of the server while connecting.
     learned: tuple[str, ...] = ()
+    # Attributes of a connection by which its user can have it work in another way.
+    told: tuple[str, ...] = ()
     # Whether in_transaction() of a broken connection says how it was before that.
     remembers_transaction = False
     # Whether session_changed() knows more than the statement's text tells.
@@ -99,9 +106,13 @@ class Driver:
         """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
         return False
 
-    def evicts(self, error: Any) -> bool:
-        """Whether, after this error of the database's, no later request should get this connection."""
-        return False
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        """What can't be used any more after this error of the database's: one of the names in errors.py."""
+        return None
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        """Whether the server took writes when it was opened, or takes them now; None: not known."""
+        return None
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         """Whether an exception that isn't the database's may have left an answer unread."""
@@ -159,6 +170,10 @@ class Driver:
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         """Called when a connection is open and initialised (I/O). ``params``: as before adapt()."""
+
+    def settings(self, connection: Any) -> object:
+        """What its user may have told the driver's object, to be compared with ``==``."""
+        return [_copied(getattr(connection, name, None)) for name in self.told]
 
     def server_timeout(self, connection: Any) -> float:
         """After how many idle seconds the server closes a connection (I/O)."""

@@ -24,6 +24,18 @@ _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.A
 
 class Psycopg3(Driver):
     learned = ("isolation_level", "pg_version")
+    told = (
+        "row_factory",
+        "cursor_factory",
+        "server_cursor_factory",
+        "prepare_threshold",
+        "prepared_max",
+        "isolation_level",
+        "read_only",
+        "deferrable",
+        "_notice_handlers",
+        "_notify_handlers",
+    )
 
     def fileno(self, connection: Any) -> int | None:
         if connection.pgconn.status != _OK:
@@ -56,8 +68,11 @@ class Psycopg3(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)
 
-    def evicts(self, error: Any) -> bool:
-        return errors.postgresql_evicts(error.sqlstate)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.postgresql_unfit(error, error.sqlstate, connection.info.parameter_status)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        return errors.postgresql_takes_writes(connection.info.parameter_status)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """With a statement of our own: psycopg's would wait for as long as the server doesn't answer."""
@@ -80,7 +95,9 @@ class Psycopg3(Driver):
         if connection.prepare_threshold is not None:
             # psycopg would go on using statements that it has prepared.
             return False
-        return _answers(connection, b"DISCARD ALL", seconds)
+        if not _answers(connection, b"DISCARD ALL", seconds):
+            raise psycopg.OperationalError("no answer to a reset")
+        return True
 
     def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):

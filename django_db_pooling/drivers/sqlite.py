@@ -19,6 +19,7 @@ def _same_file(path: str) -> tuple[int, int] | None:
 
 class SQLite(Driver):
     learned = ("transaction_mode", "init_commands")
+    told = ("row_factory", "text_factory", "isolation_level")
 
     def __init__(self) -> None:
         # id of a connection -> its file's path, and which file that was when it was opened.

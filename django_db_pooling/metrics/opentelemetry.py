@@ -168,6 +168,9 @@ class Instruments:
 
     def _record(self, alias: str, field: str, durations: Durations) -> None:
         recorded = self._recorded.get((alias, field), Durations())
+        if any(now < then for now, then in zip(durations.buckets, recorded.buckets, strict=True)):
+            # Another pool goes by this alias by now.
+            recorded = Durations()
         new = durations.minus(recorded)
         values = _spread(new)
         # What others were adding meanwhile comes the next time.

@@ -56,6 +56,11 @@ EVENTS = {
         "long; to keep it, wrap the work in pooling.scope('request')",
         True,
     ),
+    "wrong_server": Event(
+        logging.WARNING,
+        "the server is the wrong one, every connection is replaced when it is returned: %(error)s",
+        True,
+    ),
     "reset_failed": Event(logging.WARNING, "resetting a session failed: %(error)s", True),
     "reclaimed": Event(
         logging.WARNING, "connection reclaimed, its holder ended without returning it: %(request)s", True
