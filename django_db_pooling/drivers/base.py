@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling.drivers import sockets
+from django_db_pooling.drivers.rules import UNWRITTEN, Rules
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
@@ -37,6 +38,8 @@ class Driver:
 
     # Classes that come between the pooled wrapper and the backend's own, first one first.
     mixins: tuple[type, ...] = ()
+    # What statements do to a session, by their text. Without rules each one counts as changing it.
+    rules: Rules = UNWRITTEN
     # Attributes in which Django's wrapper caches what it learned of the server while connecting.
     learned: tuple[str, ...] = ()
     # Attributes of a connection by which its user can have it work in another way.
@@ -153,6 +156,10 @@ class Driver:
         """Separate a cursor that outlives its checkout from its connection. False if that can't be reused."""
         cursor.close()
         return True
+
+    def text(self, sql: Any, connection: Any) -> str:
+        """Of a statement that is no ``str``. Raises anything where it can't be read."""
+        return bytes(memoryview(sql)).decode(errors="replace")
 
     def session_changed(self, connection: Any) -> bool:
         """Whether the server says that the last statement has changed its session."""

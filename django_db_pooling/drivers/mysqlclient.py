@@ -8,6 +8,7 @@ from MySQLdb import MySQLError, ProgrammingError, cursors
 
 from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
@@ -19,6 +20,7 @@ _TAKES_WRITES = "takes_writes_for_pool"
 
 
 class MySQLClient(Driver):
+    rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = ("cursorclass", "converter", "encoders")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from psycopg2 import OperationalError, extensions
+from psycopg2.sql import Composable
 
 from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
 
 
 class Psycopg2(Driver):
+    rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = ("isolation_level", "readonly", "deferrable", "cursor_factory", "string_types", "binary_types")
 
@@ -43,6 +46,11 @@ class Psycopg2(Driver):
                 cursor.execute("ROLLBACK")
         else:
             connection.rollback()
+
+    def text(self, sql: Any, connection: Any) -> str:
+        return (
+            str(sql.as_string(connection)) if isinstance(sql, Composable) else super().text(sql, connection)
+        )
 
     def detach_cursor(self, cursor: Any) -> bool:
         if cursor.name is not None:

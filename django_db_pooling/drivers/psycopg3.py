@@ -9,10 +9,12 @@ from typing import Any
 
 import psycopg
 from psycopg import ServerCursor, waiting
+from psycopg import sql as composing
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
 from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
 
 # poll() takes no longer timeouts (seconds).
@@ -23,6 +25,7 @@ _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.A
 
 
 class Psycopg3(Driver):
+    rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = (
         "row_factory",
@@ -98,6 +101,14 @@ class Psycopg3(Driver):
         if not _answers(connection, b"DISCARD ALL", seconds):
             raise psycopg.OperationalError("no answer to a reset")
         return True
+
+    def text(self, sql: Any, connection: Any) -> str:
+        if isinstance(sql, composing.Composable):
+            return sql.as_string(connection)
+        if isinstance(sql, bytes):
+            return super().text(sql, connection)
+        # A template, which psycopg knows since 3.3.
+        return composing.as_string(sql, connection)
 
     def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):

@@ -15,6 +15,7 @@ from pymysql.constants import SERVER_STATUS
 
 from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
 
 _CONNECTIONS = pymysql.connections.__file__
@@ -33,6 +34,7 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
+    rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = (
         "cursorclass",

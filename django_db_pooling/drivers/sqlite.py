@@ -7,6 +7,7 @@ import sqlite3
 from typing import Any
 
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import SQLITE
 
 
 def _same_file(path: str) -> tuple[int, int] | None:
@@ -18,6 +19,7 @@ def _same_file(path: str) -> tuple[int, int] | None:
 
 
 class SQLite(Driver):
+    rules = SQLITE
     learned = ("transaction_mode", "init_commands")
     told = ("row_factory", "text_factory", "isolation_level")
 

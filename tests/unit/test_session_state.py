@@ -1,4 +1,4 @@
-"""Which statements change a session: by vendor, hidden or only quoted."""
+"""Which statements change a session: by family, hidden or only quoted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_db_pooling.backend import statements
-from django_db_pooling.backend.statements import traits
+from django_db_pooling.drivers import rules
+from django_db_pooling.drivers.rules import MYSQL, POSTGRESQL, SQLITE, UNWRITTEN, Traits
+
+FAMILIES = {"mysql": MYSQL, "postgresql": POSTGRESQL, "sqlite": SQLITE}
+
+
+def traits(family: str, sql: str) -> Traits:
+    return FAMILIES[family].traits(sql)
+
 
 CHANGES = {
     "mysql": [
@@ -153,8 +160,8 @@ LASTS = {
     ],
     "sqlite": [],
 }
-for vendor, lasting in LASTS.items():
-    CHANGES[vendor] += lasting
+for family, lasting in LASTS.items():
+    CHANGES[family] += lasting
 NO_CHANGES = {
     "mysql": [
         "SELECT 1",
@@ -225,21 +232,20 @@ NO_CHANGES = {
         "BEGIN IMMEDIATE",
     ],
 }
-ALL = [(vendor, sql, answer) for table, answer in ((CHANGES, True), (NO_CHANGES, False)) for vendor in table
-       for sql in table[vendor]]  # fmt: skip
+ALL = [(family, sql, answer) for table, answer in ((CHANGES, True), (NO_CHANGES, False)) for family in table
+       for sql in table[family]]  # fmt: skip
 
 
-@pytest.mark.parametrize(("vendor", "sql", "answer"), ALL)
-def test_by_text(vendor: str, sql: str, answer: bool) -> None:
-    assert traits(vendor, sql).changes is answer
-    assert traits(vendor, sql).changes is answer
-    assert traits(vendor, sql.encode()).changes is answer
-    assert traits(vendor, f"\n {sql.swapcase()} ").changes is answer
+@pytest.mark.parametrize(("family", "sql", "answer"), ALL)
+def test_by_text(family: str, sql: str, answer: bool) -> None:
+    assert traits(family, sql).changes is answer
+    assert traits(family, sql).changes is answer
+    assert traits(family, f"\n {sql.swapcase()} ").changes is answer
 
 
-@pytest.mark.parametrize(("vendor", "sql", "answer"), ALL)
-def test_what_lasts_is_told_from_what_a_reset_undoes(vendor: str, sql: str, answer: bool) -> None:
-    assert traits(vendor, sql).lasts is (sql in LASTS[vendor])
+@pytest.mark.parametrize(("family", "sql", "answer"), ALL)
+def test_what_lasts_is_told_from_what_a_reset_undoes(family: str, sql: str, answer: bool) -> None:
+    assert traits(family, sql).lasts is (sql in LASTS[family])
 
 
 @pytest.mark.parametrize("sql", ["SELECT LASTVAL(a)", "SELECT PREVIOUS VALUE FOR a", "SHOW WARNINGS"])
@@ -250,17 +256,17 @@ def test_what_asks_for_the_traces_of_the_last_statement(sql: str) -> None:
 
 @given(st.sampled_from(ALL), st.text(alphabet=" \n\t"), st.text(alphabet="abc;*SET=1 "))
 def test_white_space_and_comments_hide_nothing(case: tuple[str, str, bool], space: str, words: str) -> None:
-    vendor, sql, answer = case
+    family, sql, answer = case
     comment = f"/*{words.replace('*', '').lstrip('!')}*/"
     if not sql.startswith("("):
         sql = f"{space}{comment}{space}{sql}"
-    assert traits(vendor, sql).changes is answer
+    assert traits(family, sql).changes is answer
 
 
-@pytest.mark.parametrize("vendor", CHANGES)
+@pytest.mark.parametrize("family", CHANGES)
 @given(st.text(alphabet="a;= SETx1\n()@:*/-#"))
-def test_a_literal_triggers_nothing(vendor: str, words: str) -> None:
-    assert not traits(vendor, f"SELECT '{words}' AS a").changes
+def test_a_literal_triggers_nothing(family: str, words: str) -> None:
+    assert not traits(family, f"SELECT '{words}' AS a").changes
 
 
 def test_what_stands_before_a_statement_is_read_once() -> None:
@@ -269,26 +275,21 @@ def test_what_stands_before_a_statement_is_read_once() -> None:
         assert traits("mysql", words * 500 + "CALL procedure()").changes
 
 
-def test_objects_of_psycopg() -> None:
-    sql = pytest.importorskip("psycopg.sql")
-    assert traits("postgresql", sql.SQL("SET {} = 1").format(sql.Identifier("x"))).changes
-    assert not traits("postgresql", sql.SQL("SELECT {}").format(sql.Literal("; SET x = 1"))).changes
-
-
-def test_a_vendor_that_nobody_knows_changes_nothing() -> None:
-    assert not traits("oracle", "ALTER SESSION SET x = 1").changes
+def test_without_rules_each_statement_changes_the_session() -> None:
+    assert UNWRITTEN.traits("SELECT 1").changes
 
 
 def test_what_is_kept_has_an_end() -> None:
-    for number in range(statements.MAX_CACHED + 10):
+    for number in range(2 * rules.MAX_KNOWN + 10):
         assert not traits("mysql", f"SELECT {number}").changes
-    assert not traits("mysql", "SELECT '" + "a" * statements.MAX_CACHED_LENGTH + "'").changes
-    assert len(statements._cache) <= statements.MAX_CACHED
-    assert all(len(sql) <= statements.MAX_CACHED_LENGTH for _, sql in statements._cache)
+    assert not traits("mysql", "SELECT '" + "a" * rules.MAX_KEY + "'").changes
+    for known in (MYSQL.known, MYSQL._known_before):
+        assert len(known) <= rules.MAX_KNOWN
+        assert all(len(key) <= rules.MAX_KEY for key in known if isinstance(key, str))
 
 
 @pytest.mark.parametrize(
-    "vendor, sql, locks",
+    "family, sql, locks",
     [
         ("mysql", "SELECT GET_LOCK('a', 1), get_lock ('b', 1)", 2),
         ("mysql", "SELECT RELEASE_LOCK('a')", -1),
@@ -305,12 +306,12 @@ def test_what_is_kept_has_an_end() -> None:
         ("sqlite", "BEGIN EXCLUSIVE", 0),
     ],
 )
-def test_locks_of_the_session_are_counted(vendor: str, sql: str, locks: int) -> None:
-    assert traits(vendor, sql).locks == locks
+def test_locks_of_the_session_are_counted(family: str, sql: str, locks: int) -> None:
+    assert traits(family, sql).locks == locks
 
 
 @pytest.mark.parametrize(
-    "vendor, sql",
+    "family, sql",
     [
         ("mysql", "SELECT RELEASE_ALL_LOCKS()"),
         ("postgresql", "SELECT pg_advisory_unlock_all()"),
@@ -318,5 +319,5 @@ def test_locks_of_the_session_are_counted(vendor: str, sql: str, locks: int) -> 
         ("postgresql", "DISCARD ALL"),
     ],
 )
-def test_all_of_them_can_be_given_back_at_once(vendor: str, sql: str) -> None:
-    assert traits(vendor, sql).locks < -1000
+def test_all_of_them_can_be_given_back_at_once(family: str, sql: str) -> None:
+    assert traits(family, sql).locks < -1000
