@@ -28,7 +28,6 @@ from tests.behaviour.conftest import (
     request_finished,
     request_started,
     server_id,
-    sql,
     token,
 )
 from tests.behaviour.models import Note
