@@ -104,10 +104,13 @@ class Identity:
         """A wrapper for these settings, which no thread has."""
         return self.wrapper_class(self.settings_dict, self.pool.name)
 
-    def learn(self, wrapper: Any) -> None:
-        """Called with a wrapper that has just opened a connection."""
+    def learn(self, wrapper: Any) -> dict[str, Any]:
+        """What is known now. Called with a wrapper that has just opened a connection."""
         known, driver = wrapper.__dict__, self.pool.driver
-        self.learned = {name: known[name] for name in driver.learned if name in known}
+        learned = {name: known[name] for name in driver.learned if name in known}
+        if learned != self.learned:
+            # Wrappers see by the object whether they know it already.
+            self.learned = learned
         if self.server_timeout == math.inf:
             seconds = driver.server_timeout(wrapper.connection)
             # Some time before the server closes it: that may happen just when somebody checks it out.
@@ -116,6 +119,7 @@ class Identity:
             takes_writes = driver.takes_writes(wrapper.connection)
             if takes_writes is not None:
                 self.takes_writes = takes_writes
+        return self.learned
 
 
 class DatabasePool(Pool):
@@ -186,7 +190,8 @@ class DatabasePool(Pool):
         """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
         identity = self._known(wrapper)
         if identity is not None:
-            wrapper.__dict__.update(identity.learned, _identity=identity)
+            wrapper.learn(identity.learned)
+            wrapper._identity = identity
 
     def found_own_keys(self, keys: set[str]) -> None:
         """The backend has written them while it connected."""

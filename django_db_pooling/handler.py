@@ -15,7 +15,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-from django_db_pooling import checks, conf, drivers, owner
+from django_db_pooling import checks, conf, drivers, owner, units
 from django_db_pooling.backend import reuse
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
 from django_db_pooling.metrics import exporters
@@ -92,6 +92,7 @@ def patch() -> None:
         checks.log_once(checks.advice())
     _make_storage_local()
     _plug_in()
+    units.watch()
     if ConnectionHandler.__getitem__ is _getitem:
         return
     ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from django_db_pooling import conf
@@ -98,14 +99,17 @@ class Owner:
     thread or greenlet ends. Wrappers are in cycles, and wait for the garbage collector.
     """
 
-    # Names given to pooling.scope(), innermost last.
-    scopes: tuple[str, ...] = ()
+    # Names given to pooling.scope(), innermost last; None: that of the settings.
+    scopes: tuple[str | None, ...] = ()
     # Seconds to wait for a connection at most, where the pool's timeout is longer.
     max_wait: float | None = None
     # The innermost request that it handles. Without request_finished one stays until its environ, or this
     # owner, is collected.
     request: Request | None = None
-    _outside: Holder | None = None
+    # Who holds what is checked out outside of requests.
+    outside: Holder | None = None
+    # The units of work that have begun here, besides requests: by who told of them.
+    units: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.process = fork.process
@@ -117,9 +121,9 @@ class Owner:
         """Who holds what is checked out now."""
         if self.request is not None:
             return self.request
-        if self._outside is None:
-            self._outside = Holder(weakref.ref(self))
-        return self._outside
+        if self.outside is None:
+            self.outside = Holder(weakref.ref(self))
+        return self.outside
 
     def holding(self) -> list[Any]:
         """Wrappers with something that this owner has to give back."""
@@ -139,7 +143,7 @@ class Owner:
     def scope(self, of_requests: str) -> str:
         """The scope that applies at this moment. ``of_requests``: the settings' SCOPE."""
         if self.scopes:
-            return self.scopes[-1]
+            return self.scopes[-1] or of_requests
         return ELSEWHERE if self.request is None else of_requests
 
     @property
@@ -297,17 +301,18 @@ class scope(ContextDecorator):
     """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
 
     ``name``: how long a connection is held inside, ``"request"`` (to the end of this scope) or
-    ``"transaction"`` (as long as a transaction needs it); left out, as outside. What was checked out
-    before, for a transaction around it for example, stays. A transaction that was begun inside and
-    is still open at the end is rolled back. Raises ValueError for another name.
+    ``"transaction"`` (as long as a transaction needs it); left out, as in the scope around it, or else as the
+    settings say for requests. What was checked out before, for a transaction around it for example, stays.
+    A transaction that was begun inside and is still open at the end is rolled back. Raises ValueError for
+    another name.
     """
 
     def __init__(self, name: str | None = None) -> None:
         if name not in (None, conf.REQUEST, conf.TRANSACTION):
             raise ValueError(f"name must be {conf.REQUEST!r}, {conf.TRANSACTION!r} or None, not {name!r}")
         self._name = name
-        # One for each time that it was entered.
-        self._before: list[Claims] = []
+        # One for each time that it was entered: what was held then, and in which scopes it is.
+        self._before: list[tuple[Claims, tuple[str | None, ...]]] = []
 
     def __call__(self, func: F) -> F:
         if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
@@ -319,13 +324,13 @@ class scope(ContextDecorator):
 
     def __enter__(self) -> scope:
         mine = current()
-        self._before.append(mine.claims())
-        if self._name is not None:
-            mine.scopes = (*mine.scopes, self._name)
+        around = mine.scopes
+        self._before.append((mine.claims(), around))
+        mine.scopes = (*around, self._name or (around[-1] if around else None))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         mine = current()
-        if self._name is not None:
-            mine.scopes = mine.scopes[:-1]
-        give_all_back(others(mine.holding(), self._before.pop()))
+        claims, mine.scopes = self._before[-1]
+        give_all_back(others(mine.holding(), claims))
+        self._before.pop()

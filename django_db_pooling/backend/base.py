@@ -5,6 +5,8 @@ The other modules of ``backend/`` work on it; ``wrapper.py`` puts it before a ba
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django_db_pooling.backend.lease import AWAITED, FREE, HELD, LOST, Lease, State
@@ -51,6 +53,8 @@ class LeaseHolder(Backend):
     # How many of its own methods are on the stack: they need the connection to their end. They count with
     # `try` and `finally`: a signal's exception may strike a context manager's __exit__ before its first line.
     _depth = 0
+    # What is known of the server, as far as this wrapper has been told.
+    _learned: Mapping[str, Any] = MappingProxyType({})
     # When it was last found to have no attribute of other code's: how many it had, and the newest.
     _known_names: tuple[int, str] | None = None
     # Of ``execute_wrappers``, what belongs to the connection and leaves with it.
@@ -143,13 +147,30 @@ class LeaseHolder(Backend):
         self.autocommit = self.settings_dict["AUTOCOMMIT"]
         if self.run_on_commit:
             self.run_on_commit = []
-        self.__dict__.update(lease.identity.learned)
+        if self._learned is not lease.identity.learned:
+            self.learn(lease.identity.learned)
         slot = lease.slot
         if slot.execute_wrappers or self._lent:
             self.lend(slot.execute_wrappers)
         # Last: what interrupts this leaves nothing that is used half prepared.
         self._lease = lease
         self.connection = slot.connection
+
+    def learn(self, learned: Mapping[str, Any]) -> None:
+        """What is known of the server, but for what the user has set instead."""
+        if learned:
+            own = self.set_by_user(learned)
+            self.__dict__.update(learned)
+            self.__dict__.update(own, _learned=learned)
+
+    def set_by_user(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of these attributes that have other values than this wrapper has been told."""
+        mine, told = self.__dict__, self._learned
+        return {
+            name: mine[name]
+            for name in names
+            if name in mine and (mine[name] != told[name] if name in told else not told)
+        }
 
     def end_lease(self) -> Lease:
         """The caller has to check its slot in, close or discard it."""

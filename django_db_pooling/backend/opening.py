@@ -53,7 +53,19 @@ def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
 def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     """Try once."""
     slot, driver, identity = lease.slot, lease.driver, lease.identity
-    wrapper.__dict__.update(identity.learned)
+    own = wrapper.set_by_user(driver.learned)
+    try:
+        wrapper.__dict__.update(identity.learned)
+        _open(wrapper, lease, identity)
+    finally:
+        # Django's connect() sets these anew.
+        wrapper.__dict__.update(own)
+    lease.pool.opened(slot)
+    upkeep.ensure_running()
+
+
+def _open(wrapper: LeaseHolder, lease: Lease, identity: Identity) -> None:
+    slot, driver = lease.slot, lease.driver
     _connect(wrapper, identity)
     if wrapper._lease is not lease or driver.broken(slot.connection):
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_created")
@@ -64,12 +76,10 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     lease.params = {}
     slot.settings = driver.settings(slot.connection)
     slot.resettable = identity.resettable and not foreign_receivers(wrapper.backend_class)
-    identity.learn(wrapper)
+    wrapper._learned = identity.learn(wrapper)
     slot.server_timeout = identity.server_timeout
     # The settings may have changed while this connected.
     slot.broken = not identity.fits(wrapper)
-    lease.pool.opened(slot)
-    upkeep.ensure_running()
 
 
 def _connect(wrapper: LeaseHolder, identity: Identity) -> None:

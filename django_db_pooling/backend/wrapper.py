@@ -16,7 +16,16 @@ from django.db import Error
 from django.utils.functional import cached_property
 
 from django_db_pooling import drivers
-from django_db_pooling.backend import checkin, errors, opening, receivers, reuse, statements, transactions
+from django_db_pooling.backend import (
+    checkin,
+    errors,
+    opening,
+    receivers,
+    reuse,
+    schema,
+    statements,
+    transactions,
+)
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
 from django_db_pooling.backend.lease import LOST
@@ -68,7 +77,9 @@ class PooledWrapper(LeaseHolder):
     close = transactions.close
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Called by Django when a request starts and ends: the scope of a connection is over."""
+        """Called by Django when a request starts and ends, and by others in between: with cursors that are
+        still read it goes on, as in Django.
+        """
         if not fork.noticed[0]:
             fork.notice()
         if self._resting is not None:
@@ -80,7 +91,7 @@ class PooledWrapper(LeaseHolder):
         elif self._vacant is LOST:
             # Which Django doesn't know where it was no error of the database's.
             checkin.give_back(self)
-        elif self._lease is None:
+        elif self._lease is None or self._lease.cursors:
             super().close_if_unusable_or_obsolete()
         else:
             try:
@@ -131,6 +142,11 @@ class PooledWrapper(LeaseHolder):
         transactions.set_autocommit(self, autocommit, force_begin_transaction_with_broken_autocommit)
 
     operation = transactions.operation
+
+    def schema_editor(self, *args: Any, **kwargs: Any) -> Any:
+        editor = super().schema_editor(*args, **kwargs)
+        editor.__class__ = mixed(schema.PooledSchemaEditor, type(editor))
+        return editor
 
     # -- cursors and statements ---------------------------------------------------------------------
 
@@ -203,11 +219,14 @@ def pooled(cls: type[Any]) -> type[Any]:
     driver = drivers.find(getattr(cls, "Database", None))
     if driver is None or issubclass(cls, PooledWrapper):
         return cls
-    backend_class = cls
+    backend_class, features = cls, cls.features_class
     for mixin in reversed(driver.mixins):
         cls = mixed(mixin, cls)
     made = mixed(PooledWrapper, cls)
     made.backend_class = backend_class
+    if isinstance(getattr(features, "max_query_params", None), property):
+        # SQLite's, since Django 6.0.
+        made.features_class = mixed(schema.PooledFeatures, features)
     receivers.plug_in()
     return made
 
