@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from typing import Any
 
@@ -42,6 +43,8 @@ class Identity:
         self.backend_remembers = _remembers_session(self.wrapper_class)
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
+        # How many references there are to a connection to which only its wrapper refers; 0: not known.
+        self.references = 0
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf
         # Wrappers whose thread has ended, for the next one; and what an untouched one is like.
@@ -91,6 +94,8 @@ class Identity:
 
     def learn(self, wrapper: Any) -> None:
         """Called with a wrapper that has just opened a connection."""
+        count = sys.getrefcount(wrapper.connection)
+        self.references = min(count, self.references or count)
         known, driver = wrapper.__dict__, self.pool.driver
         self.learned = {name: known[name] for name in driver.learned if name in known}
         if self.server_timeout == math.inf:

@@ -105,6 +105,8 @@ class Owner:
     # The innermost request that it handles. Without request_finished one stays until its environ, or this
     # owner, is collected.
     request: Request | None = None
+    # While it waits for a connection: in which pool, and as whom.
+    waiting: tuple[Any, Any] | None = None
     _outside: Holder | None = None
 
     def __init__(self) -> None:

@@ -143,6 +143,10 @@ class Driver:
         cursor.close()
         return True
 
+    def is_closed(self, cursor: Any) -> bool:
+        """Whether a cursor is certainly closed; not every driver tells."""
+        return getattr(cursor, "closed", False) is True or getattr(cursor, "connection", cursor) is None
+
     def session_changed(self, connection: Any) -> bool:
         """Whether the server says that the last statement has changed its session."""
         return False
