@@ -8,7 +8,8 @@ it something, nobody is waited for: it gets an error at once.
 
 from __future__ import annotations
 
-import gc
+import weakref
+from collections.abc import Iterable
 from sys import getrefcount
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ class Lending:
     def _lend(self, wrapper: LeaseHolder, lease: Lease) -> None:
         if wrapper.errors_occurred:
             lease.pool.suspect(lease.slot)
+        lease.slot.cursors = (*lease.slot.cursors, *lease.cursors)
         lease.slot.maybe_in_transaction = lease.in_transaction(wrapper.autocommit) is None
         wrapper._lease = wrapper.connection = None
         wrapper._resting = rest = lease.pool.lend(lease.slot)
@@ -105,16 +107,18 @@ def is_at_rest(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def _others_refer(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Whether anybody but the wrapper, and cursors that are closed, has the driver's object."""
-    cursors = [cursor for ref in list(lease.cursors) if (cursor := ref()) is not None]
-    if not reuse.IS_POSSIBLE or not all(map(lease.driver.is_closed, cursors)):
+    if not reuse.IS_POSSIBLE or not all(map(lease.driver.is_closed, _alive(lease.cursors))):
         return True
-    of_cursors = sum(_references(cursor, wrapper) for cursor in cursors)
+    slot = lease.slot
+    slot.cursors = tuple(ref for ref in slot.cursors if ref() is not None)
+    cursors = _alive({*lease.cursors, *slot.cursors})
+    of_cursors = sum(lease.driver.references(cursor, wrapper.connection) for cursor in cursors)
     # As Identity.learn() has counted.
     return bool(getrefcount(wrapper.connection) > lease.identity.references + of_cursors)
 
 
-def _references(cursor: Any, wrapper: LeaseHolder) -> int:
-    return sum(found is wrapper.connection for found in gc.get_referents(cursor))
+def _alive(references: Iterable[weakref.ref[Any]]) -> list[Any]:
+    return [found for ref in list(references) if (found := ref()) is not None]
 
 
 def nobody_goes_on(pool: Pool) -> bool:
