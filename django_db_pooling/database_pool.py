@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from typing import Any
@@ -55,6 +56,8 @@ class Identity:
         self.no_reset_before = -math.inf
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
+        # How many references there are to a connection to which only its wrapper refers; 0: not known.
+        self.references = 0
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf
         # Whether a server has taken writes, as far as one has told. It may come back without that.
@@ -106,6 +109,8 @@ class Identity:
 
     def learn(self, wrapper: Any) -> dict[str, Any]:
         """What is known now. Called with a wrapper that has just opened a connection."""
+        count = sys.getrefcount(wrapper.connection)
+        self.references = min(count, self.references or count)
         known, driver = wrapper.__dict__, self.pool.driver
         learned = {name: known[name] for name in driver.learned if name in known}
         if learned != self.learned:

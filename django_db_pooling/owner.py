@@ -110,6 +110,8 @@ class Owner:
     outside: Holder | None = None
     # The units of work that have begun here, besides requests: by who told of them.
     units: Mapping[str, Any] = MappingProxyType({})
+    # While it waits for a connection: in which pool, and as whom.
+    waiting: tuple[Any, Any] | None = None
 
     def __init__(self) -> None:
         self.process = fork.process

@@ -65,8 +65,10 @@ class Lease:
         self.by_transaction = by_transaction
         # It lasts to the end of the request or scope.
         self.pinned = False
-        # A statement has been executed, and one whose text begins a transaction.
-        self.executed = self.has_begun_by_text = False
+        # The session's last statement was this wrapper's, or needn't be.
+        self.executed = not by_transaction
+        # A statement has been executed whose text begins a transaction.
+        self.has_begun_by_text = False
         # The transaction is one of set_autocommit(False), which has no end of its own.
         self.manual = False
         # When the present or last statement began.

@@ -45,14 +45,14 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
         except Exception as error:
             observers.failed("looking for a transaction", error)
     if (
-        lease.by_transaction
-        and not (lease.executed or wrapper.in_atomic_block or lease.pinned)
+        not (lease.executed or wrapper.in_atomic_block or lease.pinned)
         and len(lease.cursors) <= 1
         and traits(lease, sql).asks
     ):
         raise TransactionManagementError(
-            "This statement depends on the previous one's session, and in transaction scope each "
-            "statement may run in another session. Wrap both in atomic(), or use one cursor."
+            "This statement depends on the previous one's session, and in transaction scope, or when others "
+            "have needed the connection, each statement may run in another session. Wrap both in atomic(), "
+            "or use one cursor."
         )
 
 

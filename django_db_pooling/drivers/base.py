@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import select
@@ -160,6 +161,14 @@ class Driver:
     def text(self, sql: Any, connection: Any) -> str:
         """Of a statement that is no ``str``. Raises anything where it can't be read."""
         return bytes(memoryview(sql)).decode(errors="replace")
+
+    def is_closed(self, cursor: Any) -> bool:
+        """Whether a cursor is certainly closed; not every driver tells."""
+        return getattr(cursor, "closed", False) is True or getattr(cursor, "connection", cursor) is None
+
+    def references(self, cursor: Any, connection: Any) -> int:
+        """How many references to its connection a closed cursor has."""
+        return sum(found is connection for found in gc.get_referents(cursor))
 
     def session_changed(self, connection: Any) -> bool:
         """Whether the server says that the last statement has changed its session."""

@@ -117,6 +117,12 @@ class Psycopg3(Driver):
         cursor.close()
         return True
 
+    def references(self, cursor: Any, connection: Any) -> int:
+        # What converts its rows has the connection, too.
+        converter = getattr(cursor, "_tx", None)
+        own = super().references(cursor, connection)
+        return own if converter is None else own + super().references(converter, connection)
+
     def advice(self) -> str | None:
         if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):
             return None

@@ -21,7 +21,7 @@ from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.maintenance import Maintenance
-from django_db_pooling.pool.queue import Queue
+from django_db_pooling.pool.queue import Queue, Waiter
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
@@ -83,20 +83,22 @@ class Pool:
         began: float | None = None,
         affinity: object = None,
         counted: bool = True,
+        before_waiting: Callable[[Waiter], str | None] | None = None,
     ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already never waits.
         ``began``: since when the caller has been waiting, if not from now. ``affinity``: which connections
         the caller can use: those opened for one that is equal; None: those of its hub. ``counted``: whether a
-        timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
+        timeout of this caller counts as one. ``before_waiting``: called in the queue, where it has to wait;
+        the caller is refused where this says why that is of no use. Raises CheckoutTimeout and ServerAway.
         """
         if affinity is None:
             affinity = self.driver.hub()
         slot = None if self.queue.waiters else self.take_idle(affinity, holder)
         if slot is not None:
             return slot
-        slot = self.queue.wait(affinity, deadline, began, counted)
+        slot = self.queue.wait(affinity, deadline, began, counted, before_waiting)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1
@@ -173,6 +175,13 @@ class Pool:
     def rest(self, slot: Slot) -> Rest:
         """Leave a changed session to its user until others need the connection. No I/O, no switch."""
         return self.resting.rest(slot)
+
+    def lend(self, slot: Slot) -> Rest:
+        """Leave a clean connection to others while its user waits for another one. No I/O, no switch."""
+        rest = self.resting.rest(slot, lent=True)
+        if self.queue.waiters:
+            self.queue.match()
+        return rest
 
     def resume(self, rest: Rest) -> Slot | None:
         """What was left at rest, checked out as before; None where it isn't the caller's any more."""

@@ -87,10 +87,16 @@ class Queue:
 
     # -- waiting -----------------------------------------------------------------------------
 
-    def wait(self, affinity: object, deadline: float | None, began: float | None, counted: bool) -> Slot:
-        """Stand in the queue; see ``Pool.checkout``."""
-        started = time.monotonic()
-        waiters = self.waiters
+    def wait(
+        self,
+        affinity: object,
+        deadline: float | None,
+        began: float | None,
+        counted: bool,
+        before_waiting: Callable[[Waiter], str | None] | None,
+    ) -> Slot:
+        """See ``Pool.checkout``."""
+        started, waiters = time.monotonic(), self.waiters
         impatient = deadline is not None and deadline <= started
         waiter = Waiter(next(self._numbers), affinity, impatient, self.here())
         try:
@@ -98,9 +104,11 @@ class Queue:
             # What is free, but for idle connections, could only be the head's, who has checked for it.
             if len(waiters) == 1 or self._idle or impatient or self._growth.failing:
                 self.match()
-            slot = self._wait_for_slot(
-                waiter, deadline, started if began is None else began, started, counted
-            )
+            why = before_waiting(waiter) if before_waiting and waiter.outcome is None else None
+            if why is not None:
+                raise self.refusal(0.0, why, counted)
+            began = started if began is None else began
+            slot = self._wait_for_slot(waiter, deadline, began, started, counted)
             self._counts.queued += 1
             return slot
         except BaseException:

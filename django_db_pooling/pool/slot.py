@@ -38,6 +38,7 @@ class Slot:
         "beyond_reset",
         "broken",
         "connection",
+        "cursors",
         "dirty",
         "execute_wrappers",
         "expires_at",
@@ -90,6 +91,8 @@ class Slot:
         self.server_timeout = math.inf
         # Its session was changed: it is reset before somebody else has it.
         self.dirty = False
+        # Closed cursors of earlier holders that may still refer to the connection: weak references to them.
+        self.cursors: tuple[Any, ...] = ()
         # It was changed in a way that no reset undoes: then the connection is closed.
         self.beyond_reset = False
         # Whether a reset makes its session as it was when it was opened.
