@@ -103,6 +103,8 @@ def main() -> None:
     spec = Spec.of_this_process()
     neighbour = NEIGHBOURS[spec.neighbour]
     _configure(spec)
+    if neighbour.first:
+        import_module(neighbour.first)
     if spec.scope is not None:
         _patch(neighbour.connections)
     import django

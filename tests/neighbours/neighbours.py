@@ -36,6 +36,8 @@ class Neighbour:
     # SQL for the superuser, before the first migration.
     prepare: str = ""
     probes: str = ""
+    # A module that is imported before pooling.patch() is called.
+    first: str = ""
 
     @property
     def module(self) -> str:
@@ -61,7 +63,7 @@ def _rls(name: str, local: bool) -> Neighbour:
     return Neighbour(
         name,
         "SET LOCAL per request, in ATOMIC_REQUESTS" if local else "a parameter of the session per request",
-        requires=("django-rls-tenants~=1.6",),
+        requires=("django-rls-tenants>=1.2,<2",),
         apps=("django_rls_tenants",),
         middleware=("tests.neighbours.probes.rls.as_tenant", "django_rls_tenants.RLSTenantMiddleware"),
         settings={"RLS_TENANTS": {"TENANT_MODEL": "probes.Tenant", "USE_LOCAL_SET": local}},
@@ -123,6 +125,7 @@ NEIGHBOURS = {
             "a tracer around ConnectionHandler.__getitem__",
             requires=("wrapt>=1.16,<3",),
             databases=(SQLITE,),
+            first="tests.neighbours.probes.tracer",
         ),
         _rls("django-rls-tenants", local=False),
         _rls("django-rls-tenants, USE_LOCAL_SET", local=True),

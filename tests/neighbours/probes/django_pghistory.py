@@ -100,7 +100,8 @@ def probe_contexts_outside_of_requests() -> Any:
 
 
 def probe_manual_events_outside_of_requests() -> Any:
-    item = Item.objects.create(name="told outside")
-    return in_threads([lambda: pghistory.create_event(item, label="told").name] * 8), len(
-        _events("told outside")
-    )
+    def work(number: int) -> Any:
+        item = Item.objects.create(name=f"told {number}")
+        return pghistory.create_event(item, label="told").name
+
+    return in_threads([lambda number=number: work(number) for number in range(8)]), _events("told")

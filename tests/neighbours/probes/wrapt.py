@@ -3,22 +3,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import wrapt
 from django.db import connections, models
-from django.db.utils import ConnectionHandler
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
+from tests.neighbours.probes.tracer import after, before, trace
 from tests.neighbours.site import visit_all
 
-_seen: set[int] = set()
-
-
-@wrapt.patch_function_wrapper(ConnectionHandler, "__getitem__")  # type: ignore[untyped-decorator]
-def _traced(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-    connection = wrapped(*args, **kwargs)
-    _seen.add(threading.get_ident())
-    return connection
+trace(after)
 
 
 class Item(models.Model):
@@ -26,21 +18,23 @@ class Item(models.Model):
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """Whether the tracer saw each of the three ways to a connection."""
+    """Whether the tracers saw each of the three ways to a connection."""
     told = []
     for use in (
         lambda: connections["default"].cursor().close(),
         lambda: Item.objects.create(name="x"),
         lambda: list(Item.objects.all()[:1]),
     ):
-        _seen.discard(threading.get_ident())
+        me = threading.get_ident()
+        for seen in (before, after):
+            seen.discard(me)
         use()
-        told.append(threading.get_ident() in _seen)
+        told.append((me in before, me in after))
     return HttpResponse(str(told))
 
 
 urlpatterns = [path("view", view)]
 
 
-def probe_the_tracer_sees_each_use() -> Any:
+def probe_tracers_see_each_use() -> Any:
     return visit_all(["/view"] * 20), Item.objects.count()
