@@ -206,7 +206,7 @@ NEIGHBOURS = {
         Neighbour(
             "django-tasks-db",
             "tasks in a table, claimed in (exclusive) transactions",
-            requires=("django-tasks-db~=0.13",),
+            requires=("django-tasks-db~=0.13", "django-tasks>=0.12,<1"),
             databases=(SQLITE, POSTGRESQL),
             apps=("django_tasks", "django_tasks_db"),
             settings={"TASKS": {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}},

@@ -20,7 +20,7 @@ class Item(PostgresModel):
 
 def upsert(request: HttpRequest) -> HttpResponse:
     key = request.GET["key"]
-    item = Item.extra.upsert_and_get(
+    item = Item.objects.upsert_and_get(
         conflict_target=["key"], fields={"key": key, "text": {"en": key, "de": "x"}}
     )
     return HttpResponse(str(item.text))
@@ -28,18 +28,18 @@ def upsert(request: HttpRequest) -> HttpResponse:
 
 def nothing(request: HttpRequest) -> HttpResponse:
     key = request.GET["key"]
-    Item.extra.on_conflict(["key"], ConflictAction.NOTHING).insert(key=key, text={"en": "another"})
+    Item.objects.on_conflict(["key"], ConflictAction.NOTHING).insert(key=key, text={"en": "another"})
     return HttpResponse(str(Item.objects.get(key=key).text))
 
 
 def bulk(request: HttpRequest) -> HttpResponse:
     rows = [{"key": f"{request.GET['key']}-{number}", "text": {"en": str(number)}} for number in range(3)]
-    Item.extra.bulk_upsert(conflict_target=["key"], rows=rows)
+    Item.objects.bulk_upsert(conflict_target=["key"], rows=rows)
     return HttpResponse(str(sorted(Item.objects.filter(text__en="1").values_list("key", flat=True))[:1]))
 
 
 def keys(request: HttpRequest) -> HttpResponse:
-    found = Item.extra.annotate(english=models.F("text__en")).filter(key=request.GET["key"])
+    found = Item.objects.annotate(english=models.F("text__en")).filter(key=request.GET["key"])
     return HttpResponse(str(list(found.values("key", "english"))))
 
 
@@ -64,7 +64,7 @@ def probe_keys() -> Any:
 
 def probe_outside_of_requests() -> Any:
     def work(number: int) -> Any:
-        return Item.extra.insert_and_get(key=f"w{number}", text={"en": str(number)}).text
+        return Item.objects.insert_and_get(key=f"w{number}", text={"en": str(number)}).text
 
     return in_threads([lambda number=number: work(number) for number in range(12)])
 
