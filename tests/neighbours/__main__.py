@@ -12,15 +12,15 @@ from pathlib import Path
 from tests.environments import CannotInstall
 from tests.neighbours import compare
 from tests.neighbours.neighbours import NEIGHBOURS, Neighbour
-from tests.neighbours.run import Runner, RunFailed
+from tests.neighbours.run import RunFailed, Runner
 from tests.neighbours.spec import SCOPES, Report
 from tests.servers import ServerError
 
 DESCRIPTION = """\
 Use packages that do something with Django's connections, without the pool and with it, in each scope, and
 compare. The exit status is 0 if nothing differs but what is listed in tests/neighbours/differences.csv, and
-all of that does. Writes the table for the documentation, tests/neighbours/works_with.csv: the rows of what was
-run, if it was run in both scopes."""
+all of that does. Writes tests/neighbours/works_with.csv, the table of the documentation: the rows of what was
+run, if that was in both scopes."""
 
 TABLE = Path(__file__).with_name("works_with.csv")
 COLUMNS = ["Package", "Version", "Databases", "What it does with connections", "Request", "Transaction"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -38,10 +38,7 @@ class RunFailed(Exception):
 
 
 class Runner:
-    """Runs neighbours, with a server of each kind for all of them. Use it as a context manager.
-
-    One run at a time: it counts all connections to a server.
-    """
+    """Runs neighbours, with a server of each kind for all of them. Use it as a context manager."""
 
     def __init__(self, servers: dict[str, DatabaseServer] | None = None) -> None:
         self._servers = servers or {}
@@ -62,12 +59,11 @@ class Runner:
             database, server = self._database(neighbour, kind, directory)
             output = Path(directory, "report.json")
             spec = Spec(neighbour.name, database, scope, str(output))
-            with _watching(server.port if server else None) as seen:
-                log = _call(python, neighbour, spec, directory)
+            log, most = _call(python, neighbour, spec, server.port if server else None, directory)
             if not output.exists():
                 title = f"{neighbour.name} on {kind}, {scope or 'plain'}"
                 raise RunFailed(f"{title}: no report. The end of its output:\n{log[-LOG_END:]}")
-            return replace(Report(**json.loads(output.read_text())), most=max(seen, default=0))
+            return replace(Report(**json.loads(output.read_text())), most=most)
 
     def _python(self, neighbour: Neighbour) -> Path:
         return self._environments.python_with(*neighbour.requires)
@@ -89,56 +85,42 @@ class Runner:
         return database | account | {"NAME": name}, server
 
 
-def _call(python: Path, neighbour: Neighbour, spec: Spec, directory: str) -> str:
-    """Its output."""
+def _call(
+    python: Path, neighbour: Neighbour, spec: Spec, port: int | None, directory: str
+) -> tuple[str, int]:
+    """Its output, and the most sockets that it had connected to the port."""
     environment = os.environ | spec.environment() | {"PYTHONPATH": str(ROOT)}
     environment |= {"POOLING_GEVENT": "1" if neighbour.gevent else ""}
     command = [str(python), "-m", "tests.neighbours.child"]
+    most, deadline = 0, time.monotonic() + SECONDS
     with Path(directory, "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         try:
-            subprocess.run(
-                command,
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            log.write(f"\nended after {SECONDS:.0f} s")
+            while process.poll() is None:
+                most = max(most, _connected(process.pid, port) if port else 0)
+                if time.monotonic() > deadline:
+                    log.write(f"\nended after {SECONDS:.0f} s")
+                    break
+                time.sleep(SAMPLE_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
         log.seek(0)
-        return log.read()
+        return log.read(), most
 
 
-@contextmanager
-def _watching(port: int | None) -> Iterator[list[int]]:
-    """The numbers of sockets that are connected to the port, as long as the block takes."""
-    seen: list[int] = []
-    over = threading.Event()
-
-    def sample() -> None:
-        while not over.wait(SAMPLE_SECONDS):
-            seen.append(_connected(port))
-
-    thread = threading.Thread(target=sample)
-    if port is not None:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        if port is not None:
-            thread.join()
-
-
-def _connected(port: int | None) -> int:
-    """The clients' sides of them."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    states = [(fields[2].partition(":")[2], fields[3]) for fields in map(str.split, lines)]
-    return states.count((f"{port:04X}", ESTABLISHED))
-
-
-def can_run(kind: str) -> bool:
-    return kind == SQLITE or SERVERS[kind].find() is not None
+def _connected(pid: int, port: int) -> int:
+    """How many sockets of the process are connected to the port of this machine."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[2].endswith(f":{port:04X}") and fields[3] == ESTABLISHED:
+            inodes.add(f"socket:[{fields[9]}]")
+    mine = 0
+    with contextlib.suppress(FileNotFoundError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                mine += os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes
+    return mine

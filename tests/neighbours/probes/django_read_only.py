@@ -37,7 +37,10 @@ PATHS = [f"/{view}?name={number}" for number in range(12) for view in ("write", 
 def _visit() -> Any:
     answers = visit_all(PATHS)
     kinds = sorted(
-        {(path.split("?")[0], answer.status, answer.body[:40]) for path, answer in zip(PATHS, answers)}
+        {
+            (path.split("?")[0], answer.status, answer.body[:40])
+            for path, answer in zip(PATHS, answers, strict=True)
+        }
     )
     return kinds, Item.objects.count()
 

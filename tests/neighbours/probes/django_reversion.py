@@ -26,7 +26,6 @@ def write(request: HttpRequest) -> HttpResponse:
 
 
 def fails(request: HttpRequest) -> HttpResponse:
-    """The middleware's transaction takes it all back."""
     Item.objects.create(name=f"failed {request.GET['n']}")
     raise ValueError("on purpose")
 
