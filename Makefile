@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak screenshots conformance benchmark benchmark-instructions
+.PHONY: help demo test soak screenshots conformance neighbours benchmark benchmark-instructions
 .PHONY: benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test provision-instructions
 
@@ -17,6 +17,7 @@ help:
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
+	@echo 'make neighbours   use other packages without and with the pool, and compare  (ARGS="--list")'
 	@echo 'make benchmark  load on this package, on others of its kind and on plain Django; also benchmark-micro, benchmark-ldap'
 	@echo 'make benchmark-instructions  instructions of a request cycle       (ARGS="--here" for the working tree alone)'
 	@echo 'make lint    ruff and mypy'
@@ -37,6 +38,9 @@ screenshots: $(VENV)/test.stamp | provision-test
 
 conformance: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.conformance $(ARGS)
+
+neighbours: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m tests.neighbours $(ARGS)
 
 benchmark: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m benchmarks.run $(ARGS)
