@@ -223,7 +223,10 @@ def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
     # These statements are not in the user's query log, and don't pass the user's wrappers of execute().
     log_and_wrappers = wrapper.queries_log, wrapper.execute_wrappers
     wrapper.queries_log, wrapper.execute_wrappers = deque(maxlen=1), []
+    # Nor do they make a trace of their own, where a tracer has put an object of its own before the driver's.
+    plain = getattr(slot.connection, "__wrapped__", slot.connection)
     try:
+        wrapper.connection = plain
         if (
             slot.beyond_reset
             or not slot.resettable
@@ -231,7 +234,7 @@ def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
             or _settings_changed(lease)
             # By other settings it would be another session.
             or not identity.fits(wrapper)
-            or not driver.reset(slot.connection, wrapper.seconds_left(lease))
+            or not driver.reset(plain, wrapper.seconds_left(lease))
         ):
             return False
         wrapper._set_autocommit(identity.autocommit)
@@ -242,6 +245,8 @@ def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
         return False
     finally:
         wrapper.queries_log, wrapper.execute_wrappers = log_and_wrappers
+        if wrapper.connection is plain:
+            wrapper.connection = slot.connection
     slot.dirty = False
     slot.locks = 0
     pool.counts.resets += 1

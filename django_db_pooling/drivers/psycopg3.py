@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import ServerCursor, waiting
 from psycopg import sql as composing
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, Escaping, ExecStatus, TransactionStatus
 
 from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver
@@ -19,6 +19,8 @@ from django_db_pooling.process import green
 
 # poll() takes no longer timeouts (seconds).
 MAX_WAIT = 3600.0
+# Attribute of a connection: the time zone of its session, when it was opened.
+_TIME_ZONE = "time_zone_for_pool"
 
 # Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
 _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
@@ -100,6 +102,11 @@ class Psycopg3(Driver):
             return False
         if not _answers(connection, b"DISCARD ALL", seconds):
             raise psycopg.OperationalError("no answer to a reset")
+        pgconn = connection.pgconn
+        time_zone = getattr(connection, _TIME_ZONE)
+        if pgconn.parameter_status(b"TimeZone") != time_zone:
+            # Django would do it with a cursor, and tracers would see a statement that is nobody's.
+            _answers(connection, b"SET TIME ZONE " + Escaping(pgconn).escape_literal(time_zone), seconds)
         return True
 
     def text(self, sql: Any, connection: Any) -> str:
@@ -109,6 +116,9 @@ class Psycopg3(Driver):
             return super().text(sql, connection)
         # A template, which psycopg knows since 3.3.
         return composing.as_string(sql, connection)
+
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        setattr(connection, _TIME_ZONE, connection.pgconn.parameter_status(b"TimeZone"))
 
     def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):

@@ -91,7 +91,13 @@ class PyMySQL(Driver):
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and errors.mysql_server_away(error)
+        # With the same number as a server that isn't there it says that a certificate is wrong.
+        cause = getattr(error, "original_exception", None)
+        return (
+            isinstance(error, pymysql.MySQLError)
+            and not isinstance(cause, ssl.SSLCertVerificationError)
+            and errors.mysql_server_away(error)
+        )
 
     def unfit(self, connection: Any, error: Any) -> str | None:
         return errors.mysql_unfit(error)

@@ -139,6 +139,17 @@ def test_a_node_that_is_not_ready_fails_one_statement(doorman: MySQLDoorman, ref
         assert_whole(alias)
 
 
+@only_pymysql
+def test_a_certificate_that_is_wrong_is_no_server_that_is_away() -> None:
+    """Nobody has signed that of the tests' server."""
+    with another_alias(OPTIONS={"ssl": {"verify_mode": True}}) as alias:
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="(?i)certificate"):
+            one(alias)
+        assert time.monotonic() - began < 2
+        assert not any(pool.growth.failing for pool in registry.pools(alias))
+
+
 # -- a login --------------------------------------------------------------------------------------------
 
 AWAY = [
