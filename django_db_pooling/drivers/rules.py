@@ -247,7 +247,7 @@ POSTGRESQL = Rules(
         r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?)\b"
     ),
     contains=(
-        rf"\bset_config\s*\((?!{_ARGUMENT},{_ARGUMENT},\s*(?:is_local\s*=>\s*)?true\s*\))"
+        rf"\bset_config\s*\((?!{_ARGUMENT},{_ARGUMENT},\s*true\s*\))"
         r"|\bpg_(?:try_)?advisory_lock|\bU&\w"
         r"|\bpg_temp(?:_\d+)?\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
         r"|\bUPDATE (?:ONLY )?(?:pg_catalog\s*\.\s*)?pg_settings\b"
