@@ -111,7 +111,7 @@ class Rules:
 
     def _analyse(self, text: str) -> Traits:
         code = self._quoted.sub(self._replacement, text)
-        found = [self._of_one(one) for one in code.split(";") if not self._is_harmless(one)]
+        found = [self._of_one(one) for one in code.split(";") if one.strip() and not self._is_harmless(one)]
         together = Traits(
             changes=any(one.changes for one in found),
             lasts=any(one.lasts for one in found),
