@@ -5,6 +5,7 @@ Those that have to ask a server are in ``capacity.py``.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import re
@@ -41,7 +42,9 @@ def log_once(problems: Iterable[Problem]) -> None:
             _logged.add(problem.message)
             level, _ = _LEVELS[_letter(problem)]
             fields = extra("check", check=problem.id)
-            logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
+            # A filter of the site's may raise.
+            with contextlib.suppress(Exception):
+                logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
 
 
 def _letter(problem: Problem) -> str:

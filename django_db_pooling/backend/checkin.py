@@ -16,6 +16,7 @@ from django_db_pooling.backend.lease import LOST, Lease
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process.observers import observers
 
 # Where a reset has failed, none is tried for so many seconds: what is in between may refuse them all.
 NO_RESET = 60.0
@@ -145,16 +146,16 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
         is_good = _may_be_reused(wrapper, lease)
         must_reset = slot.dirty or lease.identity.reset_mode == "always"
         rests = is_good and may_rest and slot.dirty
+        if not is_clean and wrapper.autocommit == lease.identity.autocommit:
+            # As Lease.is_clean(), without a call.
+            try:
+                is_clean = lease.driver.is_clean(slot.connection)
+            except Exception as error:
+                observers.failed("looking at a connection", error)
         is_as_new = (
             is_good
             and not rests
-            and (
-                is_clean
-                or (
-                    wrapper.autocommit == lease.identity.autocommit and lease.driver.is_clean(slot.connection)
-                )
-                or (not lease.is_damaged() and roll_back(wrapper, lease))
-            )
+            and (is_clean or (not lease.is_damaged() and roll_back(wrapper, lease)))
             and (not must_reset or reset_session(wrapper, lease))
         )
     except BaseException:

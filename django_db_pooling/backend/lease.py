@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.process.observers import observers
 
 
 class State(Enum):
@@ -84,18 +85,30 @@ class Lease:
 
     def is_clean(self, autocommit: bool) -> bool:
         """Whether there is certainly nothing to roll back or to read."""
-        return autocommit == self.identity.autocommit and bool(self.driver.is_clean(self.slot.connection))
+        try:
+            return autocommit == self.identity.autocommit and bool(self.driver.is_clean(self.slot.connection))
+        except Exception as error:
+            observers.failed("looking at a connection", error)
+            return False
 
     def is_damaged(self) -> bool:
         """Whether the connection is broken, or part of a result is still to come."""
         connection = self.slot.connection
-        return bool(self.driver.broken(connection) or self.driver.unread(connection))
+        try:
+            return bool(self.driver.broken(connection) or self.driver.unread(connection))
+        except Exception as error:
+            observers.failed("looking at a connection", error)
+            return True
 
     def in_transaction(self, autocommit: bool) -> bool | None:
         """None where only the server knows."""
         if autocommit != self.identity.autocommit:
             return True
-        found: bool | None = self.driver.in_transaction(self.slot.connection)
+        try:
+            found: bool | None = self.driver.in_transaction(self.slot.connection)
+        except Exception as error:
+            observers.failed("looking for a transaction", error)
+            return True
         return found
 
     def is_over(self, autocommit: bool) -> bool:

@@ -36,14 +36,14 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
     lease = wrapper._lease
     if lease is None:
         return
-    lease.busy_since = time.monotonic()
-    if not (wrapper.in_atomic_block or lease.driver.remembers_transaction):
-        # Once the connection is broken, this driver doesn't know it.
-        lease.was_in_transaction = True
-        try:
+    try:
+        lease.busy_since = time.monotonic()
+        if not (wrapper.in_atomic_block or lease.driver.remembers_transaction):
+            # Once the connection is broken, this driver doesn't know it.
             lease.was_in_transaction = lease.driver.in_transaction(lease.slot.connection) is not False
-        except Exception as error:
-            observers.failed("looking for a transaction", error)
+    except Exception as error:
+        lease.was_in_transaction = True
+        observers.failed("watching a statement", error)
     if (
         not (lease.executed or wrapper.in_atomic_block or lease.pinned)
         and len(lease.cursors) <= 1
@@ -64,26 +64,26 @@ def after(wrapper: LeaseHolder, sql: Any) -> None:
     if lease is None:
         return
     lease.executed = True
-    lease.pool.counts.busy_seconds += time.monotonic() - lease.busy_since
-    if not wrapper.autocommit:
-        # Fetching its rows may fail, too.
-        lease.was_in_transaction = True
     slot, driver = lease.slot, lease.driver
-    if not slot.opened_at:
-        return
     try:
-        found = driver.rules.known[sql]
-    except Exception:
-        # Not known yet, or no text.
-        found = traits(lease, sql)
-    # The server reports more than the text tells, but no locks.
-    try:
+        lease.pool.counts.busy_seconds += time.monotonic() - lease.busy_since
+        if not wrapper.autocommit:
+            # Fetching its rows may fail, too.
+            lease.was_in_transaction = True
+        if not slot.opened_at:
+            return
+        try:
+            found = driver.rules.known[sql]
+        except Exception:
+            # Not known yet, or no text.
+            found = traits(lease, sql)
+        # The server reports more than the text tells, but no locks.
         changes = driver.reports_session_changes and driver.session_changed(slot.connection)
+        if found is NOTHING and not changes:
+            return
     except Exception as error:
-        observers.failed("asking whether a session has changed", error)
-        changes = True
-    if found is NOTHING and not changes:
-        return
+        observers.failed("watching a statement", error)
+        found, changes = UNKNOWN, True
     if found.begins:
         lease.has_begun_by_text = True
     if found.locks:

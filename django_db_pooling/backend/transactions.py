@@ -22,6 +22,7 @@ from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, Lease, OpenCursor
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
+from django_db_pooling.process.observers import observers
 
 # The modules between connect() and who has called Django's ensure_connection().
 _WAY_TO_CONNECT = {__name__, "django.db.backends.base.base", "django.utils.asyncio"}
@@ -83,7 +84,10 @@ def _end_transaction(wrapper: LeaseHolder, end: Callable[[], None]) -> None:
         end()
     finally:
         if lease is not None:
-            lease.pool.counts.busy_seconds += time.monotonic() - began
+            try:
+                lease.pool.counts.busy_seconds += time.monotonic() - began
+            except Exception as error:
+                observers.failed("counting", error)
     # Where the settings turn autocommit off, there is nothing else that would end a transaction.
     if not wrapper.settings_dict["AUTOCOMMIT"]:
         release_if_free(wrapper, is_over=True)
@@ -120,7 +124,10 @@ def operation(wrapper: LeaseHolder, deadline: Deadline | None = None) -> Iterato
             began = time.monotonic()
             yield
             if wrapper._lease is not None:
-                wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
+                try:
+                    wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
+                except Exception as error:
+                    observers.failed("counting", error)
         finally:
             wrapper._depth -= 1
     finally:

@@ -111,7 +111,7 @@ class Rules:
 
     def _analyse(self, text: str) -> Traits:
         code = self._quoted.sub(self._replacement, text)
-        found = [self._of_one(one) for one in code.split(";") if not self._is_harmless(one)]
+        found = [self._of_one(one) for one in code.split(";") if one.strip() and not self._is_harmless(one)]
         together = Traits(
             changes=any(one.changes for one in found),
             lasts=any(one.lasts for one in found),
@@ -247,7 +247,7 @@ POSTGRESQL = Rules(
         r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?)\b"
     ),
     contains=(
-        rf"\bset_config\s*\((?!{_ARGUMENT},{_ARGUMENT},\s*(?:is_local\s*=>\s*)?true\s*\))"
+        rf"\bset_config\s*\((?!{_ARGUMENT},{_ARGUMENT},\s*true\s*\))"
         r"|\bpg_(?:try_)?advisory_lock|\bU&\w"
         r"|\bpg_temp(?:_\d+)?\b|\bINTO (?:LOCAL |GLOBAL )?TEMP(?:ORARY)?\b"
         r"|\bUPDATE (?:ONLY )?(?:pg_catalog\s*\.\s*)?pg_settings\b"

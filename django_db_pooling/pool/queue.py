@@ -25,6 +25,7 @@ from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
 # While another native thread is just handing out: seconds between checks.
@@ -118,8 +119,11 @@ class Queue:
             waited = time.monotonic() - started
             # As observe() does, without a call.
             waits = self._counts.waits
-            waits.buckets[bisect_left(BOUNDS, waited)] += 1
-            waits.seconds += waited
+            try:
+                waits.buckets[bisect_left(BOUNDS, waited)] += 1
+                waits.seconds += waited
+            except Exception as error:
+                observers.failed("counting", error)
             if waited > self._counts.longest_wait_seconds:
                 self._counts.longest_wait_seconds = waited
 

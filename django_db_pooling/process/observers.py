@@ -6,11 +6,9 @@ not happen. The housekeeper writes them.
 
 from __future__ import annotations
 
-import signal
-import traceback
 from collections import deque
 
-from django_db_pooling.log import redact, traceback_text
+from django_db_pooling.log import is_signalled, redact, traceback_text
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.tasks import Tasks, log_failure
 
@@ -32,7 +30,7 @@ class Observers:
 
         What a signal's handler has raised, to end a task for example, is no failure, and goes on.
         """
-        if _is_signalled(error):
+        if is_signalled(error):
             raise error
         if self.tasks.is_new(doing):
             self._failures.append((doing, redact(error), traceback_text(error)))
@@ -48,14 +46,6 @@ class Observers:
 
     def end(self) -> None:
         self.every_second()
-
-
-def _is_signalled(error: Exception) -> bool:
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    # Functions and methods, or objects that can be called.
-    calls = [call for one in handlers if callable(one) for call in (one, type(one).__call__)]
-    codes = {getattr(call, "__code__", None) for call in calls} - {None}
-    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 observers = Observers()

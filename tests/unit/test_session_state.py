@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +62,14 @@ CHANGES = {
         "CASE 1 WHEN 1 THEN SET @a = 1; END CASE",
         "FOR i IN 1..1 DO SET @a = i; END FOR",
         "BACKUP LOCK t",
+        "SELECT 1 --\r'\n, @a := 1 -- '",
+        "SELECT 1 --\x01'\n, @a := 1 -- '",
+        # With ANSI_QUOTES, with NO_BACKSLASH_ESCAPES.
+        "SELECT \"get_lock\"('a', 1)",
+        "SELECT '\\', @a := 1, '\\'",
+        "SELECT '\\', @a := 1",
+        # A comment that is code, or not.
+        "SELECT 1 /*!99999 ' */ , @a := 1 /* ' */",
     ],
     "postgresql": [
         "SET x = 1",
@@ -103,6 +114,17 @@ CHANGES = {
         "WITH a AS (SELECT 1) UPDATE pg_settings SET setting = 'a' WHERE name = 'b'",
         "CREATE TABLE pg_temp_3.a (b INT)",
         "SELECT 1 AS a$b$; SET a = 1; SELECT 1 AS c$b$",
+        "SELECT $A$ x $a$ y $A$; SET a = 1; SELECT $a$ $A$ $a$",
+        "-- a comment\rSET a = 1",
+        "/* /* */ SELECT 1 */ SET a = 1",
+        "SELECT 1; /* ' /* ' */ */ SET a = 1",
+        "SET local.a = 1",
+        'SET "transaction" . a TO 1',
+        "PREPARE transaction AS SELECT 1",
+        "SELECT 1 AS \u20ace'a\\'; SET a = 1 -- '",
+        "SELECT set_config(set_config('a', 'b', false), 'c', true)",
+        "SELECT set_config('a', 'b', false), (1, 2, true)",
+        "SELECT 'a; SET a = 1",
     ],
     "sqlite": [
         "PRAGMA foreign_keys = OFF",
@@ -199,6 +221,9 @@ NO_CHANGES = {
         "SET TRANSACTION READ ONLY",
         "SET CONSTRAINTS ALL IMMEDIATE",
         "SELECT set_config('a', 'b', true)",
+        "SELECT set_config('a', %s, true)",
+        "SELECT set_config('a', %(name)s, TRUE )",
+        "SELECT pg_catalog.set_config('a', coalesce(%(name)s, lower(b)), true), f(false)",
         "SELECT pg_advisory_xact_lock(1)",
         "SELECT pg_advisory_unlock(1)",
         "SELECT 'SET a'",
@@ -286,6 +311,48 @@ def test_what_is_kept_has_an_end() -> None:
     for known in (MYSQL.known, MYSQL._known_before):
         assert len(known) <= rules.MAX_KNOWN
         assert all(len(key) <= rules.MAX_KEY for key in known if isinstance(key, str))
+
+
+# What is written by others may be inside, and all that can have no end.
+PARTS = [
+    *("'", '"', "`", "[", "$", "$a$ ", "$$", "\\\\'", "''", "/*", "*/", "/* ", "--", "#", "(", ")", ";", " "),
+    *("; ", "set_config(", "set_config(a,", "SELECT ", "SET STATEMENT ", "EXPLAIN ", "@", "INTO ", "U&"),
+    *("CREATE a ", "GET_LOCK ", "LOAD DATA ", "FLUSH ", "PRAGMA a.", "pg_temp", "SELECT 'a', ", "a_b, "),
+]
+
+
+@pytest.mark.parametrize("family", CHANGES)
+@pytest.mark.parametrize("part", PARTS)
+def test_the_time_that_reading_takes_is_linear(family: str, part: str) -> None:
+    """100 KB: what takes quadratic time takes much longer."""
+    for begin in ("", "SELECT ", "'"):
+        text = begin + part * (100_000 // len(part))
+        began = time.process_time()
+        traits(family, text)
+        assert time.process_time() - began < 2, text[:100]
+
+
+@pytest.mark.parametrize("family", ["mysql", "postgresql"])
+@pytest.mark.parametrize("part", ["'a', ", "%s, ", "lorem ipsum dolor "])
+def test_a_long_statement_is_not_copied(family: str, part: str) -> None:
+    text = f"INSERT INTO t VALUES ({part * (1_000_000 // len(part))}1)"
+    tracemalloc.start()
+    try:
+        assert traits(family, text) is rules.NOTHING
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_what_is_executed_again_outlives_what_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(MYSQL, "_is_harmless", lambda text: looks.append(text) or True)
+    again = ["SELECT again", "SELECT again" + " " * rules.MAX_KEY]
+    for number in range(3 * rules.MAX_KNOWN):
+        for text in [f"SELECT 1 /* {number} */", *again]:
+            traits("mysql", text)
+    assert [looks.count(text) for text in again] == [1, 1]
 
 
 @pytest.mark.parametrize(
