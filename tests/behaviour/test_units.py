@@ -27,11 +27,16 @@ from tests.behaviour.conftest import (
 )
 from tests.behaviour.models import Note
 from tests.behaviour.test_rest import change, look
-from tests.behaviour.workers import WORKERS, Run, needs
+from tests.behaviour.workers import WORKERS, Run, at_once, needs
 from tests.every_point import Points
 from tests.strikes import Struck
 
-pytestmark = pytest.mark.transaction_scope
+pytestmark = [
+    pytest.mark.transaction_scope,
+    # Workers take their time to start.
+    pytest.mark.only("sqlite3", "psycopg", "pymysql"),
+    pytest.mark.never("sqlite3", "gevent"),
+]
 
 
 @pytest.fixture(params=WORKERS)
@@ -168,7 +173,13 @@ def _command(job: Callable[[], Any]) -> None:
     call_command(Command(job))
 
 
-EAGER = [_eager_celery, _immediate_huey, _command]
+def _immediate_django_tasks(job: Callable[[], Any]) -> None:
+    tasks = needs("django_tasks")
+    result = tasks.task()(at_once(job)).enqueue()
+    assert result.status == "SUCCESSFUL", result.errors
+
+
+EAGER = [_eager_celery, _immediate_huey, _immediate_django_tasks, _command]
 
 
 @pytest.mark.parametrize("perform", EAGER)
