@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection, connections, transaction
 
-from django_db_pooling import pooling
+from django_db_pooling import owner, pooling, units
 from tests.behaviour.conftest import (
     another_alias,
     assert_whole,
@@ -27,9 +27,16 @@ from tests.behaviour.conftest import (
 )
 from tests.behaviour.models import Note
 from tests.behaviour.test_rest import change, look
-from tests.behaviour.workers import WORKERS, Run, needs
+from tests.behaviour.workers import WORKERS, Run, at_once, needs
+from tests.every_point import Points
+from tests.strikes import Struck
 
-pytestmark = pytest.mark.transaction_scope
+pytestmark = [
+    pytest.mark.transaction_scope,
+    # Workers take their time to start.
+    pytest.mark.only("sqlite3", "psycopg", "pymysql"),
+    pytest.mark.never("sqlite3", "gevent"),
+]
 
 
 @pytest.fixture(params=WORKERS)
@@ -127,8 +134,6 @@ def test_the_holder_is_told_by_its_name(run: Run, request: pytest.FixtureRequest
 
 
 def _held_slots() -> list[Any]:
-    from django_db_pooling import owner
-
     return [wrapper.slot for wrapper in owner.current().holding()]
 
 
@@ -168,7 +173,13 @@ def _command(job: Callable[[], Any]) -> None:
     call_command(Command(job))
 
 
-EAGER = [_eager_celery, _immediate_huey, _command]
+def _immediate_django_tasks(job: Callable[[], Any]) -> None:
+    tasks = needs("django_tasks")
+    result = tasks.task()(at_once(job)).enqueue()
+    assert result.status == "SUCCESSFUL", result.errors
+
+
+EAGER = [_eager_celery, _immediate_huey, _immediate_django_tasks, _command]
 
 
 @pytest.mark.parametrize("perform", EAGER)
@@ -247,6 +258,40 @@ def test_a_unit_whose_end_nobody_told_ends_when_the_next_one_begins() -> None:
 
     assert in_thread(job) == (None, 0, None)
     none_in_use()
+
+
+class Library:
+    """As one that runs tasks."""
+
+    def perform(self, job: Callable[[], Any]) -> Any:
+        return job()
+
+
+units.around(Library, "perform", lambda library, job: "task", lambda library: False)
+
+
+@pytest.mark.parametrize("file", ["units.py", "owner.py"])
+def test_whatever_strikes_a_unit_the_next_one_begins_and_ends_as_always(file: str) -> None:
+    points, library = Points(f"/django_db_pooling/{file}"), Library()
+
+    def work() -> Any:
+        before = look()
+        change()
+        return before
+
+    def rounds() -> int:
+        number = 0
+        while not points.is_over:
+            number += 1
+            with suppress(Struck), points.strike(number):
+                library.perform(work)
+            assert library.perform(work) is None, number
+            assert in_use() == 0, number
+            assert owner.current().units == {}
+            assert owner.current().scopes == ()
+        return number
+
+    assert in_thread(rounds) > 10
 
 
 # -- threads without an end ----------------------------------------------------------------------------

@@ -39,6 +39,16 @@ def work(name: str) -> str:
     return name
 
 
+def perform() -> None:
+    """The body of a task that is performed at once; django.tasks wants a function of a module."""
+    _jobs["at once"]()
+
+
+def at_once(job: Job) -> Callable[[], None]:
+    _jobs["at once"] = job
+    return perform
+
+
 def _result(name: str) -> Any:
     result = _results.get(timeout=PATIENCE)
     if isinstance(result, BaseException):

@@ -38,7 +38,7 @@ FLOORS = [
 # The core works without them and doesn't import them: rooms above plug them in. A wing can be deleted, with
 # those lines. One exception: ldap is named by a line of the core, in the table of drivers/__init__.py.
 WINGS = ["ldap", "workers", "metrics", "management", "dashboard"]
-CORE = [room for floor in FLOORS[: FLOORS.index(["units"]) + 1] for room in floor if room not in WINGS]
+CORE = [room for floor in FLOORS[: FLOORS.index(["backend"]) + 1] for room in floor if room not in WINGS]
 # No import statement names them. Django finds management; drivers/__init__.py imports ldap.backend by the
 # name in its table, which tests/unit/imports.py doesn't see.
 ALONE = ["ldap", "management"]
@@ -56,6 +56,11 @@ OWN = {
     "ldap": "ldap",
     # By nobody: what is there is found in sys.modules.
     "gevent": "",
+    "celery": "",
+    "django_tasks": "",
+    "dramatiq": "",
+    "huey": "",
+    "rq": "",
 }
 MAX_LINES = 350
 MAX_METHODS = 25
