@@ -260,11 +260,12 @@ def _finish_last() -> None:
     """After all other receivers: what they execute is still the request's, and given back with it."""
     signal = signals.request_finished
     with signal.lock:
-        receivers = signal.receivers
-        ours = [receiver for receiver in receivers if receiver[0][0] == _UID]
-        if receivers[-1:] != ours:
-            signal.receivers = [*(one for one in receivers if one not in ours), *ours]
-            signal.sender_receivers_cache.clear()
+        signal.receivers = sorted(signal.receivers, key=_is_ours)
+        signal.sender_receivers_cache.clear()
+
+
+def _is_ours(receiver: Any) -> bool:
+    return bool(receiver[0][0] == _UID)
 
 
 # -- fork, exit, and the wings --------------------------------------------------------------------

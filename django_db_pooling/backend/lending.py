@@ -65,7 +65,7 @@ class Lending:
         lease.slot.cursors = (*lease.slot.cursors, *lease.cursors)
         lease.slot.maybe_in_transaction = lease.in_transaction(wrapper.autocommit) is None
         wrapper._lease = wrapper.connection = None
-        wrapper._resting = rest = lease.pool.lend(lease.slot)
+        wrapper._resting = rest = lease.pool.rest(lease.slot, lent=True)
         self._lent.append(_Lent(wrapper, lease, rest))
 
     def end(self) -> None:
