@@ -52,8 +52,16 @@ def _letter(problem: Problem) -> str:
 
 
 def settings_errors() -> list[Problem]:
-    """What is wrong with the settings, or with an alias given to set_pool_size()."""
+    """What is wrong with the settings, with an alias given to set_pool_size(), or with this process."""
     found = []
+    if green.eventlet_has_patched():
+        found.append(
+            Problem(
+                "django_db_pooling.E008",
+                "eventlet has patched this process, which can't pool connections there.",
+                "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
+            )
+        )
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
     for alias in conf.overridden_aliases():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling.log import redact
@@ -209,6 +211,11 @@ def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: if the settings don't say."""
     pool = settings_dict.get("POOL")
     return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
+
+
+def there_are_settings() -> bool:
+    """Whether the project's have been read, or it is known which these are."""
+    return bool(settings.configured or os.environ.get(ENVIRONMENT_VARIABLE))
 
 
 def reject(found: list[Problem]) -> None:

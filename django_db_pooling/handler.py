@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from asyncio import _get_running_loop
@@ -12,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 from asgiref.local import Local
-from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.conf import settings
 from django.core import signals
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
@@ -101,7 +100,7 @@ def patch() -> None:
     settings of a pool are wrong. Logs once what the system checks would advise.
     """
     global _is_on
-    if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
+    if conf.there_are_settings():
         conf.reject(checks.settings_errors() + exporters.problems())
         checks.log_once(checks.advice())
     _make_storage_local()
@@ -262,11 +261,12 @@ def _finish_last() -> None:
     """After all other receivers: what they execute is still the request's, and given back with it."""
     signal = signals.request_finished
     with signal.lock:
-        receivers = signal.receivers
-        ours = [receiver for receiver in receivers if receiver[0][0] == _UID]
-        if receivers[-1:] != ours:
-            signal.receivers = [*(one for one in receivers if one not in ours), *ours]
-            signal.sender_receivers_cache.clear()
+        signal.receivers = sorted(signal.receivers, key=_is_ours)
+        signal.sender_receivers_cache.clear()
+
+
+def _is_ours(receiver: Any) -> bool:
+    return bool(receiver[0][0] == _UID)
 
 
 # -- fork, exit, and the wings --------------------------------------------------------------------
@@ -317,6 +317,7 @@ def _plug_in() -> None:
         ("starting the exporters", exporters.start),
         ("checking the settings", _advise),
         ("being the last to know of the end of a request", _finish_last),
+        ("being told of the end of a worker process", upkeep.end_with_worker),
     ]
     # A site without metrics is better than none.
     registry.tasks.run("starting the exporters", exporters.start)

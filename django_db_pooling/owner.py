@@ -87,6 +87,8 @@ class RequestEnd:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self._request.over or is_finalizing():
             return
+        # In a cycle of garbage weak references are cleared before this is called. But the owner, which lives,
+        # refers to the request, so that this one isn't garbage.
         owner = self._request.owner()
         if owner is not None and fork.is_own(owner.process):
             owner.abandon_request(self._request)
@@ -191,7 +193,13 @@ class Owner:
             self._leave(request)
 
     def abandon_request(self, request: Request) -> None:
-        """The request is over, without request_finished. No I/O. What has begun after it goes on."""
+        """The request is over, without request_finished. No I/O. What has begun after it goes on: also blocks
+        and statements of the code that has got its response.
+        """
+        if not all(wrapper.is_here for wrapper in self.holding()):
+            # In its own thread the owner may be at any point. Its next request gives back.
+            request.over = True
+            return
         requests = self._requests()
         if request not in requests:
             return
@@ -207,13 +215,17 @@ class Owner:
             held = others(held, request.held_before)
             self._leave(request)
         for wrapper in held:
-            wrapper.abandon()
+            if not wrapper.is_busy:
+                wrapper.abandon()
 
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
         left = self.request
         while left is not None and not request.over:
             left.over, left.held_before = True, ()
+            left = left.outer
+        while left is not None and left.over:
+            # Another thread has noticed its end.
             left = left.outer
         self.request = left
 

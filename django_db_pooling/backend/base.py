@@ -5,6 +5,7 @@ The other modules of ``backend/`` work on it; ``wrapper.py`` puts it before a ba
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,27 @@ class LeaseHolder(Backend):
             or self._resting is not None
             or (self._vacant is AWAITED and self.in_atomic_block)
         )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this thread, or to another greenlet of this thread, which doesn't run now."""
+        if self._thread_ident == _thread.get_ident():
+            return True
+        slot = self.slot
+        return slot is not None and slot.hub is not None and slot.hub is slot.pool.driver.hub()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a block, a transaction, a statement or the reading of its rows may be going on."""
+        lease = self._lease
+        if lease is None or self._depth or self.in_atomic_block:
+            return bool(self._depth or self.in_atomic_block)
+        if not all(map(lease.driver.is_closed, lease.living_cursors())):
+            return True
+        if lease.is_damaged():
+            return False
+        is_open = lease.in_transaction(self.autocommit)
+        return lease.has_begun_by_text if is_open is None else is_open
 
     @property
     def claim(self) -> object:

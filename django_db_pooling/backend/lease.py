@@ -121,6 +121,10 @@ class Lease:
             not self.has_begun_by_text and not self.is_damaged() and self.in_transaction(autocommit) is None
         )
 
+    def living_cursors(self) -> list[Any]:
+        """The driver's cursors, closed or not, that somebody has."""
+        return [cursor for ref in list(self.cursors) if (cursor := ref()) is not None]
+
     @property
     def is_needed(self) -> bool:
         """Whether something other than a transaction or a changed session needs the connection."""

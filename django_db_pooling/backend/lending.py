@@ -8,8 +8,6 @@ it something, nobody is waited for: it gets an error at once.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable
 from sys import getrefcount
 from typing import Any, NamedTuple
 
@@ -67,7 +65,7 @@ class Lending:
         lease.slot.cursors = (*lease.slot.cursors, *lease.cursors)
         lease.slot.maybe_in_transaction = lease.in_transaction(wrapper.autocommit) is None
         wrapper._lease = wrapper.connection = None
-        wrapper._resting = rest = lease.pool.lend(lease.slot)
+        wrapper._resting = rest = lease.pool.rest(lease.slot, lent=True)
         self._lent.append(_Lent(wrapper, lease, rest))
 
     def end(self) -> None:
@@ -107,18 +105,14 @@ def is_at_rest(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def _others_refer(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Whether anybody but the wrapper, and cursors that are closed, has the driver's object."""
-    if not reuse.IS_POSSIBLE or not all(map(lease.driver.is_closed, _alive(lease.cursors))):
+    if not reuse.IS_POSSIBLE or not all(map(lease.driver.is_closed, lease.living_cursors())):
         return True
     slot = lease.slot
     slot.cursors = tuple(ref for ref in slot.cursors if ref() is not None)
-    cursors = _alive({*lease.cursors, *slot.cursors})
+    cursors = [cursor for ref in {*lease.cursors, *slot.cursors} if (cursor := ref()) is not None]
     of_cursors = sum(lease.driver.references(cursor, wrapper.connection) for cursor in cursors)
     # As Identity.learn() has counted.
     return bool(getrefcount(wrapper.connection) > lease.identity.references + of_cursors)
-
-
-def _alive(references: Iterable[weakref.ref[Any]]) -> list[Any]:
-    return [found for ref in list(references) if (found := ref()) is not None]
 
 
 def nobody_goes_on(pool: Pool) -> bool:

@@ -101,6 +101,11 @@ class PooledWrapper(LeaseHolder):
                 if self.run_on_commit:
                     self.run_on_commit = []
 
+    def close_pool(self) -> None:
+        """Django's name: close the alias's idle connections now, those in use when they are returned."""
+        for pool in registry.pools(self.alias):
+            pool.recycle()
+
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""
         if not fork.noticed[0]:

@@ -172,14 +172,13 @@ class Pool:
 
     # -- checkin -----------------------------------------------------------------------------
 
-    def rest(self, slot: Slot) -> Rest:
-        """Leave a changed session to its user until others need the connection. No I/O, no switch."""
-        return self.resting.rest(slot)
+    def rest(self, slot: Slot, lent: bool = False) -> Rest:
+        """Leave a changed session to its user until others need the connection. No I/O, no switch.
 
-    def lend(self, slot: Slot) -> Rest:
-        """Leave a clean connection to others while its user waits for another one. No I/O, no switch."""
-        rest = self.resting.rest(slot, lent=True)
-        if self.queue.waiters:
+        ``lent``: or a clean one, while its user waits for another connection. Others have it at once.
+        """
+        rest = self.resting.rest(slot, lent)
+        if lent and self.queue.waiters:
             self.queue.match()
         return rest
 

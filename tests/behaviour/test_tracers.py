@@ -43,7 +43,7 @@ class Tracer:
     def _wrapping(self, name: str) -> Any:
         wrapped, seen = getattr(ConnectionHandler, name), self.seen
         if self.style == "a class":
-            return Wrapping(getattr_static(ConnectionHandler, name), seen)
+            return Wrapping(getattr_static(ConnectionHandler, name), name, seen)
 
         def wrapping(self: Any, *arguments: Any, **keywords: Any) -> Any:
             seen.append(name)
@@ -55,16 +55,16 @@ class Tracer:
 class Wrapping:
     """As wrapt has it: it passes for what it wraps, and calls that as a method of its instance."""
 
-    def __init__(self, wrapped: Any, seen: list[str]) -> None:
+    def __init__(self, wrapped: Any, name: str, seen: list[str]) -> None:
         self.__wrapped__ = wrapped
-        self._seen = seen
+        self._name, self._seen = name, seen
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__wrapped__, name)
 
     def __get__(self, instance: Any, owner: type[Any]) -> Callable[..., Any]:
         def bound(*arguments: Any, **keywords: Any) -> Any:
-            self._seen.append(self.__wrapped__.__name__)
+            self._seen.append(self._name)
             return self.__wrapped__.__get__(instance, owner)(*arguments, **keywords)
 
         return bound
