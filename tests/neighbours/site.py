@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
 
@@ -33,8 +35,6 @@ _handlers: list[WSGIHandler] = []
 
 
 def _failed(sender: Any = None, **kwargs: Any) -> None:
-    import sys
-
     error = sys.exc_info()[1]
     _failures.last = f"{type(error).__name__}: {error}"
 
@@ -76,7 +76,7 @@ def visit(
 
 def visit_all(paths: Iterable[str], at_once: int = AT_ONCE, **options: Any) -> list[Answer]:
     """All of them, in the order of the paths; ``at_once`` clients, each with several requests."""
-    return in_threads([lambda path=path: visit(path, **options) for path in paths], at_once)
+    return in_threads([partial(visit, path, **options) for path in paths], at_once)
 
 
 def in_threads(functions: Iterable[Callable[[], Any]], at_once: int = AT_ONCE) -> list[Any]:
