@@ -17,6 +17,8 @@ AT_ONCE = 8
 # Requests that a client sends on one connection, which a server handles in one thread or greenlet.
 KEPT_ALIVE = 2
 PATIENCE = 60.0  # seconds
+# By which Django sets a new connection up. A pool opens fewer.
+SET_UP = ("SELECT VERSION()", "SET SESSION TRANSACTION", "set_config('TimeZone'")
 
 
 class Answer(NamedTuple):
@@ -103,6 +105,10 @@ def in_threads(functions: Iterable[Callable[[], Any]], at_once: int = AT_ONCE) -
         if thread.is_alive():
             raise TimeoutError("a thread hangs")
     return results
+
+
+def is_set_up(statement: object) -> bool:
+    return any(words in str(statement) for words in SET_UP)
 
 
 def outcome(function: Callable[[], Any]) -> Any:
