@@ -29,8 +29,13 @@ SAME, NOT_SAME, KNOWN = "the same", "**not the same**", "see below"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.neighbours", description=DESCRIPTION)
-    names = {"choices": NEIGHBOURS, "metavar": "NAME"}
-    parser.add_argument("--neighbour", action="append", help="may be repeated; default: all", **names)
+    parser.add_argument(
+        "--neighbour",
+        action="append",
+        choices=NEIGHBOURS,
+        help="may be repeated; default: all",
+        metavar="NAME",
+    )
     parser.add_argument(
         "--scope", action="append", choices=SCOPES, help="may be repeated; default: both", metavar="NAME"
     )

@@ -22,6 +22,8 @@ from tests.neighbours.neighbours import NEIGHBOURS
 from tests.neighbours.spec import Spec
 
 REST_SECONDS = 5.0
+# A package in the directory of the run, for what makemigrations writes.
+MIGRATIONS = "probes_migrations"
 
 
 def _configure(spec: Spec) -> None:
@@ -46,6 +48,7 @@ def _configure(spec: Spec) -> None:
         ],
         "MIDDLEWARE": list(neighbour.middleware),
         "ROOT_URLCONF": neighbour.module,
+        "MIGRATION_MODULES": {"probes": MIGRATIONS},
         "SECRET_KEY": "only for tests",
         "PASSWORD_HASHERS": ["django.contrib.auth.hashers.MD5PasswordHasher"],
         "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
@@ -111,7 +114,11 @@ def main() -> None:
     from django.core.management import call_command
 
     django.setup()
-    call_command("migrate", run_syncdb=True, verbosity=0)
+    if "MIGRATION_MODULES" not in neighbour.settings:
+        Path(MIGRATIONS).mkdir()
+        Path(MIGRATIONS, "__init__.py").touch()
+        call_command("makemigrations", "probes", verbosity=0)
+    call_command("migrate", verbosity=0)
     module = import_module(neighbour.module)
     probes = [name for name in vars(module) if name.startswith("probe_")]
     report = {

@@ -52,6 +52,13 @@ class Neighbour:
 SESSIONS = ("django.contrib.sessions.middleware.SessionMiddleware",)
 AUTH = (*SESSIONS, "django.contrib.auth.middleware.AuthenticationMiddleware")
 
+WAGTAIL = (
+    *(f"wagtail.{name}" for name in ("contrib.redirects", "embeds", "sites", "users", "snippets")),
+    *(f"wagtail.{name}" for name in ("documents", "images", "search", "admin")),
+    *("wagtail", "modelcluster", "taggit"),
+    *("django.contrib.sessions", "django.contrib.messages", "django.contrib.staticfiles"),
+)
+
 # A role that row-level security applies to.
 TENANTS_ROLE = """
     DO $$ BEGIN CREATE ROLE tenants LOGIN PASSWORD 'app-secret'; EXCEPTION WHEN duplicate_object THEN END $$;
@@ -118,7 +125,7 @@ NEIGHBOURS = {
             "sentry-sdk",
             "replaces connect() of BaseDatabaseWrapper and execute() of CursorWrapper",
             requires=("sentry-sdk[django]~=2.0",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(POSTGRESQL, MARIADB),
         ),
         Neighbour(
             "wrapt",
@@ -154,7 +161,6 @@ NEIGHBOURS = {
             requires=("django-pghistory~=3.9", "django-pgtrigger~=4.17"),
             apps=("pgtrigger", "pghistory"),
             middleware=(*AUTH, "pghistory.middleware.HistoryMiddleware"),
-            settings={"PGTRIGGER_MIGRATIONS": False},
         ),
         Neighbour(
             "django-pglock",
@@ -193,7 +199,7 @@ NEIGHBOURS = {
             "djangorestframework",
             "RequestsClient: requests whose responses nobody closes; atomic requests that roll back",
             requires=("djangorestframework~=3.16", "requests"),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(SQLITE, MARIADB),
             apps=("rest_framework",),
             database={"ATOMIC_REQUESTS": True},
         ),
@@ -215,7 +221,6 @@ NEIGHBOURS = {
             "django-celery-results",
             "results of tasks, written by threads of a worker",
             requires=("django-celery-results~=2.6", "celery[pytest]>=5.4"),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
             apps=("django_celery_results",),
             gevent=False,
         ),
@@ -223,14 +228,14 @@ NEIGHBOURS = {
             "channels",
             "database_sync_to_async: queries of consumers in threads",
             requires=("channels~=4.3",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(SQLITE, POSTGRESQL),
             gevent=False,
         ),
         Neighbour(
             "django-simple-history",
             "a row of history in the transaction of each change",
             requires=("django-simple-history~=3.10",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(MARIADB,),
             apps=("simple_history",),
             middleware=(*AUTH, "simple_history.middleware.HistoryRequestMiddleware"),
         ),
@@ -238,7 +243,6 @@ NEIGHBOURS = {
             "django-reversion",
             "a transaction around each request, nested atomic blocks",
             requires=("django-reversion>=5.1,<7",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
             apps=("reversion",),
             middleware=(*AUTH, "reversion.middleware.RevisionMiddleware"),
         ),
@@ -246,7 +250,7 @@ NEIGHBOURS = {
             "django-silk",
             "writes each request and its statements into the same database",
             requires=("django-silk~=5.4",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(POSTGRESQL, MARIADB),
             apps=("django.contrib.sessions", "silk"),
             middleware=("silk.middleware.SilkyMiddleware",),
         ),
@@ -254,8 +258,26 @@ NEIGHBOURS = {
             "django-cachalot",
             "replaces the SQL compilers, execute() of CursorWrapper and Atomic",
             requires=("django-cachalot~=2.8",),
-            databases=(SQLITE, POSTGRESQL, MARIADB),
+            databases=(SQLITE, MARIADB),
             apps=("cachalot",),
+        ),
+        Neighbour(
+            "wagtail",
+            "a site and its admin, crawled by 50 clients",
+            requires=("wagtail>=7,<9",),
+            apps=WAGTAIL,
+            middleware=(
+                *AUTH,
+                "django.contrib.messages.middleware.MessageMiddleware",
+                "wagtail.contrib.redirects.middleware.RedirectMiddleware",
+            ),
+            settings={
+                "WAGTAIL_SITE_NAME": "Neighbour",
+                "WAGTAILADMIN_BASE_URL": "http://testserver",
+                "WAGTAIL_ENABLE_UPDATE_CHECK": False,
+                "WAGTAIL_ENABLE_WHATS_NEW_BANNER": False,
+            },
+            connections=5,
         ),
     )
 }

@@ -118,9 +118,10 @@ def _connected(pid: int, port: int) -> int:
         fields = line.split()
         if fields[2].endswith(f":{port:04X}") and fields[3] == ESTABLISHED:
             inodes.add(f"socket:[{fields[9]}]")
-    mine = 0
+    # A descriptor may be there twice.
+    mine = set()
     with contextlib.suppress(FileNotFoundError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                mine += os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes
-    return mine
+                mine.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return len(inodes & mine)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
 
@@ -15,6 +17,8 @@ AT_ONCE = 8
 # Requests that a client sends on one connection, which a server handles in one thread or greenlet.
 KEPT_ALIVE = 2
 PATIENCE = 60.0  # seconds
+# By which Django sets a new connection up. A pool opens fewer.
+SET_UP = ("SELECT VERSION()", "SET SESSION TRANSACTION", "set_config('TimeZone'")
 
 
 class Answer(NamedTuple):
@@ -33,8 +37,6 @@ _handlers: list[WSGIHandler] = []
 
 
 def _failed(sender: Any = None, **kwargs: Any) -> None:
-    import sys
-
     error = sys.exc_info()[1]
     _failures.last = f"{type(error).__name__}: {error}"
 
@@ -76,7 +78,7 @@ def visit(
 
 def visit_all(paths: Iterable[str], at_once: int = AT_ONCE, **options: Any) -> list[Answer]:
     """All of them, in the order of the paths; ``at_once`` clients, each with several requests."""
-    return in_threads([lambda path=path: visit(path, **options) for path in paths], at_once)
+    return in_threads([partial(visit, path, **options) for path in paths], at_once)
 
 
 def in_threads(functions: Iterable[Callable[[], Any]], at_once: int = AT_ONCE) -> list[Any]:
@@ -103,6 +105,10 @@ def in_threads(functions: Iterable[Callable[[], Any]], at_once: int = AT_ONCE) -
         if thread.is_alive():
             raise TimeoutError("a thread hangs")
     return results
+
+
+def is_set_up(statement: object) -> bool:
+    return any(words in str(statement) for words in SET_UP)
 
 
 def outcome(function: Callable[[], Any]) -> Any:

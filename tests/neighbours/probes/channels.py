@@ -37,7 +37,7 @@ def temporary(name: str) -> Any:
     return told
 
 
-class Page(AsyncHttpConsumer):  # type: ignore[misc]
+class Page(AsyncHttpConsumer):
     async def handle(self, body: bytes) -> None:
         name = self.scope["path"].strip("/")
         count = await database_sync_to_async(write)(name)
@@ -46,7 +46,7 @@ class Page(AsyncHttpConsumer):  # type: ignore[misc]
         await self.send_response(200, f"{count} {names}".encode())
 
 
-class Worker(AsyncConsumer):  # type: ignore[misc]
+class Worker(AsyncConsumer):
     async def do_work(self, message: dict[str, Any]) -> None:
         await database_sync_to_async(write, thread_sensitive=False)(message["name"])
         await self.send({"type": "done", "name": message["name"]})

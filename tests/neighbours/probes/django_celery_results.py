@@ -23,14 +23,14 @@ class Item(models.Model):
     name = models.CharField(max_length=50)
 
 
-@shared_task(name="probes.write")  # type: ignore[untyped-decorator]
+@shared_task(name="probes.write")
 def write(name: str) -> int:
     with transaction.atomic():
         Item.objects.create(name=name)
     return Item.objects.filter(name=name).count()
 
 
-@shared_task(name="probes.fail")  # type: ignore[untyped-decorator]
+@shared_task(name="probes.fail")
 def fail(name: str) -> None:
     with transaction.atomic():
         Item.objects.create(name=name)

@@ -11,7 +11,7 @@ from reversion.models import Revision, Version
 from tests.neighbours.site import in_threads, visit_all
 
 
-@reversion.register()  # type: ignore[untyped-decorator]
+@reversion.register()
 class Item(models.Model):
     name = models.CharField(max_length=50)
 

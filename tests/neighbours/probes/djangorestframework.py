@@ -17,13 +17,13 @@ class Item(models.Model):
     name = models.CharField(max_length=50)
 
 
-class ItemSerializer(serializers.ModelSerializer):  # type: ignore[type-arg]
+class ItemSerializer(serializers.ModelSerializer):
     class Meta:
         model = Item
         fields = ["name"]
 
 
-class Items(viewsets.ModelViewSet):  # type: ignore[type-arg]
+class Items(viewsets.ModelViewSet):
     queryset = Item.objects.order_by("id")
     serializer_class = ItemSerializer
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.neighbours.site import visit_all
+from tests.neighbours.site import is_set_up, visit_all
 
 _exporter = InMemorySpanExporter()
 _provider = TracerProvider()
@@ -21,10 +21,6 @@ _provider.add_span_processor(SimpleSpanProcessor(_exporter))
 trace.set_tracer_provider(_provider)
 DjangoInstrumentor().instrument()
 PsycopgInstrumentor().instrument(enable_commenter=True, skip_dep_check=True)
-
-
-# What Django executes on a new connection.
-SET_UP = "set_config('TimeZone'"
 
 
 class Item(models.Model):
@@ -56,13 +52,16 @@ urlpatterns = [path(view.__name__, view) for view in (page, changes, fails)]
 
 
 def _spans() -> Any:
-    """How often there was which span in which one; but for those of setting a connection up in a request."""
+    """How often there was which span in which one; but for those of setting a connection up in a request, and
+    of asking one that had an error whether it is usable.
+    """
     spans = _exporter.get_finished_spans()
     names = {span.context.span_id: span.name for span in spans}
     told: Counter[str] = Counter()
     for span in spans:
+        statement = str((span.attributes or {}).get("db.statement"))
         outer = "nothing" if span.parent is None else names.get(span.parent.span_id, "unknown")
-        if outer == "nothing" or SET_UP not in str((span.attributes or {}).get("db.statement")):
+        if not statement.startswith("SELECT 1") and (outer == "nothing" or not is_set_up(statement)):
             told[f"{span.name} in {outer}"] += 1
     return sorted(told.items())
 

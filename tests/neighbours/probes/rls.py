@@ -34,7 +34,7 @@ class _User:
 
 def as_tenant(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     def middleware(request: HttpRequest) -> HttpResponse:
-        request.user = _User(request.GET.get("tenant"))  # type: ignore[assignment]
+        request.user = _User(request.GET.get("tenant"))
         return get_response(request)
 
     return middleware

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from sentry_sdk.transport import Transport
 
-from tests.neighbours.site import in_threads, visit_all
+from tests.neighbours.site import in_threads, is_set_up, visit_all
 
 _events: list[Any] = []
 _lock = threading.Lock()
@@ -54,22 +54,19 @@ urlpatterns = [path("page", page), path("fails", fails)]
 
 
 def _told() -> Any:
-    """Of each event the spans of the database, but for those of connecting, which a pool does less often."""
+    """Of each event the statements in its spans and breadcrumbs; but for those of connecting."""
     told = []
     for event in _events:
-        spans = event.get("spans", [])
-        statements = [
-            span["description"]
-            for span in spans
-            if span["op"].startswith("db") and span["description"] != "connect"
-        ]
-        query = event.get("request", {}).get("query_string", "")
+        spans = [span["description"] for span in event.get("spans", []) if span["op"].startswith("db")]
         crumbs = event.get("breadcrumbs", {}).get("values", [])
-        queries = [crumb["message"] for crumb in crumbs if crumb.get("category") == "query"]
-        told.append(
-            [event.get("transaction"), query, statements, [text for text in queries if text != "connect"]]
-        )
+        crumbs = [crumb["message"] for crumb in crumbs if crumb.get("category") == "query"]
+        query = event.get("request", {}).get("query_string", "")
+        told.append([event.get("transaction"), query, _own(spans), _own(crumbs)])
     return sorted(told)
+
+
+def _own(statements: list[str]) -> list[str]:
+    return [text for text in statements if text != "connect" and not is_set_up(text)]
 
 
 def probe_spans_of_requests() -> Any:

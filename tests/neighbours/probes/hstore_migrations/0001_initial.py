@@ -20,11 +20,11 @@ class Migration(migrations.Migration):
             "Item",
             [("id", models.BigAutoField(primary_key=True)), ("attributes", HStoreField(default=dict))],
         ),
-        migrations.RunPython(write),
+        migrations.RunPython(write, migrations.RunPython.noop),
         # A literal of the new type in a statement of the schema.
         migrations.AddConstraint(
             "Item",
             models.CheckConstraint(condition=~models.Q(attributes={"for": "bidden"}), name="not_forbidden"),
         ),
-        migrations.RunPython(write),
+        migrations.RunPython(write, migrations.RunPython.noop),
     ]
