@@ -19,8 +19,8 @@ from django_db_pooling.database_pool import DatabasePool, Identity
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import Holding
-from django_db_pooling.pool.queue import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.registry import registry

@@ -16,9 +16,9 @@ from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import Lease
 from django_db_pooling.owner import Owner
 from django_db_pooling.pool.pool import Pool
-from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.resting import Rest
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.waiter import Waiter
 
 STUCK = "all who hold one wait for a connection, too, and none of them can go on"
 

@@ -34,27 +34,8 @@ def _copied(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, dict | list) else value
 
 
-class Driver:
-    """For connections over a TCP or UNIX socket. Subclasses say which one."""
-
-    # Classes that come between the pooled wrapper and the backend's own, first one first.
-    mixins: tuple[type, ...] = ()
-    # What statements do to a session, by their text. Without rules each one counts as changing it.
-    rules: Rules = UNWRITTEN
-    # Attributes in which Django's wrapper caches what it learned of the server while connecting.
-    learned: tuple[str, ...] = ()
-    # Attributes of a connection by which its user can have it work in another way.
-    told: tuple[str, ...] = ()
-    # Whether in_transaction() of a broken connection says how it was before that.
-    remembers_transaction = False
-    # Whether session_changed() knows more than the statement's text tells.
-    reports_session_changes = False
-    # Where False, atomic() has no effect.
-    has_transactions = True
-    # The default of SCOPE.
-    scope = "request"
-
-    # -- for the pool ------------------------------------------------------------------------
+class Socketed:
+    """What the pool asks, of connections over a TCP or UNIX socket."""
 
     # Connections only work in the hub that opened them, where gevent patches sockets.
     hub: Callable[[], object] = staticmethod(green.hub_of_sockets)
@@ -92,8 +73,6 @@ class Driver:
             if duplicate is not None:
                 os.close(duplicate)
 
-    # -- for the wrapper ---------------------------------------------------------------------
-
     def fileno(self, connection: Any) -> int | None:
         """The socket's descriptor, None when it is closed."""
         raise NotImplementedError
@@ -101,6 +80,27 @@ class Driver:
     def disconnect(self, connection: Any) -> None:
         """The driver's own close(), where it isn't closed yet. It tells the server, if the socket is open."""
         connection.close()
+
+
+class Driver(Socketed):
+    """What the pool and the wrapper ask. Subclasses say which driver that is."""
+
+    # Classes that come between the pooled wrapper and the backend's own, first one first.
+    mixins: tuple[type, ...] = ()
+    # What statements do to a session, by their text. Without rules each one counts as changing it.
+    rules: Rules = UNWRITTEN
+    # Attributes in which Django's wrapper caches what it learned of the server while connecting.
+    learned: tuple[str, ...] = ()
+    # Attributes of a connection by which its user can have it work in another way.
+    told: tuple[str, ...] = ()
+    # Whether in_transaction() of a broken connection says how it was before that.
+    remembers_transaction = False
+    # Whether session_changed() knows more than the statement's text tells.
+    reports_session_changes = False
+    # Where False, atomic() has no effect.
+    has_transactions = True
+    # The default of SCOPE.
+    scope = "request"
 
     def broken(self, connection: Any) -> bool:
         """Whether the driver has given the connection up."""

@@ -21,11 +21,12 @@ from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.maintenance import Maintenance
-from django_db_pooling.pool.queue import Queue, Waiter
+from django_db_pooling.pool.queue import Queue
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
+from django_db_pooling.pool.waiter import Waiter
 
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1

@@ -25,6 +25,7 @@ from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway, Waiter
 from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
@@ -32,40 +33,6 @@ from django_db_pooling.process.wakeup import Here, Sleepers
 SPIN_INTERVAL = 0.001
 # Seconds that a caller which gives up waits for what somebody has claimed it for.
 LAST_WAIT = 0.5
-
-
-class CheckoutTimeout(Exception):
-    """No connection in time. ``waited``: seconds."""
-
-    def __init__(self, message: str, waited: float) -> None:
-        super().__init__(message)
-        self.waited = waited
-
-
-class ServerAway(Exception):
-    """Opening has failed for too long to wait for it. ``error``: of the last attempt."""
-
-    def __init__(self, message: str, error: Exception) -> None:
-        super().__init__(message)
-        self.error = error
-
-
-class Waiter:
-    """A caller in the queue. ``outcome``: the slot for it, or the error that it gets instead."""
-
-    __slots__ = ("affinity", "asleep", "impatient", "is_fresh", "number", "outcome", "sleepers")
-
-    def __init__(self, number: int, affinity: object, impatient: bool, sleepers: Sleepers) -> None:
-        # Lower for whoever came earlier.
-        self.number = number
-        self.affinity = affinity
-        # It can't wait at all.
-        self.impatient = impatient
-        self.sleepers = sleepers
-        self.asleep: Any = None
-        self.outcome: Slot | Exception | None = None
-        # What it gets has been in use until now.
-        self.is_fresh = False
 
 
 class Queue:
