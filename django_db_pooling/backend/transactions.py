@@ -215,9 +215,12 @@ def _begins_lazily(wrapper: LeaseHolder) -> bool:
 def will_be_transaction_scoped(wrapper: LeaseHolder) -> bool:
     """Whether a checkout at this moment would have transaction scope.
 
-    For that it needs the pool: where there is none yet, this creates it and starts the housekeeper.
+    For that it needs the pool: where there is none yet, this creates it and starts the housekeeper. The
+    settings are looked at when it checks out.
     """
-    identity = checkout.find_identity(wrapper)
+    identity = wrapper._identity
+    if identity is None or identity.retired:
+        identity = checkout.find_identity(wrapper)
     return identity is not None and owner.current().scope(identity.scope) == conf.TRANSACTION
 
 
