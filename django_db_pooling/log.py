@@ -116,6 +116,9 @@ def escape_unprintable(text: str) -> str:
 
 def is_signalled(error: BaseException) -> bool:
     """Whether a signal's handler has raised it, to end a task for example, wherever that struck."""
+    if isinstance(error, RecursionError):
+        # Looking at the handlers takes some stack, too.
+        return False
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     # Functions and methods, or objects that can be called.
     calls = [call for one in handlers if callable(one) for call in (one, type(one).__call__)]

@@ -139,7 +139,8 @@ class Rules:
         pieces, end = [], 0
         for found in self._suspicious.finditer(code):
             start = found.start() - _BEFORE
-            pieces += [" " * (start > end), code[max(start, end) : found.start() + _AFTER]]
+            # What is left out is no beginning of a statement.
+            pieces += ["x " * (start > end), code[max(start, end) : found.start() + _AFTER]]
             end = found.start() + _AFTER
         return "".join(pieces)
 

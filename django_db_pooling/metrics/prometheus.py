@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from django_db_pooling import conf
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.process.observers import observers
 from django_db_pooling.registry import registry as pools
 from django_db_pooling.workers import reports, status_dir
 
@@ -122,13 +123,20 @@ class PoolCollector:
         return _families([])
 
     def collect(self) -> Iterable[Metric]:
-        return _families(
-            [
-                ([alias, str(pid)], stats)
-                for pid, by_alias in self._read().items()
-                for alias, stats in by_alias.items()
-            ]
-        )
+        """None where that fails: the metrics of others are on the same page."""
+        try:
+            return self._collect()
+        except Exception as error:
+            observers.failed("collecting metrics", error)
+            return []
+
+    def _collect(self) -> list[Metric]:
+        found = [
+            ([alias, str(pid)], stats)
+            for pid, by_alias in self._read().items()
+            for alias, stats in by_alias.items()
+        ]
+        return list(_families(found))
 
 
 def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:

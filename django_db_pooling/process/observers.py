@@ -6,6 +6,7 @@ not happen. The housekeeper writes them.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 from django_db_pooling.log import is_signalled, redact, traceback_text
@@ -23,7 +24,8 @@ class Observers:
     def __init__(self) -> None:
         self.tasks = Tasks()
         self._failures: deque[tuple[str, str, str]] = deque(maxlen=MAX_FAILURES)
-        upkeep.add(self)
+        # After those that may fail.
+        upkeep.add(self, last=True)
 
     def failed(self, doing: str, error: Exception) -> None:
         """To be called where the error is caught; anywhere, in finalizers, too: no I/O, no lock, no switch.
@@ -32,8 +34,9 @@ class Observers:
         """
         if is_signalled(error):
             raise error
-        if self.tasks.is_new(doing):
-            self._failures.append((doing, redact(error), traceback_text(error)))
+        with contextlib.suppress(RecursionError):
+            if self.tasks.is_new(doing):
+                self._failures.append((doing, redact(error), traceback_text(error)))
 
     def every_second(self) -> bool:
         while self._failures:

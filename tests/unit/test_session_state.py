@@ -315,7 +315,7 @@ def test_what_is_kept_has_an_end() -> None:
 
 # What is written by others may be inside, and all that can have no end.
 PARTS = [
-    *("'", '"', "`", "[", "$", "$a$ ", "$$", "\\\\'", "''", "/*", "*/", "/* ", "--", "#", "(", ")", ";", " "),
+    *("'", '"', "`", "[", "$", "$a$ ", "$$", "\\'", "''", "/*", "*/", "/* ", "--", "#", "(", ")", ";", " "),
     *("; ", "set_config(", "set_config(a,", "SELECT ", "SET STATEMENT ", "EXPLAIN ", "@", "INTO ", "U&"),
     *("CREATE a ", "GET_LOCK ", "LOAD DATA ", "FLUSH ", "PRAGMA a.", "pg_temp", "SELECT 'a', ", "a_b, "),
 ]
