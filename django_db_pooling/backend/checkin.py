@@ -186,9 +186,9 @@ def _may_be_reused(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 
 def _settings_changed(lease: Lease) -> bool:
-    """Whether somebody has told the driver's object to work in another way."""
-    slot = lease.slot
-    return bool(lease.driver.settings(slot.connection) != slot.settings)
+    """Whether somebody has told the driver's object to work in another way, or has closed it."""
+    driver, slot = lease.driver, lease.slot
+    return bool(driver.broken(slot.connection) or driver.settings(slot.connection) != slot.settings)
 
 
 def _detach_cursors(lease: Lease) -> bool:

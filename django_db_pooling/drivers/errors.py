@@ -72,11 +72,12 @@ def mysql_unfit(error: BaseException) -> str | None:
     # Of all the options that prevent statements: --read-only, --super-read-only.
     if number == _OPTION_PREVENTS_STATEMENT and "read" in str(error):
         return READ_ONLY_SERVER
-    return _MYSQL_UNFIT.get(number)
+    return None if number is None else _MYSQL_UNFIT.get(number)
 
 
-def _number(error: BaseException) -> Any:
-    return error.args[0] if error.args else None
+def _number(error: BaseException) -> int | None:
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else None
 
 
 def postgresql_server_away(error: BaseException) -> bool:

@@ -168,3 +168,16 @@ def test_who_asked_for_a_connection_and_changed_nothing_leaves_it_to_the_next_on
         request_finished()
         assert as_new(alias)
         assert pooling.stats(alias).opened == 1
+
+
+@pytest.mark.parametrize("pool", [{"SCOPE": "transaction"}, {"RESET": "always"}], ids=str)
+def test_one_that_was_closed_is_replaced(pool: dict[str, Any]) -> None:
+    with another_alias(POOL=pool) as alias:
+        request_started()
+        connections[alias].ensure_connection()
+        one(alias)
+        connections[alias].connection.close()
+        request_finished()
+        assert pooling.stats(alias).in_use == 0
+        assert as_new(alias)
+        assert_whole(alias)

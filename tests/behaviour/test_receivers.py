@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -250,6 +252,35 @@ def test_a_copy_of_a_wrapper_has_none_of_the_connections() -> None:
         copied.close()
         assert connection.execute_wrappers == [forbid_writes]
         connection.close()
+
+
+@pytest.mark.never("sqlite3")
+@pytest.mark.parametrize("scope", ["request", "transaction"])
+def test_a_guard_that_tells_the_tenant_before_each_statement_does_it_for_every_request(scope: str) -> None:
+    """As packages for row-level security have it: without it nobody sees a row."""
+    current = threading.local()
+
+    def guard(execute: Any, statement: str, params: Any, many: bool, context: Any) -> Any:
+        value = current.tenant
+        execute(SETTING.replace("5", str(value)), None, False, context)
+        return execute(statement, params, many, context)
+
+    def add(connection: Any, **kwargs: Any) -> None:
+        connection.execute_wrappers.append(guard)
+
+    def visit(number: int) -> Any:
+        request_started()
+        current.tenant = number
+        try:
+            with pooling.scope(scope):
+                return int(tenant())
+        finally:
+            request_finished()
+
+    connection.close()
+    with receiving(connection_created, add):
+        assert [in_thread(partial(visit, number)) for number in range(6)] == list(range(6))
+        assert in_threads([partial(visit, number) for number in range(6)]) == list(range(6))
 
 
 # -- the sender -------------------------------------------------------------------------------------------
