@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from django_db_pooling import owner
-from django_db_pooling.log import safe_label
+from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.holders import Holder
 from django_db_pooling.process.tasks import Tasks
 
@@ -212,8 +212,13 @@ def _hook_into(module: ModuleType) -> None:
     name = module.__name__
     if name in _WAYS and name not in _done:
         _done.add(name)
-        # A library's next version may lack what this one has. Then its tasks are code outside of requests.
-        _tasks.run(f"following the tasks of {name}", functools.partial(_WAYS[name], module))
+        try:
+            _WAYS[name](module)
+        except Exception as error:
+            # Another version of the library may lack what these have.
+            text = "units of work of %s are code outside of requests here: %s"
+            redacted = redact(error)
+            logger.warning(text, name, redacted, extra=extra("housekeeping", task=name, error=redacted))
 
 
 class _Arrivals(MetaPathFinder):
