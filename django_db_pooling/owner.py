@@ -28,7 +28,7 @@ ELSEWHERE = conf.TRANSACTION
 _local = threading.local()
 
 # Wrappers, and for what each held its connection.
-Claims = Sequence[tuple[Any, object]]
+Claims = Sequence[tuple[weakref.ref[Any], object]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -142,7 +142,7 @@ class Owner:
 
     def claims(self) -> Claims:
         """What is held at this moment."""
-        return [(wrapper, wrapper.claim) for wrapper in self.holding()]
+        return [(weakref.ref(wrapper), wrapper.claim) for wrapper in self.holding()]
 
     def scope(self, of_requests: str) -> str:
         """The scope that applies at this moment. ``of_requests``: the settings' SCOPE."""
@@ -210,7 +210,7 @@ class Owner:
             request.over = True
             # Of what is held now, this request's is what was held already when the next one began.
             mine = [claim for claim in later.held_before if claim not in request.held_before]
-            held = [wrapper for wrapper in held if (wrapper, wrapper.claim) in mine]
+            held = [wrapper for wrapper in held if (weakref.ref(wrapper), wrapper.claim) in mine]
         else:
             held = others(held, request.held_before)
             self._leave(request)
@@ -247,7 +247,9 @@ class Owner:
 
 def others(held: list[Any], before: Claims) -> list[Any]:
     """Those that hold something else than before."""
-    return [wrapper for wrapper in held if (wrapper, wrapper.claim) not in before] if before else held
+    if not before:
+        return held
+    return [wrapper for wrapper in held if (weakref.ref(wrapper), wrapper.claim) not in before]
 
 
 def give_all_back(wrappers: list[Any]) -> None:

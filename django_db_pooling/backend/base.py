@@ -125,10 +125,14 @@ class LeaseHolder(Backend):
 
     @property
     def claim(self) -> object:
-        """What it holds something for: the same for as long as the block, or else the checkout, lasts."""
+        """What it holds something for: the same for as long as the block, or else the checkout, lasts.
+
+        Refers to no slot: who compares claims must not keep one.
+        """
         if self.in_atomic_block and self.atomic_blocks:
             return self.atomic_blocks[0]
-        return self._resting if self._lease is None else self._lease
+        lease = self._lease
+        return self._resting if lease is None else (lease.slot.number, lease.slot.taken_at)
 
     @property
     def in_transaction(self) -> bool:

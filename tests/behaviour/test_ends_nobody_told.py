@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.core import signals
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import close_old_connections, connection, transaction
+from django.db import close_old_connections, connection, connections, transaction
 from django.test import RequestFactory
 
 from django_db_pooling import pooling
@@ -48,15 +50,22 @@ def unclosed_request(in_a_cycle: bool = False) -> list[Any]:
     environ = RequestFactory().get("/count").environ
     if in_a_cycle:
         environ["itself"] = environ
+    with connections_kept_open():
+        assert b"".join(WSGIHandler()(environ, lambda *_: None)).isdigit()
+    return [environ]
+
+
+@contextmanager
+def connections_kept_open() -> Iterator[None]:
+    """As clients for tests have it during a request."""
     both = signals.request_started, signals.request_finished
     for signal in both:
         signal.disconnect(close_old_connections)
     try:
-        assert b"".join(WSGIHandler()(environ, lambda *_: None)).isdigit()
+        yield
     finally:
         for signal in both:
             signal.connect(close_old_connections)
-    return [environ]
 
 
 def add(text: str) -> None:
@@ -211,4 +220,25 @@ def test_in_another_thread_nothing_is_taken_from_its_own() -> None:
     in_thread(work)
     threads[0].join()
     eventually(lambda: pooling.stats("default").in_use == 0)
+    assert_whole()
+
+
+def test_a_request_inside_of_another_one_keeps_nothing_alive() -> None:
+    """Neither the wrapper nor the slot of the outer one: dropped, they are reclaimed at once."""
+    reclaimed = pooling.stats("default").reclaimed
+    request_started()
+    token()
+    wrapper = connections["default"]
+    with connections_kept_open():
+        request_started()
+    # As nobody does: the slot is gone with what refers to it.
+    wrapper._lease = wrapper.connection = None
+    assert pooling.stats("default").reclaimed == reclaimed + 1
+    ref = weakref.ref(wrapper)
+    del connections["default"]
+    wrapper.break_cycles()
+    del wrapper
+    assert ref() is None
+    request_finished()
+    request_finished()
     assert_whole()
