@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.neighbours import suite
 from tests.neighbours.neighbours import NEIGHBOURS
 from tests.neighbours.spec import Spec
 
@@ -26,9 +27,7 @@ REST_SECONDS = 5.0
 MIGRATIONS = "probes_migrations"
 
 
-def _configure(spec: Spec) -> None:
-    from django.conf import settings
-
+def _database(spec: Spec) -> dict[str, Any]:
     neighbour = NEIGHBOURS[spec.neighbour]
     if neighbour.psycopg2:
         # Django prefers psycopg 3 where both are installed.
@@ -38,8 +37,15 @@ def _configure(spec: Spec) -> None:
     database = spec.database | dict(neighbour.database)
     if spec.scope is not None:
         database["POOL"] = {"SCOPE": spec.scope, "TIMEOUT": 10}
+    return database
+
+
+def _configure(spec: Spec) -> None:
+    from django.conf import settings
+
+    neighbour = NEIGHBOURS[spec.neighbour]
     chosen = {
-        "DATABASES": {"default": database},
+        "DATABASES": {"default": _database(spec)},
         "INSTALLED_APPS": [
             "django.contrib.contenttypes",
             "django.contrib.auth",
@@ -102,27 +108,37 @@ def _outcome(function: Any) -> Any:
         return {"raised": traceback.format_exc()}
 
 
-def main() -> None:
-    spec = Spec.of_this_process()
-    neighbour = NEIGHBOURS[spec.neighbour]
-    _configure(spec)
-    if neighbour.first:
-        import_module(neighbour.first)
-    if spec.scope is not None:
-        _patch(neighbour.connections)
+def _probe(spec: Spec) -> dict[str, Any]:
+    """The results of the probes, on a new database."""
     import django
     from django.core.management import call_command
 
     django.setup()
+    neighbour = NEIGHBOURS[spec.neighbour]
     if "MIGRATION_MODULES" not in neighbour.settings:
         Path(MIGRATIONS).mkdir()
         Path(MIGRATIONS, "__init__.py").touch()
         call_command("makemigrations", "probes", verbosity=0)
     call_command("migrate", verbosity=0)
     module = import_module(neighbour.module)
-    probes = [name for name in vars(module) if name.startswith("probe_")]
+    return {name: _outcome(probe) for name, probe in list(vars(module).items()) if name.startswith("probe_")}
+
+
+def main() -> None:
+    spec = Spec.of_this_process()
+    neighbour = NEIGHBOURS[spec.neighbour]
+    if not neighbour.suite:
+        _configure(spec)
+    if neighbour.first:
+        import_module(neighbour.first)
+    if spec.scope is not None:
+        _patch(neighbour.connections)
+    if neighbour.suite:
+        results = suite.run(neighbour.package, neighbour.suite, _database(spec))
+    else:
+        results = _probe(spec)
     report = {
-        "results": {name: _outcome(getattr(module, name)) for name in probes},
+        "results": results,
         "version": version(neighbour.package),
         "stats": {} if spec.scope is None else _stats(),
         "imported": "django_db_pooling" in sys.modules,

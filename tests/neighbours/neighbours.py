@@ -36,6 +36,8 @@ class Neighbour:
     # SQL for the superuser, before the first migration.
     prepare: str = ""
     probes: str = ""
+    # Of the package's own tests, which pytest runs instead of probes.
+    suite: tuple[str, ...] = ()
     # A module that is imported before pooling.patch() is called.
     first: str = ""
 
@@ -202,6 +204,26 @@ NEIGHBOURS = {
             databases=(SQLITE, MARIADB),
             apps=("rest_framework",),
             database={"ATOMIC_REQUESTS": True},
+        ),
+        Neighbour(
+            "djangorestframework, its own tests",
+            "the requests of many clients in one thread, in transactions and without",
+            requires=("djangorestframework~=3.16", "requests", "pytest", "pytest-django", "dj-database-url"),
+            databases=(SQLITE,),
+            gevent=False,
+            suite=tuple(
+                f"tests/{name}"
+                for name in (
+                    *("authentication", "browsable_api", "test_atomic_requests.py", "test_filters.py"),
+                    *(
+                        "test_generics.py",
+                        "test_pagination.py",
+                        "test_permissions.py",
+                        "test_relations_pk.py",
+                    ),
+                    *("test_requests_client.py", "test_testing.py", "test_viewsets.py"),
+                )
+            ),
         ),
         Neighbour(
             "django-dbconn-retry",
