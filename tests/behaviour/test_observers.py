@@ -73,7 +73,7 @@ def _durations(name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 # Not each driver is asked for all of them.
-OF_DRIVERS = ("in_transaction", "is_clean", "unread", "session_changed", "evicts")
+OF_DRIVERS = ("in_transaction", "is_clean", "unread", "session_changed", "unfit")
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     **{name: _of_driver(name) for name in OF_DRIVERS},
     "rules": lambda patch: patch.setattr(registry.by_alias["default"].driver, "rules", Failing()),
@@ -138,7 +138,7 @@ def test_a_fault_of_ours_changes_nothing_and_is_logged_once(
     assert_whole()
 
 
-@pytest.mark.parametrize("name", ["broken", "evicts", "interrupted"])
+@pytest.mark.parametrize("name", ["broken", "unfit", "interrupted"])
 def test_a_fault_of_ours_does_not_hide_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def divide(execute: Any, *arguments: Any) -> Any:
         with connection.wrap_database_errors:
