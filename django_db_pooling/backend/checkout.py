@@ -140,7 +140,7 @@ def _connect_with_io(
 
 def _seconds_to_wait(pool: DatabasePool, max_wait: float | None) -> float | None:
     handled = sys.exc_info()[1]
-    if isinstance(handled, PoolTimeout) and handled.alias == pool.name:
+    if handled is not None and isinstance(handled, PoolTimeout) and handled.alias == pool.name:
         # Packages that retry after an OperationalError, or pages for errors that need the database.
         return 0.0
     return min((one for one in (pool.limits.timeout, max_wait) if one is not None), default=None)
