@@ -5,24 +5,24 @@ Those that have to ask a server are in ``capacity.py``.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import re
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
 
 from django_db_pooling import capacity, conf, drivers
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
+from django_db_pooling.signals import foreign_receivers
 
 # By the first letter of an id's last part: django_db_pooling.W001.
 _LEVELS: dict[str, tuple[int, Callable[..., CheckMessage]]] = {
@@ -42,7 +42,9 @@ def log_once(problems: Iterable[Problem]) -> None:
             _logged.add(problem.message)
             level, _ = _LEVELS[_letter(problem)]
             fields = extra("check", check=problem.id)
-            logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
+            # A filter of the site's may raise.
+            with contextlib.suppress(Exception):
+                logger.log(level, "%s %s (%s)", problem.message, problem.hint, problem.id, extra=fields)
 
 
 def _letter(problem: Problem) -> str:
@@ -50,8 +52,16 @@ def _letter(problem: Problem) -> str:
 
 
 def settings_errors() -> list[Problem]:
-    """What is wrong with the settings, or with an alias given to set_pool_size()."""
+    """What is wrong with the settings, with an alias given to set_pool_size(), or with this process."""
     found = []
+    if green.eventlet_has_patched():
+        found.append(
+            Problem(
+                "django_db_pooling.E008",
+                "eventlet has patched this process, which can't pool connections there.",
+                "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
+            )
+        )
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
     for alias in conf.overridden_aliases():
@@ -181,19 +191,17 @@ def _other_pool(engine: str) -> str | None:
 def receiver_warnings() -> list[Problem]:
     """Receivers of connection_created that may expect it once per request."""
     found = []
-    for entry in connection_created.receivers:
-        receiver = entry[1]() if isinstance(entry[1], weakref.ReferenceType) else entry[1]
-        module = getattr(receiver, "__module__", None) or "django"
-        if module.partition(".")[0] != "django":
-            name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
-            found.append(
-                Problem(
-                    "django_db_pooling.W003",
-                    f"{module}.{name} receives connection_created, sent once per physical connection.",
-                    "What it sets for one request would also be seen by later ones. For that, receive "
-                    "django_db_pooling.signals.connection_checked_out instead.",
-                )
+    for receiver in foreign_receivers():
+        name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
+        found.append(
+            Problem(
+                "django_db_pooling.W003",
+                f"{receiver.__module__}.{name} receives connection_created, sent once per physical "
+                "connection.",
+                "What it sets for one request would also be seen by later ones. For that, receive "
+                "django_db_pooling.signals.connection_checked_out instead.",
             )
+        )
     return found
 
 

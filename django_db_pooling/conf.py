@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
 
 from django_db_pooling.log import redact
@@ -80,7 +82,7 @@ _KEYS = {
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
-    "RESET": _Key(None, _one_of("auto", "always", "never"), "'auto', 'always' or 'never'"),
+    "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
 }
 
 
@@ -200,7 +202,7 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
 
 
 def reset_mode(settings_dict: Settings) -> str:
-    """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``."""
+    """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``, or closed instead: ``"close"``."""
     pool = settings_dict.get("POOL")
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
 
@@ -209,6 +211,11 @@ def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: if the settings don't say."""
     pool = settings_dict.get("POOL")
     return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
+
+
+def there_are_settings() -> bool:
+    """Whether the project's have been read, or it is known which these are."""
+    return bool(settings.configured or os.environ.get(ENVIRONMENT_VARIABLE))
 
 
 def reject(found: list[Problem]) -> None:

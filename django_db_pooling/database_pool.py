@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +15,11 @@ from django_db_pooling import conf
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
 from django_db_pooling.pool.pool import Pool
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process.tasks import Tasks
+
+# While a server is the wrong one, connections are replaced once in so many seconds.
+REPLACING = 1.0
 
 
 class Identity:
@@ -39,11 +45,23 @@ class Identity:
         self.autocommit = bool(self.settings_dict["AUTOCOMMIT"])
         self.scope = conf.scope(self.settings_dict, pool.driver.scope)
         self.reset_mode = conf.reset_mode(self.settings_dict)
-        self.backend_remembers = _remembers_session(self.wrapper_class)
+        self.backend_remembers = _is_foreign(self.wrapper_class, "close")
+        # Whether a reset undoes no part of what the backend sets up when it connects.
+        self.resettable = not (
+            self.reset_mode == "close"
+            or _is_foreign(self.wrapper_class, "connect")
+            or _is_foreign(self.wrapper_class, "get_new_connection")
+        )
+        # Of time.monotonic(): the last one has failed.
+        self.no_reset_before = -math.inf
         # What Django found out about the server, by attribute of its wrapper.
         self.learned: dict[str, Any] = {}
+        # How many references there are to a connection to which only its wrapper refers; 0: not known.
+        self.references = 0
         # The server closes a connection by itself when it has been idle for so long (seconds).
         self.server_timeout = math.inf
+        # Whether a server has taken writes, as far as one has told. It may come back without that.
+        self.takes_writes: bool | None = None
         # Wrappers whose thread has ended, for the next one; and what an untouched one is like.
         self.spare_wrappers: list[Any] = []
         self.untouched: Any = None
@@ -89,14 +107,24 @@ class Identity:
         """A wrapper for these settings, which no thread has."""
         return self.wrapper_class(self.settings_dict, self.pool.name)
 
-    def learn(self, wrapper: Any) -> None:
-        """Called with a wrapper that has just opened a connection."""
+    def learn(self, wrapper: Any) -> dict[str, Any]:
+        """What is known now. Called with a wrapper that has just opened a connection."""
+        count = sys.getrefcount(wrapper.connection)
+        self.references = min(count, self.references or count)
         known, driver = wrapper.__dict__, self.pool.driver
-        self.learned = {name: known[name] for name in driver.learned if name in known}
+        learned = {name: known[name] for name in driver.learned if name in known}
+        if learned != self.learned:
+            # Wrappers see by the object whether they know it already.
+            self.learned = learned
         if self.server_timeout == math.inf:
             seconds = driver.server_timeout(wrapper.connection)
             # Some time before the server closes it: that may happen just when somebody checks it out.
             self.server_timeout = max(seconds - 2, seconds / 2)
+        if not self.takes_writes:
+            takes_writes = driver.takes_writes(wrapper.connection)
+            if takes_writes is not None:
+                self.takes_writes = takes_writes
+        return self.learned
 
 
 class DatabasePool(Pool):
@@ -120,6 +148,8 @@ class DatabasePool(Pool):
         self.identities: tuple[Identity, ...] = ()
         # That of the alias's own settings, as far as it is known.
         self.current: Identity | None = None
+        # When a server was last found to be the wrong one.
+        self._replaced_at = -math.inf
         self._lock = threading.Lock()
 
     def server_of(self, affinity: Any) -> object:
@@ -165,7 +195,8 @@ class DatabasePool(Pool):
         """Give a wrapper that hasn't connected yet its identity, and what is known of the server."""
         identity = self._known(wrapper)
         if identity is not None:
-            wrapper.__dict__.update(identity.learned, _identity=identity)
+            wrapper.learn(identity.learned)
+            wrapper._identity = identity
 
     def found_own_keys(self, keys: set[str]) -> None:
         """The backend has written them while it connected."""
@@ -203,9 +234,18 @@ class DatabasePool(Pool):
         # Those, too, that have come back since the last one was retired: from a rest, for example.
         self.close_idle(_is_retired)
 
+    def wrong_server(self, slot: Slot, error: object) -> None:
+        """A statement on this connection says so: replace all that were opened before now. No I/O."""
+        now = time.monotonic()
+        if slot.generation == self.slots.generation and now - self._replaced_at >= REPLACING:
+            self._replaced_at = now
+            self.slots.generation += 1
+            self.journal.note("wrong_server", error=redact(error))
+
     def recycle(self) -> None:
         for identity in self.identities:
             identity.learned = {}
+            identity.no_reset_before = -math.inf
         super().recycle()
 
 
@@ -254,12 +294,12 @@ def _written_at_creation(wrapper: Any) -> frozenset[str]:
     return frozenset(noting.written)
 
 
-def _remembers_session(cls: type[Any]) -> bool:
-    """Whether wrappers of this class have a ``close()`` of a backend that is none of Django's.
+def _is_foreign(cls: type[Any], method: str) -> bool:
+    """Whether this method of a wrapper's is one of a backend that is none of Django's.
 
-    django-tenants has: it remembers what it has set in the session, and forgets it when the connection is
-    closed.
+    django-tenants has a ``close()``: it remembers what it has set in the session, and forgets it when the
+    connection is closed.
     """
-    backends = (base for base in cls.__mro__ if not base.__module__.startswith("django_db_pooling."))
-    closing = next(base for base in backends if "close" in vars(base))
-    return not closing.__module__.startswith("django.db.backends.")
+    backends = (base for base in cls.__mro__ if not base.__module__.startswith("django_db_pooling.backend."))
+    module = next(base for base in backends if method in vars(base)).__module__
+    return not module.startswith(("django.", "django_db_pooling."))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from asyncio import _get_running_loop
+from collections.abc import Callable
+from inspect import getattr_static
+from types import FunctionType
 from typing import Any
 
 from asgiref.local import Local
-from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.conf import settings
 from django.core import signals
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
+from django.db import utils as db_utils
 from django.db.utils import ConnectionHandler
+from django.utils import connection as connection_utils
 
-from django_db_pooling import checks, conf, drivers, owner
+from django_db_pooling import checks, conf, drivers, owner, units
 from django_db_pooling.backend import reuse
 from django_db_pooling.backend.wrapper import PooledWrapper, pooled
 from django_db_pooling.metrics import exporters
@@ -24,7 +28,15 @@ from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import registry
 from django_db_pooling.workers.agent import agent
 
-_inherited_getitem, _inherited_all = ConnectionHandler.__getitem__, ConnectionHandler.all
+# Of our receivers of Django's signals.
+_UID = "django_db_pooling"
+# Django's own methods are functions of these modules.
+_DJANGOS = (vars(connection_utils), vars(db_utils))
+
+# Whether patch() is in force: a tracer may go on calling what it has found.
+_is_on = False
+# By the name of a method of ConnectionHandler: ours, and what it has replaced there (None: nothing).
+_replaced: dict[str, tuple[Any, Any]] = {}
 # Where Django's handler keeps its wrappers, and the threading.local in that.
 _connections: Any = None
 _storage: Any = None
@@ -46,9 +58,9 @@ def _getitem(self: Any, alias: str) -> Any:
         return getattr(storage, alias)
     except AttributeError:
         pass
-    if alias not in self.settings:
-        # An error, or an alias of which only this handler knows.
-        return _inherited_getitem(self, alias)
+    if not _is_on or alias not in self.settings:
+        # After unpatch(); an error, or an alias of which only this handler knows.
+        return super(ConnectionHandler, self).__getitem__(alias)
     pool = registry.by_alias.get(alias)
     identity = None if pool is None else pool.current
     wrapper = None
@@ -68,7 +80,7 @@ def _getitem(self: Any, alias: str) -> Any:
 def _all(self: Any, initialized_only: bool = False) -> list[Any]:
     """Django's. It is called three times in each request."""
     if not initialized_only or self._connections is not _connections or _get_running_loop():
-        return list(_inherited_all(self, initialized_only))
+        return list(super(ConnectionHandler, self).all(initialized_only))
     if not fork.noticed[0]:
         fork.notice()
     if _unpooled:
@@ -87,28 +99,68 @@ def patch() -> None:
     Calling it again changes nothing. Raises ImproperlyConfigured, with nothing changed, where the
     settings of a pool are wrong. Logs once what the system checks would advise.
     """
-    if settings.configured or os.environ.get(ENVIRONMENT_VARIABLE):
+    global _is_on
+    if conf.there_are_settings():
         conf.reject(checks.settings_errors() + exporters.problems())
         checks.log_once(checks.advice())
     _make_storage_local()
     _plug_in()
-    if ConnectionHandler.__getitem__ is _getitem:
+    units.watch()
+    was_on, _is_on = _is_on, True
+    _put("__getitem__", _getitem, _calling)
+    # Django's asks __getitem__, and so may one that a tracer has wrapped.
+    _put("all", _all, None)
+    if was_on:
         return
-    ConnectionHandler.__getitem__ = _getitem  # type: ignore[method-assign]
-    ConnectionHandler.all = _all  # type: ignore[method-assign]
-    signals.request_started.connect(_request_started, weak=False, dispatch_uid="django_db_pooling")
-    signals.request_finished.connect(_request_finished, weak=False, dispatch_uid="django_db_pooling")
-    signals.setting_changed.connect(registry.setting_changed, dispatch_uid="django_db_pooling")
+    signals.request_started.connect(_request_started, weak=False, dispatch_uid=_UID)
+    signals.request_finished.connect(_request_finished, weak=False, dispatch_uid=_UID)
+    signals.setting_changed.connect(registry.setting_changed, dispatch_uid=_UID)
     if settings.configured:
         _pool_open_wrappers()
 
 
 def unpatch() -> None:
     """New wrappers are Django's own again. Pooled ones work on until their thread or greenlet ends."""
-    if ConnectionHandler.__getitem__ is _getitem:
-        del ConnectionHandler.__getitem__
-    if ConnectionHandler.all is _all:
-        del ConnectionHandler.all
+    global _is_on
+    _is_on = False
+    for name in ("__getitem__", "all"):
+        ours, before = _replaced.get(name, (None, None))
+        # Else a tracer has wrapped it since.
+        if ours is not None and vars(ConnectionHandler).get(name) is ours:
+            if before is None:
+                delattr(ConnectionHandler, name)
+            else:
+                setattr(ConnectionHandler, name, before)
+
+
+def _put(name: str, ours: Any, calling: Callable[[Any], Any] | None) -> None:
+    """Put our method in the place of Django's, or ``calling(theirs)`` in that of a tracer's that wraps it."""
+    standing = getattr_static(ConnectionHandler, name)
+    if type(standing) is not FunctionType or not any(standing.__globals__ is one for one in _DJANGOS):
+        if calling is None or _has_ours_inside(standing):
+            return
+        ours = calling(standing)
+    _replaced[name] = (ours, vars(ConnectionHandler).get(name))
+    setattr(ConnectionHandler, name, ours)
+
+
+def _has_ours_inside(function: Any) -> bool:
+    while function is not None:
+        if getattr(function, "__globals__", None) is globals():
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def _calling(theirs: Any) -> Any:
+    """_getitem, with what stood there before: that finds the pooled wrapper then."""
+
+    def getitem(self: Any, alias: str) -> Any:
+        if alias in self.settings:
+            _getitem(self, alias)
+        return theirs.__get__(self, type(self))(alias)
+
+    return getitem
 
 
 # -- wrappers from before patch() -----------------------------------------------------------------
@@ -205,6 +257,18 @@ def _request_finished(**kwargs: Any) -> None:
     owner.current().finish_request()
 
 
+def _finish_last() -> None:
+    """After all other receivers: what they execute is still the request's, and given back with it."""
+    signal = signals.request_finished
+    with signal.lock:
+        signal.receivers = sorted(signal.receivers, key=_is_ours)
+        signal.sender_receivers_cache.clear()
+
+
+def _is_ours(receiver: Any) -> bool:
+    return bool(receiver[0][0] == _UID)
+
+
 # -- fork, exit, and the wings --------------------------------------------------------------------
 
 
@@ -217,6 +281,7 @@ class _Wrappers:
         self.tasks = Tasks()
 
     def every_second(self) -> bool:
+        _finish_last()
         return False
 
     def forked(self) -> None:
@@ -251,6 +316,8 @@ def _plug_in() -> None:
     registry.on_new_pool[:] = [
         ("starting the exporters", exporters.start),
         ("checking the settings", _advise),
+        ("being the last to know of the end of a request", _finish_last),
+        ("being told of the end of a worker process", upkeep.end_with_worker),
     ]
     # A site without metrics is better than none.
     registry.tasks.run("starting the exporters", exporters.start)

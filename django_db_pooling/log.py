@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import traceback
 from collections import deque
 from typing import Any
@@ -60,8 +61,20 @@ def redact(text: object, max_length: int = MAX_LENGTH) -> str:
     At most ``max_length`` characters. Only the beginning of a long text is read.
     """
     try:
+        return _redact(text, max_length)
+    except Exception as error:
+        # Where the stack is at its end, for example.
+        if is_signalled(error):
+            raise
+        return "?"
+
+
+def _redact(text: object, max_length: int) -> str:
+    try:
         line = str(text)
-    except Exception:
+    except Exception as error:
+        if is_signalled(error):
+            raise
         line = "" if isinstance(text, BaseException) else type(text).__name__
     if is_long := len(line) > _READ * max_length:
         # The @ that ends the password in a URL may have been cut off.
@@ -80,12 +93,18 @@ def redact(text: object, max_length: int = MAX_LENGTH) -> str:
 def safe_label(text: str) -> str:
     """A name or a path as one printable line of at most ``MAX_LABEL`` characters, with visible white space.
 
-    A short one is not redacted here, which would cost too much in each request, but where it is shown.
+    A short one is not redacted here, which would cost too much in each request, but where it is shown. Never
+    raises.
     """
-    if len(text) <= MAX_LABEL and text.isprintable():
-        return text
-    # One more than redact() reads, so that it sees that the text goes on.
-    return redact(escape_unprintable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
+    try:
+        if len(text) <= MAX_LABEL and text.isprintable():
+            return text
+        # One more than redact() reads, so that it sees that the text goes on.
+        return redact(escape_unprintable(text[: _READ * MAX_LABEL + 1]), MAX_LABEL)
+    except Exception as error:
+        if is_signalled(error):
+            raise
+        return "?"
 
 
 def escape_unprintable(text: str) -> str:
@@ -93,6 +112,18 @@ def escape_unprintable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def is_signalled(error: BaseException) -> bool:
+    """Whether a signal's handler has raised it, to end a task for example, wherever that struck."""
+    if isinstance(error, RecursionError):
+        # Looking at the handlers takes some stack, too.
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    # Functions and methods, or objects that can be called.
+    calls = [call for one in handlers if callable(one) for call in (one, type(one).__call__)]
+    codes = {getattr(call, "__code__", None) for call in calls} - {None}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def traceback_text(error: BaseException) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from django_db_pooling import conf
@@ -27,7 +28,7 @@ ELSEWHERE = conf.TRANSACTION
 _local = threading.local()
 
 # Wrappers, and for what each held its connection.
-Claims = Sequence[tuple[Any, object]]
+Claims = Sequence[tuple[weakref.ref[Any], object]]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -86,6 +87,8 @@ class RequestEnd:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self._request.over or is_finalizing():
             return
+        # In a cycle of garbage weak references are cleared before this is called. But the owner, which lives,
+        # refers to the request, so that this one isn't garbage.
         owner = self._request.owner()
         if owner is not None and fork.is_own(owner.process):
             owner.abandon_request(self._request)
@@ -98,14 +101,19 @@ class Owner:
     thread or greenlet ends. Wrappers are in cycles, and wait for the garbage collector.
     """
 
-    # Names given to pooling.scope(), innermost last.
-    scopes: tuple[str, ...] = ()
+    # Names given to pooling.scope(), innermost last; None: that of the settings.
+    scopes: tuple[str | None, ...] = ()
     # Seconds to wait for a connection at most, where the pool's timeout is longer.
     max_wait: float | None = None
     # The innermost request that it handles. Without request_finished one stays until its environ, or this
     # owner, is collected.
     request: Request | None = None
-    _outside: Holder | None = None
+    # Who holds what is checked out outside of requests.
+    outside: Holder | None = None
+    # The units of work that have begun here, besides requests: by who told of them.
+    units: Mapping[str, Any] = MappingProxyType({})
+    # While it waits for a connection: in which pool, and as whom.
+    waiting: tuple[Any, Any] | None = None
 
     def __init__(self) -> None:
         self.process = fork.process
@@ -117,9 +125,9 @@ class Owner:
         """Who holds what is checked out now."""
         if self.request is not None:
             return self.request
-        if self._outside is None:
-            self._outside = Holder(weakref.ref(self))
-        return self._outside
+        if self.outside is None:
+            self.outside = Holder(weakref.ref(self))
+        return self.outside
 
     def holding(self) -> list[Any]:
         """Wrappers with something that this owner has to give back."""
@@ -134,12 +142,12 @@ class Owner:
 
     def claims(self) -> Claims:
         """What is held at this moment."""
-        return [(wrapper, wrapper.claim) for wrapper in self.holding()]
+        return [(weakref.ref(wrapper), wrapper.claim) for wrapper in self.holding()]
 
     def scope(self, of_requests: str) -> str:
         """The scope that applies at this moment. ``of_requests``: the settings' SCOPE."""
         if self.scopes:
-            return self.scopes[-1]
+            return self.scopes[-1] or of_requests
         return ELSEWHERE if self.request is None else of_requests
 
     @property
@@ -185,7 +193,13 @@ class Owner:
             self._leave(request)
 
     def abandon_request(self, request: Request) -> None:
-        """The request is over, without request_finished. No I/O. What has begun after it goes on."""
+        """The request is over, without request_finished. No I/O. What has begun after it goes on: also blocks
+        and statements of the code that has got its response.
+        """
+        if not all(wrapper.is_here for wrapper in self.holding()):
+            # In its own thread the owner may be at any point. Its next request gives back.
+            request.over = True
+            return
         requests = self._requests()
         if request not in requests:
             return
@@ -196,18 +210,22 @@ class Owner:
             request.over = True
             # Of what is held now, this request's is what was held already when the next one began.
             mine = [claim for claim in later.held_before if claim not in request.held_before]
-            held = [wrapper for wrapper in held if (wrapper, wrapper.claim) in mine]
+            held = [wrapper for wrapper in held if (weakref.ref(wrapper), wrapper.claim) in mine]
         else:
             held = others(held, request.held_before)
             self._leave(request)
         for wrapper in held:
-            wrapper.abandon()
+            if not wrapper.is_busy:
+                wrapper.abandon()
 
     def _leave(self, request: Request) -> None:
         """End this request and those inside of it."""
         left = self.request
         while left is not None and not request.over:
             left.over, left.held_before = True, ()
+            left = left.outer
+        while left is not None and left.over:
+            # Another thread has noticed its end.
             left = left.outer
         self.request = left
 
@@ -229,7 +247,9 @@ class Owner:
 
 def others(held: list[Any], before: Claims) -> list[Any]:
     """Those that hold something else than before."""
-    return [wrapper for wrapper in held if (wrapper, wrapper.claim) not in before] if before else held
+    if not before:
+        return held
+    return [wrapper for wrapper in held if (weakref.ref(wrapper), wrapper.claim) not in before]
 
 
 def give_all_back(wrappers: list[Any]) -> None:
@@ -297,17 +317,18 @@ class scope(ContextDecorator):
     """Context manager and decorator: what this thread or greenlet checks out inside goes back at its end.
 
     ``name``: how long a connection is held inside, ``"request"`` (to the end of this scope) or
-    ``"transaction"`` (as long as a transaction needs it); left out, as outside. What was checked out
-    before, for a transaction around it for example, stays. A transaction that was begun inside and
-    is still open at the end is rolled back. Raises ValueError for another name.
+    ``"transaction"`` (as long as a transaction needs it); left out, as in the scope around it, or else as the
+    settings say for requests. What was checked out before, for a transaction around it for example, stays.
+    A transaction that was begun inside and is still open at the end is rolled back. Raises ValueError for
+    another name.
     """
 
     def __init__(self, name: str | None = None) -> None:
         if name not in (None, conf.REQUEST, conf.TRANSACTION):
             raise ValueError(f"name must be {conf.REQUEST!r}, {conf.TRANSACTION!r} or None, not {name!r}")
         self._name = name
-        # One for each time that it was entered.
-        self._before: list[Claims] = []
+        # One for each time that it was entered: what was held then, and in which scopes it is.
+        self._before: list[tuple[Claims, tuple[str | None, ...]]] = []
 
     def __call__(self, func: F) -> F:
         if isgeneratorfunction(func) or iscoroutinefunction(func) or isasyncgenfunction(func):
@@ -319,13 +340,13 @@ class scope(ContextDecorator):
 
     def __enter__(self) -> scope:
         mine = current()
-        self._before.append(mine.claims())
-        if self._name is not None:
-            mine.scopes = (*mine.scopes, self._name)
+        around = mine.scopes
+        self._before.append((mine.claims(), around))
+        mine.scopes = (*around, self._name or (around[-1] if around else None))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         mine = current()
-        if self._name is not None:
-            mine.scopes = mine.scopes[:-1]
-        give_all_back(others(mine.holding(), self._before.pop()))
+        claims, mine.scopes = self._before[-1]
+        give_all_back(others(mine.holding(), claims))
+        self._before.pop()

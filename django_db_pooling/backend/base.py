@@ -5,6 +5,9 @@ The other modules of ``backend/`` work on it; ``wrapper.py`` puts it before a ba
 
 from __future__ import annotations
 
+import _thread
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from django_db_pooling.backend.lease import AWAITED, FREE, HELD, LOST, Lease, State
@@ -51,8 +54,15 @@ class LeaseHolder(Backend):
     # How many of its own methods are on the stack: they need the connection to their end. They count with
     # `try` and `finally`: a signal's exception may strike a context manager's __exit__ before its first line.
     _depth = 0
+    # What is known of the server, as far as this wrapper has been told.
+    _learned: Mapping[str, Any] = MappingProxyType({})
     # When it was last found to have no attribute of other code's: how many it had, and the newest.
     _known_names: tuple[int, str] | None = None
+    # Of ``execute_wrappers``, what belongs to the connection and leaves with it.
+    _lent: tuple[Any, ...] = ()
+
+    # The class that it would be without the pool.
+    backend_class: type[Any]
 
     @property
     def plain(self) -> Any:
@@ -93,11 +103,36 @@ class LeaseHolder(Backend):
         )
 
     @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this thread, or to another greenlet of this thread, which doesn't run now."""
+        if self._thread_ident == _thread.get_ident():
+            return True
+        slot = self.slot
+        return slot is not None and slot.hub is not None and slot.hub is slot.pool.driver.hub()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a block, a transaction, a statement or the reading of its rows may be going on."""
+        lease = self._lease
+        if lease is None or self._depth or self.in_atomic_block:
+            return bool(self._depth or self.in_atomic_block)
+        if not all(map(lease.driver.is_closed, lease.living_cursors())):
+            return True
+        if lease.is_damaged():
+            return False
+        is_open = lease.in_transaction(self.autocommit)
+        return lease.has_begun_by_text if is_open is None else is_open
+
+    @property
     def claim(self) -> object:
-        """What it holds something for: the same for as long as the block, or else the checkout, lasts."""
+        """What it holds something for: the same for as long as the block, or else the checkout, lasts.
+
+        Refers to no slot: who compares claims must not keep one.
+        """
         if self.in_atomic_block and self.atomic_blocks:
             return self.atomic_blocks[0]
-        return self._resting if self._lease is None else self._lease
+        lease = self._lease
+        return self._resting if lease is None else (lease.slot.number, lease.slot.taken_at)
 
     @property
     def in_transaction(self) -> bool:
@@ -138,15 +173,37 @@ class LeaseHolder(Backend):
         self.autocommit = self.settings_dict["AUTOCOMMIT"]
         if self.run_on_commit:
             self.run_on_commit = []
-        self.__dict__.update(lease.identity.learned)
+        if self._learned is not lease.identity.learned:
+            self.learn(lease.identity.learned)
+        slot = lease.slot
+        if slot.execute_wrappers or self._lent:
+            self.lend(slot.execute_wrappers)
         # Last: what interrupts this leaves nothing that is used half prepared.
         self._lease = lease
-        self.connection = lease.slot.connection
+        self.connection = slot.connection
+
+    def learn(self, learned: Mapping[str, Any]) -> None:
+        """What is known of the server, but for what the user has set instead."""
+        if learned:
+            own = self.set_by_user(learned)
+            self.__dict__.update(learned)
+            self.__dict__.update(own, _learned=learned)
+
+    def set_by_user(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of these attributes that have other values than this wrapper has been told."""
+        mine, told = self.__dict__, self._learned
+        return {
+            name: mine[name]
+            for name in names
+            if name in mine and (mine[name] != told[name] if name in told else not told)
+        }
 
     def end_lease(self) -> Lease:
         """The caller has to check its slot in, close or discard it."""
         lease = self._lease
         assert lease is not None
+        if self._lent:
+            self.take_back()
         self._lease = None
         if not self.in_atomic_block:
             # Its frames refer to the slot, which then wouldn't be reclaimed if its next holder dropped it.
@@ -172,6 +229,21 @@ class LeaseHolder(Backend):
         # Django's next connect() may run what is left here.
         self.run_on_commit = []
         self._vacant = LOST
+
+    def lend(self, functions: tuple[Any, ...]) -> None:
+        """Put these around the statements, each once: the wrapper may have one itself. Its own are inside."""
+        self.take_back()
+        own = self.execute_wrappers
+        self._lent = tuple(function for function in functions if function not in own)
+        own[:0] = self._lent
+
+    def take_back(self) -> None:
+        """What the connection has lent."""
+        own = self.execute_wrappers
+        for function in self._lent:
+            if function in own:
+                own.remove(function)
+        self._lent = ()
 
     def clear_state(self) -> None:
         """No block and no transaction is left of the scope that is over."""

@@ -5,10 +5,10 @@ Where Django would close a connection, at the end of its owner, and in forked ch
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from django.db import Error as DjangoError
-from django.db.backends.signals import connection_created
 
 from django_db_pooling import owner
 from django_db_pooling.backend.base import LeaseHolder
@@ -16,6 +16,10 @@ from django_db_pooling.backend.lease import LOST, Lease
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.process.observers import observers
+
+# Where a reset has failed, none is tried for so many seconds: what is in between may refuse them all.
+NO_RESET = 60.0
 
 # Attributes of an atomic block, which may be older than its connection: Django's connect() resets them.
 BLOCK = (
@@ -142,16 +146,16 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
         is_good = _may_be_reused(wrapper, lease)
         must_reset = slot.dirty or lease.identity.reset_mode == "always"
         rests = is_good and may_rest and slot.dirty
+        if not is_clean and wrapper.autocommit == lease.identity.autocommit:
+            # As Lease.is_clean(), without a call.
+            try:
+                is_clean = lease.driver.is_clean(slot.connection)
+            except Exception as error:
+                observers.failed("looking at a connection", error)
         is_as_new = (
             is_good
             and not rests
-            and (
-                is_clean
-                or (
-                    wrapper.autocommit == lease.identity.autocommit and lease.driver.is_clean(slot.connection)
-                )
-                or (not lease.is_damaged() and roll_back(wrapper, lease))
-            )
+            and (is_clean or (not lease.is_damaged() and roll_back(wrapper, lease)))
             and (not must_reset or reset_session(wrapper, lease))
         )
     except BaseException:
@@ -173,10 +177,18 @@ def _may_be_reused(wrapper: LeaseHolder, lease: Lease) -> bool:
         return False
     if lease.cursors and (lease.is_damaged() or not _detach_cursors(lease)):
         return False
+    if lease.pinned and _settings_changed(lease):
+        return False
     if wrapper.errors_occurred:
         # Django would ping the server here. The next checkout does.
         lease.pool.suspect(lease.slot)
     return True
+
+
+def _settings_changed(lease: Lease) -> bool:
+    """Whether somebody has told the driver's object to work in another way, or has closed it."""
+    driver, slot = lease.driver, lease.slot
+    return bool(driver.broken(slot.connection) or driver.settings(slot.connection) != slot.settings)
 
 
 def _detach_cursors(lease: Lease) -> bool:
@@ -207,27 +219,35 @@ def roll_back(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Make the session as it was after opening (I/O), outside of a transaction. False if it can't."""
-    slot, driver, pool = lease.slot, lease.driver, lease.pool
+    slot, driver, pool, identity = lease.slot, lease.driver, lease.pool, lease.identity
     wrapper.in_atomic_block = wrapper.needs_rollback = False
     # These statements are not in the user's query log, and don't pass the user's wrappers of execute().
     log_and_wrappers = wrapper.queries_log, wrapper.execute_wrappers
     wrapper.queries_log, wrapper.execute_wrappers = deque(maxlen=1), []
+    # Nor do they make a trace of their own, where a tracer has put an object of its own before the driver's.
+    plain = getattr(slot.connection, "__wrapped__", slot.connection)
     try:
+        wrapper.connection = plain
         if (
             slot.beyond_reset
+            or not slot.resettable
+            or time.monotonic() < identity.no_reset_before
+            or _settings_changed(lease)
             # By other settings it would be another session.
-            or not lease.identity.fits(wrapper)
-            or not driver.reset(slot.connection, wrapper.seconds_left(lease))
+            or not identity.fits(wrapper)
+            or not driver.reset(plain, wrapper.seconds_left(lease))
         ):
             return False
-        wrapper._set_autocommit(lease.identity.autocommit)
+        wrapper._set_autocommit(identity.autocommit)
         wrapper.init_connection_state()
-        connection_created.send(sender=wrapper.__class__, connection=wrapper)
     except (wrapper.Database.Error, DjangoError, OSError) as error:
+        identity.no_reset_before = time.monotonic() + NO_RESET
         pool.journal.note("reset_failed", error=redact(error))
         return False
     finally:
         wrapper.queries_log, wrapper.execute_wrappers = log_and_wrappers
+        if wrapper.connection is plain:
+            wrapper.connection = slot.connection
     slot.dirty = False
     slot.locks = 0
     pool.counts.resets += 1

@@ -14,12 +14,13 @@ from django_db_pooling import conf, drivers, owner
 from django_db_pooling.backend import checkin, opening
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, LOST, Lease
-from django_db_pooling.database_pool import Identity
+from django_db_pooling.backend.lending import Lending
+from django_db_pooling.database_pool import DatabasePool, Identity
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import Holding
-from django_db_pooling.pool.queue import CheckoutTimeout, ServerAway
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.registry import registry
@@ -106,11 +107,11 @@ def _connect_with_io(
     wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object, lease: Lease | None
 ) -> None:
     """Where it takes a wait, or a word with the server. ``lease``: of one that isn't usable yet."""
-    outer = wrapper._deadline
+    outer, rest = wrapper._deadline, wrapper._resting
     try:
         if outer is None:
-            wrapper._deadline = Deadline(_seconds_to_wait(identity.pool.limits.timeout, mine.max_wait))
-        if wrapper._resting is not None and _resume_session(wrapper, mine):
+            wrapper._deadline = Deadline(_seconds_to_wait(identity.pool, mine.max_wait))
+        if rest is not None and _resume_session(wrapper, mine):
             return
         if not (
             _check_out(wrapper, identity, mine, holder) if lease is None else _make_usable(wrapper, lease)
@@ -118,13 +119,16 @@ def _connect_with_io(
             _check_out_another(wrapper, mine, holder)
         if connection_checked_out.receivers:
             _send_checked_out(wrapper)
+        if rest is not None and rest.lent and wrapper._lease is not None:
+            # Others have needed its session: this is another one.
+            wrapper._lease.executed = False
     except BaseException as error:
         wrapper.discard()
         if isinstance(error, Exception):
             # The housekeeper writes the log, and may not run while the pool has no connection.
             upkeep.ensure_running()
         if isinstance(error, CheckoutTimeout):
-            raise PoolTimeout(str(error), error.waited) from None
+            raise PoolTimeout(str(error), error.waited, wrapper.alias) from None
         if isinstance(error, ServerAway):
             raise opening.copy_of_error(error.error, str(error)) from None
         raise
@@ -134,8 +138,12 @@ def _connect_with_io(
         del mine
 
 
-def _seconds_to_wait(timeout: float | None, max_wait: float | None) -> float | None:
-    return min((one for one in (timeout, max_wait) if one is not None), default=None)
+def _seconds_to_wait(pool: DatabasePool, max_wait: float | None) -> float | None:
+    handled = sys.exc_info()[1]
+    if isinstance(handled, PoolTimeout) and handled.alias == pool.name:
+        # Packages that retry after an OperationalError, or pages for errors that need the database.
+        return 0.0
+    return min((one for one in (pool.limits.timeout, max_wait) if one is not None), default=None)
 
 
 def _check_out_another(wrapper: LeaseHolder, mine: owner.Owner, holder: object) -> None:
@@ -161,7 +169,20 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
         wrapper.connection = None
         wrapper.plain.close()
     queued = pool.counts.queued
-    slot = pool.checkout(deadline.until, holder, deadline.began, identity.affinity(), mine.max_wait is None)
+    # Only who has used another one may hold anything.
+    lending = Lending(mine, pool) if len(mine.wrappers) > 1 else None
+    try:
+        slot = pool.checkout(
+            deadline.until,
+            holder,
+            deadline.began,
+            identity.affinity(),
+            mine.max_wait is None,
+            None if lending is None else lending.before_waiting,
+        )
+    finally:
+        if lending is not None:
+            lending.end()
     # If somebody has queued meanwhile, it may have been this caller, and the settings may have changed.
     if pool.counts.queued != queued and not identity.fits(wrapper):
         pool.checkin(slot)
@@ -172,7 +193,7 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
         return _make_usable(wrapper, lease)
     wrapper._lease = lease
     is_open = opening.open_patiently(wrapper, lease)
-    lease.executed = False
+    lease.executed = not lease.by_transaction
     return is_open
 
 
@@ -183,7 +204,7 @@ def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
     if slot.dirty and not checkin.reset_session(wrapper, lease):
         return wrapper._lease is not None and _open_in_its_place(wrapper, lease)
     is_usable = not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper)
-    lease.executed = False
+    lease.executed = not lease.by_transaction
     return is_usable
 
 
@@ -195,7 +216,7 @@ def _open_in_its_place(wrapper: LeaseHolder, lease: Lease) -> bool:
         return False
     renewed = wrapper._lease = Lease(slot, lease.identity, lease.by_transaction)
     is_open = opening.open_patiently(wrapper, renewed)
-    renewed.executed = False
+    renewed.executed = not renewed.by_transaction
     return is_open
 
 
@@ -241,9 +262,9 @@ def _send_checked_out(wrapper: LeaseHolder) -> None:
     assert lease is not None
     slot = lease.slot
     before = slot.dirty, slot.beyond_reset, slot.locks
-    connection_checked_out.send(sender=wrapper.__class__, connection=wrapper)
+    connection_checked_out.send(sender=wrapper.backend_class, connection=wrapper)
     if wrapper._lease is not lease:
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_checked_out")
     # The receivers overwrite at the next checkout what they have set now.
     slot.dirty, slot.beyond_reset, slot.locks = before
-    lease.executed = False
+    lease.executed = not lease.by_transaction

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from django.db.utils import DatabaseErrorWrapper
 
 from django_db_pooling.backend.base import LeaseHolder
-from django_db_pooling.backend.lease import LOST
+from django_db_pooling.backend.lease import LOST, Lease
+from django_db_pooling.drivers.errors import CONNECTION, READ_ONLY_TRANSACTION, SERVER
 from django_db_pooling.pool.holders import request_label
 from django_db_pooling.pool.stats import Closed
 from django_db_pooling.process import fork
+from django_db_pooling.process.observers import observers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,20 +67,48 @@ def statement_failed(wrapper: LeaseHolder, error: BaseException) -> None:
     if lease is None or not lease.slot.opened_at:
         # What fails while it is opened is checkout's.
         return
-    driver, slot, pool = lease.driver, lease.slot, lease.pool
-    broken = driver.broken(slot.connection)
-    if isinstance(error, wrapper.Database.Error):
-        if broken:
-            pool.suspect_all()
-        elif driver.evicts(error):
-            # This request may go on with it.
-            slot.broken = True
-        is_lost = broken
-    else:
-        is_lost = broken or driver.interrupted(slot.connection, error)
+    try:
+        is_lost = _has_lost(wrapper, lease, error)
+    except Exception as failure:
+        observers.failed("looking at an error", failure)
+        # What is no error of the database's may have left an answer unread.
+        is_lost = not isinstance(error, wrapper.Database.Error)
+        lease.slot.broken = True
     if is_lost:
-        pool.journal.trouble("lost", error, request=request_label(slot.holder))
+        lease.pool.journal.trouble("lost", error, request=request_label(lease.slot.holder))
         lose(wrapper)
+
+
+def _has_lost(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> bool:
+    """Whether the connection can't be used any more, not even by this request."""
+    driver, slot = lease.driver, lease.slot
+    broken = bool(driver.broken(slot.connection))
+    if not isinstance(error, wrapper.Database.Error):
+        return broken or bool(driver.interrupted(slot.connection, error))
+    if broken:
+        lease.pool.suspect_all()
+    else:
+        _retire_what_is_unfit(lease, error)
+    return broken
+
+
+def _retire_what_is_unfit(lease: Lease, error: BaseException) -> None:
+    """This request may go on with what it has; the next ones get another connection, or none that was opened
+    before now.
+    """
+    slot, identity = lease.slot, lease.identity
+    unfit = lease.driver.unfit(slot.connection, error)
+    if unfit is None:
+        return
+    if unfit is CONNECTION:
+        slot.broken = True
+        return
+    if unfit is READ_ONLY_TRANSACTION and (slot.dirty or lease.has_begun_by_text):
+        # It has chosen that.
+        return
+    # A replica never takes writes.
+    if unfit is SERVER or identity.takes_writes is not False:
+        identity.pool.wrong_server(slot, error)
 
 
 def lose(wrapper: LeaseHolder) -> None:
@@ -89,7 +119,11 @@ def lose(wrapper: LeaseHolder) -> None:
     slot, driver = lease.slot, lease.driver
     was_in_transaction = lease.manual or lease.was_in_transaction
     if driver.remembers_transaction and slot.connection is not None:
-        was_in_transaction = lease.manual or driver.in_transaction(slot.connection) is not False
+        was_in_transaction = True
+        try:
+            was_in_transaction = lease.manual or driver.in_transaction(slot.connection) is not False
+        except Exception as error:
+            observers.failed("looking for a transaction", error)
     lease.pool.discard(slot, Closed.BROKEN)
     if not driver.has_transactions:
         wrapper.unset_connection()

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.process.observers import observers
 
 
 class State(Enum):
@@ -65,8 +66,10 @@ class Lease:
         self.by_transaction = by_transaction
         # It lasts to the end of the request or scope.
         self.pinned = False
-        # A statement has been executed, and one whose text begins a transaction.
-        self.executed = self.has_begun_by_text = False
+        # The session's last statement was this wrapper's, or needn't be.
+        self.executed = not by_transaction
+        # A statement has been executed whose text begins a transaction.
+        self.has_begun_by_text = False
         # The transaction is one of set_autocommit(False), which has no end of its own.
         self.manual = False
         # When the present or last statement began.
@@ -82,18 +85,30 @@ class Lease:
 
     def is_clean(self, autocommit: bool) -> bool:
         """Whether there is certainly nothing to roll back or to read."""
-        return autocommit == self.identity.autocommit and bool(self.driver.is_clean(self.slot.connection))
+        try:
+            return autocommit == self.identity.autocommit and bool(self.driver.is_clean(self.slot.connection))
+        except Exception as error:
+            observers.failed("looking at a connection", error)
+            return False
 
     def is_damaged(self) -> bool:
         """Whether the connection is broken, or part of a result is still to come."""
         connection = self.slot.connection
-        return bool(self.driver.broken(connection) or self.driver.unread(connection))
+        try:
+            return bool(self.driver.broken(connection) or self.driver.unread(connection))
+        except Exception as error:
+            observers.failed("looking at a connection", error)
+            return True
 
     def in_transaction(self, autocommit: bool) -> bool | None:
         """None where only the server knows."""
         if autocommit != self.identity.autocommit:
             return True
-        found: bool | None = self.driver.in_transaction(self.slot.connection)
+        try:
+            found: bool | None = self.driver.in_transaction(self.slot.connection)
+        except Exception as error:
+            observers.failed("looking for a transaction", error)
+            return True
         return found
 
     def is_over(self, autocommit: bool) -> bool:
@@ -105,6 +120,10 @@ class Lease:
         return (
             not self.has_begun_by_text and not self.is_damaged() and self.in_transaction(autocommit) is None
         )
+
+    def living_cursors(self) -> list[Any]:
+        """The driver's cursors, closed or not, that somebody has."""
+        return [cursor for ref in list(self.cursors) if (cursor := ref()) is not None]
 
     @property
     def is_needed(self) -> bool:

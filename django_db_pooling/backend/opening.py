@@ -19,6 +19,7 @@ from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
+from django_db_pooling.signals import foreign_receivers
 
 # For opening one of MIN_SIZE: the housekeeper has other things to do meanwhile (seconds).
 MAX_FILL = 5.0
@@ -52,7 +53,19 @@ def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
 def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     """Try once."""
     slot, driver, identity = lease.slot, lease.driver, lease.identity
-    wrapper.__dict__.update(identity.learned)
+    own = wrapper.set_by_user(driver.learned)
+    try:
+        wrapper.__dict__.update(identity.learned)
+        _open(wrapper, lease, identity)
+    finally:
+        # Django's connect() sets these anew.
+        wrapper.__dict__.update(own)
+    lease.pool.opened(slot)
+    upkeep.ensure_running()
+
+
+def _open(wrapper: LeaseHolder, lease: Lease, identity: Identity) -> None:
+    slot, driver = lease.slot, lease.driver
     _connect(wrapper, identity)
     if wrapper._lease is not lease or driver.broken(slot.connection):
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_created")
@@ -61,12 +74,12 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
         keep_alive(fd, idle, lease.params)
     driver.connected(slot.connection, lease.params)
     lease.params = {}
-    identity.learn(wrapper)
+    slot.settings = driver.settings(slot.connection)
+    slot.resettable = identity.resettable and not foreign_receivers(wrapper.backend_class)
+    wrapper._learned = identity.learn(wrapper)
     slot.server_timeout = identity.server_timeout
     # The settings may have changed while this connected.
     slot.broken = not identity.fits(wrapper)
-    lease.pool.opened(slot)
-    upkeep.ensure_running()
 
 
 def _connect(wrapper: LeaseHolder, identity: Identity) -> None:
@@ -110,6 +123,7 @@ def _seconds_to_connect(wrapper: LeaseHolder, lease: Lease) -> float | None:
 
 def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
     """Free a slot that got no connection. Only the driver's errors say something of the server."""
+    wrapper.take_back()
     wrapper._lease = None
     cause = error.__cause__ if isinstance(error, DjangoError) else error
     if isinstance(error, Exception) and isinstance(cause, (wrapper.Database.Error, OSError)):
@@ -121,6 +135,7 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
 def _undo(wrapper: LeaseHolder, lease: Lease) -> None:
     """What an attempt that failed may have left."""
     slot = lease.slot
+    wrapper.take_back()
     wrapper.connection, connection, slot.connection = None, slot.connection, None
     if connection is not None:
         lease.driver.drop(connection)

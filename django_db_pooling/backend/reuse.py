@@ -44,7 +44,17 @@ _VARYING = {
 # What they get by use, besides what is cached.
 _BY_USE = {"_named_cursor_idx", "wrap_database_errors"}
 # What this package adds; ``_identity`` is as it was.
-_OURS = {"_lease", "_vacant", "_resting", "_deadline", "_depth", "_identity", "_known_names"}
+_OURS = {
+    "_lease",
+    "_vacant",
+    "_resting",
+    "_deadline",
+    "_depth",
+    "_identity",
+    "_known_names",
+    "_learned",
+    "_lent",
+}
 
 
 def retire(wrapper: Any) -> None:
@@ -95,6 +105,9 @@ def take(identity: Identity) -> Any:
         if references == identity.untouched.references:
             if identity.untouched.is_like(wrapper, attributes):
                 wrapper._thread_ident = threading.get_ident()
+                if identity.learned:
+                    # Also what another thread has set instead.
+                    attributes.update(identity.learned, _learned=identity.learned)
                 if wrapper.queries_log:
                     wrapper.queries_log.clear()
                 return wrapper

@@ -7,10 +7,13 @@ In both, ``set_autocommit()`` runs the commit hooks itself and remembers who has
 from __future__ import annotations
 
 import _thread
+import sys
 import time
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from django_db_pooling import conf, owner
@@ -19,13 +22,17 @@ from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, Lease, OpenCursor
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
+from django_db_pooling.process.observers import observers
+
+# The modules between connect() and who has called Django's ensure_connection().
+_WAY_TO_CONNECT = {__name__, "django.db.backends.base.base", "django.utils.asyncio"}
 
 
 def connect(wrapper: LeaseHolder) -> None:
     """Begins a block that was entered without a connection.
 
-    Unless it is one of our own methods that needs a connection, it is the user's code that has called
-    ``ensure_connection()``, to use ``connection.connection`` next: that pins.
+    Unless it is one of our own methods that needs a connection, or Django's code, it is the user's that has
+    called ``ensure_connection()``, to use ``connection.connection`` next: that pins.
     """
     if not wrapper._depth:
         wrapper._depth += 1
@@ -34,13 +41,25 @@ def connect(wrapper: LeaseHolder) -> None:
         finally:
             wrapper._depth -= 1
         lease = wrapper._lease
-        if lease is not None and lease.by_transaction and not wrapper.in_atomic_block:
+        if (
+            lease is not None
+            and lease.by_transaction
+            and not wrapper.in_atomic_block
+            and not _is_for_django(sys._getframe(1))
+        ):
             wrapper.pin()
     elif wrapper._vacant is AWAITED and wrapper.in_atomic_block:
         _connect_in_block(wrapper)
     else:
         wrapper._vacant = FREE
         checkout.connect(wrapper)
+
+
+def _is_for_django(frame: FrameType | None) -> bool:
+    """Whether it is Django's own code that has called ``ensure_connection()``."""
+    while frame is not None and frame.f_globals.get("__name__") in _WAY_TO_CONNECT:
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("django.")
 
 
 def commit(wrapper: LeaseHolder) -> None:
@@ -65,7 +84,10 @@ def _end_transaction(wrapper: LeaseHolder, end: Callable[[], None]) -> None:
         end()
     finally:
         if lease is not None:
-            lease.pool.counts.busy_seconds += time.monotonic() - began
+            try:
+                lease.pool.counts.busy_seconds += time.monotonic() - began
+            except Exception as error:
+                observers.failed("counting", error)
     # Where the settings turn autocommit off, there is nothing else that would end a transaction.
     if not wrapper.settings_dict["AUTOCOMMIT"]:
         release_if_free(wrapper, is_over=True)
@@ -102,7 +124,10 @@ def operation(wrapper: LeaseHolder, deadline: Deadline | None = None) -> Iterato
             began = time.monotonic()
             yield
             if wrapper._lease is not None:
-                wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
+                try:
+                    wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
+                except Exception as error:
+                    observers.failed("counting", error)
         finally:
             wrapper._depth -= 1
     finally:
@@ -115,6 +140,8 @@ def get_autocommit(wrapper: LeaseHolder) -> bool:
     if (
         wrapper.connection is None
         and wrapper.settings_dict["AUTOCOMMIT"]
+        # Where one runs, Django's refuses, or connects.
+        and _get_running_loop() is None
         and will_be_transaction_scoped(wrapper)
     ):
         return not wrapper.is_awaited
@@ -177,16 +204,23 @@ def _run_commit_hooks(wrapper: LeaseHolder) -> None:
 
 def _begins_lazily(wrapper: LeaseHolder) -> bool:
     """Not where BEGIN itself takes a lock, as SQLite's does with these options."""
-    mode = (wrapper.settings_dict.get("OPTIONS") or {}).get("transaction_mode") or "DEFERRED"
-    return str(mode).upper() == "DEFERRED"
+    try:
+        # Also set by code, for one block. It is there once the wrapper has connected.
+        mode = wrapper.__dict__["transaction_mode"]
+    except KeyError:
+        mode = (wrapper.settings_dict.get("OPTIONS") or {}).get("transaction_mode")
+    return mode is None or str(mode).upper() == "DEFERRED"
 
 
 def will_be_transaction_scoped(wrapper: LeaseHolder) -> bool:
     """Whether a checkout at this moment would have transaction scope.
 
-    For that it needs the pool: where there is none yet, this creates it and starts the housekeeper.
+    For that it needs the pool: where there is none yet, this creates it and starts the housekeeper. The
+    settings are looked at when it checks out.
     """
-    identity = checkout.find_identity(wrapper)
+    identity = wrapper._identity
+    if identity is None or identity.retired:
+        identity = checkout.find_identity(wrapper)
     return identity is not None and owner.current().scope(identity.scope) == conf.TRANSACTION
 
 

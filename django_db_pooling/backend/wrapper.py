@@ -16,7 +16,16 @@ from django.db import Error
 from django.utils.functional import cached_property
 
 from django_db_pooling import drivers
-from django_db_pooling.backend import checkin, errors, opening, reuse, statements, transactions
+from django_db_pooling.backend import (
+    checkin,
+    errors,
+    opening,
+    receivers,
+    reuse,
+    schema,
+    statements,
+    transactions,
+)
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.cursor import PooledCursor
 from django_db_pooling.backend.lease import LOST
@@ -68,7 +77,9 @@ class PooledWrapper(LeaseHolder):
     close = transactions.close
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """Called by Django when a request starts and ends: the scope of a connection is over."""
+        """Called by Django when a request starts and ends, and by others in between: with cursors that are
+        still read it goes on, as in Django.
+        """
         if not fork.noticed[0]:
             fork.notice()
         if self._resting is not None:
@@ -80,7 +91,7 @@ class PooledWrapper(LeaseHolder):
         elif self._vacant is LOST:
             # Which Django doesn't know where it was no error of the database's.
             checkin.give_back(self)
-        elif self._lease is None:
+        elif self._lease is None or self._lease.cursors:
             super().close_if_unusable_or_obsolete()
         else:
             try:
@@ -89,6 +100,11 @@ class PooledWrapper(LeaseHolder):
                 self.connection = None
                 if self.run_on_commit:
                     self.run_on_commit = []
+
+    def close_pool(self) -> None:
+        """Django's name: close the alias's idle connections now, those in use when they are returned."""
+        for pool in registry.pools(self.alias):
+            pool.recycle()
 
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""
@@ -131,6 +147,11 @@ class PooledWrapper(LeaseHolder):
         transactions.set_autocommit(self, autocommit, force_begin_transaction_with_broken_autocommit)
 
     operation = transactions.operation
+
+    def schema_editor(self, *args: Any, **kwargs: Any) -> Any:
+        editor = super().schema_editor(*args, **kwargs)
+        editor.__class__ = mixed(schema.PooledSchemaEditor, type(editor))
+        return editor
 
     # -- cursors and statements ---------------------------------------------------------------------
 
@@ -178,6 +199,9 @@ class PooledWrapper(LeaseHolder):
         copied._depth = 0
         if self._lease is not None:
             copied._lease = copied.connection = None
+        if self._lent:
+            copied.execute_wrappers = self.execute_wrappers[:]
+            copied.take_back()
         copied._resting = None
         return copied
 
@@ -200,9 +224,16 @@ def pooled(cls: type[Any]) -> type[Any]:
     driver = drivers.find(getattr(cls, "Database", None))
     if driver is None or issubclass(cls, PooledWrapper):
         return cls
+    backend_class, features = cls, cls.features_class
     for mixin in reversed(driver.mixins):
         cls = mixed(mixin, cls)
-    return mixed(PooledWrapper, cls)
+    made = mixed(PooledWrapper, cls)
+    made.backend_class = backend_class
+    if isinstance(getattr(features, "max_query_params", None), property):
+        # SQLite's, since Django 6.0.
+        made.features_class = mixed(schema.PooledFeatures, features)
+    receivers.plug_in()
+    return made
 
 
 def _pooled_cursor(cls: type[Any]) -> type[Any]:

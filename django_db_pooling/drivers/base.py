@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import math
 import os
 import select
@@ -10,6 +12,7 @@ from types import CodeType
 from typing import Any
 
 from django_db_pooling.drivers import sockets
+from django_db_pooling.drivers.rules import UNWRITTEN, Rules
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
@@ -27,23 +30,12 @@ def passed_through(error: BaseException) -> Iterator[CodeType]:
         trace = trace.tb_next
 
 
-class Driver:
-    """For connections over a TCP or UNIX socket. Subclasses say which one."""
+def _copied(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, dict | list) else value
 
-    # Classes that come between the pooled wrapper and the backend's own, first one first.
-    mixins: tuple[type, ...] = ()
-    # Attributes in which Django's wrapper caches what it learned of the server while connecting.
-    learned: tuple[str, ...] = ()
-    # Whether in_transaction() of a broken connection says how it was before that.
-    remembers_transaction = False
-    # Whether session_changed() knows more than the statement's text tells.
-    reports_session_changes = False
-    # Where False, atomic() has no effect.
-    has_transactions = True
-    # The default of SCOPE.
-    scope = "request"
 
-    # -- for the pool ------------------------------------------------------------------------
+class Socketed:
+    """What the pool asks, of connections over a TCP or UNIX socket."""
 
     # Connections only work in the hub that opened them, where gevent patches sockets.
     hub: Callable[[], object] = staticmethod(green.hub_of_sockets)
@@ -81,8 +73,6 @@ class Driver:
             if duplicate is not None:
                 os.close(duplicate)
 
-    # -- for the wrapper ---------------------------------------------------------------------
-
     def fileno(self, connection: Any) -> int | None:
         """The socket's descriptor, None when it is closed."""
         raise NotImplementedError
@@ -90,6 +80,27 @@ class Driver:
     def disconnect(self, connection: Any) -> None:
         """The driver's own close(), where it isn't closed yet. It tells the server, if the socket is open."""
         connection.close()
+
+
+class Driver(Socketed):
+    """What the pool and the wrapper ask. Subclasses say which driver that is."""
+
+    # Classes that come between the pooled wrapper and the backend's own, first one first.
+    mixins: tuple[type, ...] = ()
+    # What statements do to a session, by their text. Without rules each one counts as changing it.
+    rules: Rules = UNWRITTEN
+    # Attributes in which Django's wrapper caches what it learned of the server while connecting.
+    learned: tuple[str, ...] = ()
+    # Attributes of a connection by which its user can have it work in another way.
+    told: tuple[str, ...] = ()
+    # Whether in_transaction() of a broken connection says how it was before that.
+    remembers_transaction = False
+    # Whether session_changed() knows more than the statement's text tells.
+    reports_session_changes = False
+    # Where False, atomic() has no effect.
+    has_transactions = True
+    # The default of SCOPE.
+    scope = "request"
 
     def broken(self, connection: Any) -> bool:
         """Whether the driver has given the connection up."""
@@ -99,9 +110,13 @@ class Driver:
         """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
         return False
 
-    def evicts(self, error: Any) -> bool:
-        """Whether, after this error of the database's, no later request should get this connection."""
-        return False
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        """What can't be used any more after this error of the database's: one of the names in errors.py."""
+        return None
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        """Whether the server took writes when it was opened, or takes them now; None: not known."""
+        return None
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         """Whether an exception that isn't the database's may have left an answer unread."""
@@ -143,6 +158,18 @@ class Driver:
         cursor.close()
         return True
 
+    def text(self, sql: Any, connection: Any) -> str:
+        """Of a statement that is no ``str``. Raises anything where it can't be read."""
+        return bytes(memoryview(sql)).decode(errors="replace")
+
+    def is_closed(self, cursor: Any) -> bool:
+        """Whether a cursor is certainly closed; not every driver tells."""
+        return getattr(cursor, "closed", False) is True or getattr(cursor, "connection", cursor) is None
+
+    def references(self, cursor: Any, connection: Any) -> int:
+        """How many references to its connection a closed cursor has."""
+        return sum(found is connection for found in gc.get_referents(cursor))
+
     def session_changed(self, connection: Any) -> bool:
         """Whether the server says that the last statement has changed its session."""
         return False
@@ -159,6 +186,10 @@ class Driver:
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
         """Called when a connection is open and initialised (I/O). ``params``: as before adapt()."""
+
+    def settings(self, connection: Any) -> object:
+        """What its user may have told the driver's object, to be compared with ``==``."""
+        return [_copied(getattr(connection, name, None)) for name in self.told]
 
     def server_timeout(self, connection: Any) -> float:
         """After how many idle seconds the server closes a connection (I/O)."""

@@ -8,16 +8,21 @@ from MySQLdb import MySQLError, ProgrammingError, cursors
 
 from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
 _LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})
 # Attribute of a connection: its descriptor, as it was when the connection was opened.
 _DESCRIPTOR = "descriptor_for_pool"
+# Another one, of those that were asked.
+_TAKES_WRITES = "takes_writes_for_pool"
 
 
 class MySQLClient(Driver):
+    rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
+    told = ("cursorclass", "converter", "encoders")
 
     def hub(self) -> object:
         return None
@@ -58,8 +63,11 @@ class MySQLClient(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_away(error)
 
-    def evicts(self, error: Any) -> bool:
-        return errors.mysql_evicts(error)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.mysql_unfit(error)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        return getattr(connection, _TAKES_WRITES, None)
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # Only between sending and storing the result, both in a cursor's _query.
@@ -75,8 +83,10 @@ class MySQLClient(Driver):
 
     def server_timeout(self, connection: Any) -> float:
         with connection.cursor(cursors.Cursor) as cursor:
-            cursor.execute("SELECT @@wait_timeout")
-            return float(cursor.fetchone()[0])
+            cursor.execute("SELECT @@wait_timeout, @@read_only")
+            seconds, read_only = cursor.fetchone()
+        setattr(connection, _TAKES_WRITES, read_only in errors.MYSQL_OFF)
+        return float(seconds)
 
     def advice(self) -> str | None:
         if not green.patched("socket"):

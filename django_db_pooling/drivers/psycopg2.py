@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from psycopg2 import OperationalError, extensions
+from psycopg2.sql import Composable
 
 from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
 
 
 class Psycopg2(Driver):
+    rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
+    told = ("isolation_level", "readonly", "deferrable", "cursor_factory", "string_types", "binary_types")
 
     def fileno(self, connection: Any) -> int | None:
         if connection.closed:
@@ -29,8 +33,11 @@ class Psycopg2(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_away(error)
 
-    def evicts(self, error: Any) -> bool:
-        return errors.postgresql_evicts(error.pgcode)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.postgresql_unfit(error, error.pgcode, connection.info.parameter_status)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        return errors.postgresql_takes_writes(connection.info.parameter_status)
 
     def rollback(self, connection: Any, seconds: float | None) -> None:
         # In autocommit mode psycopg2's rollback() does nothing, even after a BEGIN in the user's code.
@@ -39,6 +46,11 @@ class Psycopg2(Driver):
                 cursor.execute("ROLLBACK")
         else:
             connection.rollback()
+
+    def text(self, sql: Any, connection: Any) -> str:
+        return (
+            str(sql.as_string(connection)) if isinstance(sql, Composable) else super().text(sql, connection)
+        )
 
     def detach_cursor(self, cursor: Any) -> bool:
         if cursor.name is not None:

@@ -9,21 +9,38 @@ from typing import Any
 
 import psycopg
 from psycopg import ServerCursor, waiting
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg import sql as composing
+from psycopg.pq import ConnStatus, Escaping, ExecStatus, TransactionStatus
 
 from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
 
 # poll() takes no longer timeouts (seconds).
 MAX_WAIT = 3600.0
+# Attribute of a connection: the time zone of its session, when it was opened.
+_TIME_ZONE = "time_zone_for_pool"
 
 # Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
 _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
 class Psycopg3(Driver):
+    rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
+    told = (
+        "row_factory",
+        "cursor_factory",
+        "server_cursor_factory",
+        "prepare_threshold",
+        "prepared_max",
+        "isolation_level",
+        "read_only",
+        "deferrable",
+        "_notice_handlers",
+        "_notify_handlers",
+    )
 
     def fileno(self, connection: Any) -> int | None:
         if connection.pgconn.status != _OK:
@@ -56,8 +73,11 @@ class Psycopg3(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)
 
-    def evicts(self, error: Any) -> bool:
-        return errors.postgresql_evicts(error.sqlstate)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.postgresql_unfit(error, error.sqlstate, connection.info.parameter_status)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        return errors.postgresql_takes_writes(connection.info.parameter_status)
 
     def usable(self, connection: Any, ask: Callable[[], bool], seconds: float | None) -> bool:
         """With a statement of our own: psycopg's would wait for as long as the server doesn't answer."""
@@ -80,7 +100,25 @@ class Psycopg3(Driver):
         if connection.prepare_threshold is not None:
             # psycopg would go on using statements that it has prepared.
             return False
-        return _answers(connection, b"DISCARD ALL", seconds)
+        if not _answers(connection, b"DISCARD ALL", seconds):
+            raise psycopg.OperationalError("no answer to a reset")
+        pgconn = connection.pgconn
+        time_zone = getattr(connection, _TIME_ZONE)
+        if pgconn.parameter_status(b"TimeZone") != time_zone:
+            # Django would do it with a cursor, and tracers would see a statement that is nobody's.
+            _answers(connection, b"SET TIME ZONE " + Escaping(pgconn).escape_literal(time_zone), seconds)
+        return True
+
+    def text(self, sql: Any, connection: Any) -> str:
+        if isinstance(sql, composing.Composable):
+            return sql.as_string(connection)
+        if isinstance(sql, bytes):
+            return super().text(sql, connection)
+        # A template, which psycopg knows since 3.3.
+        return composing.as_string(sql, connection)
+
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        setattr(connection, _TIME_ZONE, connection.pgconn.parameter_status(b"TimeZone"))
 
     def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):
@@ -88,6 +126,12 @@ class Psycopg3(Driver):
             return bool(cursor.closed)
         cursor.close()
         return True
+
+    def references(self, cursor: Any, connection: Any) -> int:
+        # What converts its rows has the connection, too.
+        converter = getattr(cursor, "_tx", None)
+        own = super().references(cursor, connection)
+        return own if converter is None else own + super().references(converter, connection)
 
     def advice(self) -> str | None:
         if not green.patched("socket") or waiting.wait is not getattr(waiting, "wait_c", None):

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pymysql
-from pymysql.constants import ER, SERVER_STATUS
+from pymysql.constants import SERVER_STATUS
 
 from django_db_pooling.drivers import errors, sockets
 from django_db_pooling.drivers.base import Driver, passed_through
+from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
 
 _CONNECTIONS = pymysql.connections.__file__
@@ -33,7 +34,18 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
+    rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
+    told = (
+        "cursorclass",
+        "decoders",
+        "encoders",
+        "use_unicode",
+        "sql_mode",
+        "init_command",
+        "_read_timeout",
+        "_write_timeout",
+    )
     remembers_transaction = True
     reports_session_changes = True
 
@@ -79,10 +91,20 @@ class PyMySQL(Driver):
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, pymysql.MySQLError) and errors.mysql_server_away(error)
+        # With the same number as a server that isn't there it says that a certificate is wrong.
+        cause = getattr(error, "original_exception", None)
+        return (
+            isinstance(error, pymysql.MySQLError)
+            and not isinstance(cause, ssl.SSLCertVerificationError)
+            and errors.mysql_server_away(error)
+        )
 
-    def evicts(self, error: Any) -> bool:
-        return errors.mysql_evicts(error)
+    def unfit(self, connection: Any, error: Any) -> str | None:
+        return errors.mysql_unfit(error)
+
+    def takes_writes(self, connection: Any) -> bool | None:
+        at_first = getattr(connection, _AT_FIRST)
+        return None if at_first is None else at_first.read_only in errors.MYSQL_OFF
 
     def interrupted(self, connection: Any, error: BaseException) -> bool:
         # A read that is cut short closes the socket, a write doesn't. What fails before anything
@@ -170,19 +192,20 @@ class PyMySQL(Driver):
 
 class _State(NamedTuple):
     """Of a session, read in one round trip. ``role``: the active ones; ``init_connect``: statements that the
-    server executes for each new connection; ``wait_timeout``: in seconds.
+    server executes for each new connection; ``wait_timeout``: in seconds; ``read_only``: in its words.
     """
 
     role: str | None
     init_connect: str | None
     wait_timeout: int
+    read_only: int | str
 
 
 def _read_state(connection: Any) -> _State | None:
     """None where the server is too old to have roles."""
     try:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
-            cursor.execute("SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout")
+            cursor.execute("SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout, @@read_only")
             found = cursor.fetchone()
     except pymysql.MySQLError:
         if not connection.open:
@@ -200,9 +223,9 @@ def _track_session(connection: Any) -> None:
     if connection.server_capabilities & _CLIENT_SESSION_TRACK:
         try:
             connection.query("SET SESSION session_track_state_change = ON")
-        except pymysql.MySQLError as error:
-            # A proxy may not know it.
-            if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE:
+        except pymysql.MySQLError:
+            # A proxy may not know it, or forbid it.
+            if not connection.open:
                 raise
 
 

@@ -7,6 +7,7 @@ import sqlite3
 from typing import Any
 
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import SQLITE
 
 
 def _same_file(path: str) -> tuple[int, int] | None:
@@ -18,7 +19,9 @@ def _same_file(path: str) -> tuple[int, int] | None:
 
 
 class SQLite(Driver):
+    rules = SQLITE
     learned = ("transaction_mode", "init_commands")
+    told = ("row_factory", "text_factory", "isolation_level")
 
     def __init__(self) -> None:
         # id of a connection -> its file's path, and which file that was when it was opened.

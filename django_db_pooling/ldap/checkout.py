@@ -20,9 +20,9 @@ from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
 from django_db_pooling.log import safe_label
 from django_db_pooling.pool.limits import Limits
-from django_db_pooling.pool.queue import CheckoutTimeout
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.pool.waiter import CheckoutTimeout
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 

@@ -9,12 +9,14 @@ from typing import Any
 import ldap
 
 from django_db_pooling.drivers.base import Driver
+from django_db_pooling.drivers.rules import NO_STATEMENTS
 from django_db_pooling.ldap.attempt import Attempt, AttemptTimeout
 from django_db_pooling.ldap.connecting import close
 from django_db_pooling.pool.slot import Slot
 
 
 class LDAP(Driver):
+    rules = NO_STATEMENTS
     learned = ("page_size",)
     remembers_transaction = True
     has_transactions = False

@@ -68,8 +68,10 @@ def start(meter_provider: MeterProvider | None = None) -> None:
     upkeep.end_before_others()
 
 
-def _least_idle(alias: str) -> int:
-    return conf.limits_for(alias, connections.settings[alias]).min_size
+def _least_idle(alias: str) -> int | None:
+    settings_dict = connections.settings.get(alias)
+    # The alias may be gone this instant.
+    return None if settings_dict is None else conf.limits_for(alias, settings_dict).min_size
 
 
 class Instruments:
@@ -81,7 +83,10 @@ class Instruments:
     name = "metrics for OpenTelemetry"
 
     def __init__(
-        self, meter: Meter, stats: Callable[[], Mapping[str, PoolStats]], least_idle: Callable[[str], int]
+        self,
+        meter: Meter,
+        stats: Callable[[], Mapping[str, PoolStats]],
+        least_idle: Callable[[str], int | None],
     ) -> None:
         self.tasks = Tasks()
         self._stats = stats
@@ -168,6 +173,9 @@ class Instruments:
 
     def _record(self, alias: str, field: str, durations: Durations) -> None:
         recorded = self._recorded.get((alias, field), Durations())
+        if any(now < then for now, then in zip(durations.buckets, recorded.buckets, strict=True)):
+            # Another pool goes by this alias by now.
+            recorded = Durations()
         new = durations.minus(recorded)
         values = _spread(new)
         # What others were adding meanwhile comes the next time.

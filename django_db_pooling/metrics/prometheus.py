@@ -24,8 +24,10 @@ from itertools import accumulate
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from django_db_pooling import conf
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.process.observers import observers
 from django_db_pooling.registry import registry as pools
 from django_db_pooling.workers import reports, status_dir
 
@@ -85,7 +87,8 @@ def register(registry: CollectorRegistry = REGISTRY, *, only_this_process: bool 
 
 
 def this_process() -> Figures:
-    return {os.getpid(): pools.all_stats()}
+    # A scrape may come before there are settings.
+    return {os.getpid(): pools.all_stats()} if conf.there_are_settings() else {}
 
 
 def all_processes() -> Figures:
@@ -94,7 +97,7 @@ def all_processes() -> Figures:
     This one, too: its live figures would be ahead of what others show of it, and counters must not go back
     when another process is asked. A process reports from its first query on.
     """
-    if not status_dir.is_on():
+    if not conf.there_are_settings() or not status_dir.is_on():
         return this_process()
     # Containers that share the directory have pages of their own, and may have the same process ids.
     here = reports.pid_space()
@@ -120,13 +123,20 @@ class PoolCollector:
         return _families([])
 
     def collect(self) -> Iterable[Metric]:
-        return _families(
-            [
-                ([alias, str(pid)], stats)
-                for pid, by_alias in self._read().items()
-                for alias, stats in by_alias.items()
-            ]
-        )
+        """None where that fails: the metrics of others are on the same page."""
+        try:
+            return self._collect()
+        except Exception as error:
+            observers.failed("collecting metrics", error)
+            return []
+
+    def _collect(self) -> list[Metric]:
+        found = [
+            ([alias, str(pid)], stats)
+            for pid, by_alias in self._read().items()
+            for alias, stats in by_alias.items()
+        ]
+        return list(_families(found))
 
 
 def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:

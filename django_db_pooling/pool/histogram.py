@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from django_db_pooling.process.observers import observers
+
 # Upper bounds in seconds; one more bucket is for what took longer.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -61,8 +63,11 @@ class Histogram:
         self.seconds = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds += seconds
+        try:
+            self.buckets[bisect_left(BOUNDS, seconds)] += 1
+            self.seconds += seconds
+        except Exception as error:
+            observers.failed("counting", error)
 
     def read(self, at_once: int = 0) -> Durations:
         """What there is. ``at_once``: of others that took no time."""

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from django_db_pooling.log import redact, safe_label
+from django_db_pooling.process.observers import observers
 
 
 class Holder:
@@ -37,10 +38,11 @@ class Holding:
 
     def __init__(self, holder: object, frame: FrameType) -> None:
         self._holder = holder
-        caller: FrameType | None = frame
-        while caller is not None and _is_library(caller):
-            caller = caller.f_back
-        caller = caller or frame
+        try:
+            caller = _caller(frame) or frame
+        except Exception as error:
+            observers.failed("looking for a caller", error)
+            caller = frame
         # No reference to the frame, whose variables would live on.
         self._file, self._line = caller.f_code.co_filename, caller.f_lineno
 
@@ -59,6 +61,12 @@ class Holding:
 def request_label(holder: object) -> str:
     """The request of a holder, if it has one. Not str() of it, which may take a lock."""
     return redact(getattr(holder, "request", None) or "code outside of a request")
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and _is_library(frame):
+        frame = frame.f_back
+    return frame
 
 
 def _is_library(frame: FrameType) -> bool:

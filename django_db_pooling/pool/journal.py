@@ -7,6 +7,7 @@ and written by the housekeeper, about a second later; one that repeats, every te
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from django_db_pooling.log import extra, logger, redact
 from django_db_pooling.pool.stats import Trouble
+from django_db_pooling.process.observers import observers
 
 # Seconds in which an event of one pool is written once; those between are counted.
 QUIET = 10.0
@@ -54,6 +56,11 @@ EVENTS = {
         logging.WARNING,
         "a session changed by %(holder)s was ended: its connection was needed elsewhere, or not used for "
         "long; to keep it, wrap the work in pooling.scope('request')",
+        True,
+    ),
+    "wrong_server": Event(
+        logging.WARNING,
+        "the server is the wrong one, every connection is replaced when it is returned: %(error)s",
         True,
     ),
     "reset_failed": Event(logging.WARNING, "resetting a session failed: %(error)s", True),
@@ -108,8 +115,11 @@ class Journal:
 
     def note(self, event: str, **fields: Any) -> None:
         """Callable anywhere: no I/O, no lock, no switch."""
-        if self.is_verbose or EVENTS[event].level > logging.DEBUG:
-            self._notes.append(_Note(event, time.time(), fields))
+        try:
+            if self.is_verbose or EVENTS[event].level > logging.DEBUG:
+                self._notes.append(_Note(event, time.time(), fields))
+        except Exception as error:
+            observers.failed("noting for the log", error)
 
     def trouble(self, kind: str, error: object, is_logged: bool = True, **fields: Any) -> None:
         """Something has gone wrong; ``kind`` is an event. Callable anywhere, as ``note``."""
@@ -149,4 +159,6 @@ class Journal:
         if suppressed:
             fields["suppressed"] = suppressed
             text += " (%(suppressed)d more like this)"
-        logger.log(level, text, fields, extra=extra(note.event, at=note.at, **fields))
+        # A filter of the site's may raise: what else is to be written, and done, is not lost.
+        with contextlib.suppress(Exception):
+            logger.log(level, text, fields, extra=extra(note.event, at=note.at, **fields))

@@ -26,6 +26,7 @@ from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
+from django_db_pooling.pool.waiter import Waiter
 
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1
@@ -83,20 +84,22 @@ class Pool:
         began: float | None = None,
         affinity: object = None,
         counted: bool = True,
+        before_waiting: Callable[[Waiter], str | None] | None = None,
     ) -> Slot:
         """A slot with a connection, or a bare one to open.
 
         ``deadline``: of ``time.monotonic()``, None for no limit; one that has passed already never waits.
         ``began``: since when the caller has been waiting, if not from now. ``affinity``: which connections
         the caller can use: those opened for one that is equal; None: those of its hub. ``counted``: whether a
-        timeout of this caller counts as one. Raises CheckoutTimeout and ServerAway.
+        timeout of this caller counts as one. ``before_waiting``: called in the queue, where it has to wait;
+        the caller is refused where this says why that is of no use. Raises CheckoutTimeout and ServerAway.
         """
         if affinity is None:
             affinity = self.driver.hub()
         slot = None if self.queue.waiters else self.take_idle(affinity, holder)
         if slot is not None:
             return slot
-        slot = self.queue.wait(affinity, deadline, began, counted)
+        slot = self.queue.wait(affinity, deadline, began, counted, before_waiting)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1
@@ -170,9 +173,15 @@ class Pool:
 
     # -- checkin -----------------------------------------------------------------------------
 
-    def rest(self, slot: Slot) -> Rest:
-        """Leave a changed session to its user until others need the connection. No I/O, no switch."""
-        return self.resting.rest(slot)
+    def rest(self, slot: Slot, lent: bool = False) -> Rest:
+        """Leave a changed session to its user until others need the connection. No I/O, no switch.
+
+        ``lent``: or a clean one, while its user waits for another connection. Others have it at once.
+        """
+        rest = self.resting.rest(slot, lent)
+        if lent and self.queue.waiters:
+            self.queue.match()
+        return rest
 
     def resume(self, rest: Rest) -> Slot | None:
         """What was left at rest, checked out as before; None where it isn't the caller's any more."""

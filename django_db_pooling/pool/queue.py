@@ -25,46 +25,14 @@ from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
+from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway, Waiter
+from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
 # While another native thread is just handing out: seconds between checks.
 SPIN_INTERVAL = 0.001
 # Seconds that a caller which gives up waits for what somebody has claimed it for.
 LAST_WAIT = 0.5
-
-
-class CheckoutTimeout(Exception):
-    """No connection in time. ``waited``: seconds."""
-
-    def __init__(self, message: str, waited: float) -> None:
-        super().__init__(message)
-        self.waited = waited
-
-
-class ServerAway(Exception):
-    """Opening has failed for too long to wait for it. ``error``: of the last attempt."""
-
-    def __init__(self, message: str, error: Exception) -> None:
-        super().__init__(message)
-        self.error = error
-
-
-class Waiter:
-    """A caller in the queue. ``outcome``: the slot for it, or the error that it gets instead."""
-
-    __slots__ = ("affinity", "asleep", "impatient", "is_fresh", "number", "outcome", "sleepers")
-
-    def __init__(self, number: int, affinity: object, impatient: bool, sleepers: Sleepers) -> None:
-        # Lower for whoever came earlier.
-        self.number = number
-        self.affinity = affinity
-        # It can't wait at all.
-        self.impatient = impatient
-        self.sleepers = sleepers
-        self.asleep: Any = None
-        self.outcome: Slot | Exception | None = None
-        # What it gets has been in use until now.
-        self.is_fresh = False
 
 
 class Queue:
@@ -87,10 +55,16 @@ class Queue:
 
     # -- waiting -----------------------------------------------------------------------------
 
-    def wait(self, affinity: object, deadline: float | None, began: float | None, counted: bool) -> Slot:
-        """Stand in the queue; see ``Pool.checkout``."""
-        started = time.monotonic()
-        waiters = self.waiters
+    def wait(
+        self,
+        affinity: object,
+        deadline: float | None,
+        began: float | None,
+        counted: bool,
+        before_waiting: Callable[[Waiter], str | None] | None,
+    ) -> Slot:
+        """See ``Pool.checkout``."""
+        started, waiters = time.monotonic(), self.waiters
         impatient = deadline is not None and deadline <= started
         waiter = Waiter(next(self._numbers), affinity, impatient, self.here())
         try:
@@ -98,9 +72,11 @@ class Queue:
             # What is free, but for idle connections, could only be the head's, who has checked for it.
             if len(waiters) == 1 or self._idle or impatient or self._growth.failing:
                 self.match()
-            slot = self._wait_for_slot(
-                waiter, deadline, started if began is None else began, started, counted
-            )
+            why = before_waiting(waiter) if before_waiting and waiter.outcome is None else None
+            if why is not None:
+                raise self.refusal(0.0, why, counted)
+            began = started if began is None else began
+            slot = self._wait_for_slot(waiter, deadline, began, started, counted)
             self._counts.queued += 1
             return slot
         except BaseException:
@@ -110,8 +86,11 @@ class Queue:
             waited = time.monotonic() - started
             # As observe() does, without a call.
             waits = self._counts.waits
-            waits.buckets[bisect_left(BOUNDS, waited)] += 1
-            waits.seconds += waited
+            try:
+                waits.buckets[bisect_left(BOUNDS, waited)] += 1
+                waits.seconds += waited
+            except Exception as error:
+                observers.failed("counting", error)
             if waited > self._counts.longest_wait_seconds:
                 self._counts.longest_wait_seconds = waited
 

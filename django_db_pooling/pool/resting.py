@@ -1,4 +1,5 @@
-"""Sessions at rest: changed ones that are left to their users until others need the connections.
+"""Sessions at rest: left to their users until others need the connections. Changed ones, and those that their
+users have lent out while they wait for something themselves.
 
 This file alone changes ``_rests``. Whoever removes a rest from it has its slot.
 """
@@ -19,18 +20,20 @@ MIN_REST, MAX_REST = 1.0, 10.0
 
 class Rest:
     """A slot whose user may come back for it. Who comes too late finds none here, also where the same slot
-    rests again, for another user.
+    rests again, for another user. ``lent``: others may have it at once, and it rests for as long as its user
+    waits.
     """
 
-    __slots__ = ("affinity", "pool", "since", "slot")
+    __slots__ = ("affinity", "lent", "pool", "since", "slot")
 
-    def __init__(self, slot: Slot, since: float) -> None:
+    def __init__(self, slot: Slot, since: float, lent: bool) -> None:
         # None once it is over: a user that doesn't come back must not keep the slot alive.
         self.slot: Slot | None = slot
         self.affinity = slot.affinity
         # As slot.pool.
         self.pool: Any = slot.pool
         self.since = since
+        self.lent = lent
 
 
 class Resting:
@@ -46,10 +49,10 @@ class Resting:
     def all(self) -> list[Rest]:
         return list(self._rests)
 
-    def rest(self, slot: Slot) -> Rest:
-        """Leave a changed session to its user. No I/O, no switch."""
+    def rest(self, slot: Slot, lent: bool = False) -> Rest:
+        """Leave a session to its user. No I/O, no switch."""
         slot.returned_at = now = time.monotonic()
-        rest = Rest(slot, now)
+        rest = Rest(slot, now, lent)
         self._rests.append(rest)
         return rest
 
@@ -74,7 +77,7 @@ class Resting:
         """The one that has rested for longest."""
         now = time.monotonic()
         for rest in self.all():
-            if is_meant(rest) and now - rest.since >= MIN_REST:
+            if is_meant(rest) and (rest.lent or now - rest.since >= MIN_REST):
                 slot = self.resume(rest)
                 if slot is not None:
                     self._slots.count_held(slot, now)
@@ -95,5 +98,5 @@ class Resting:
         """Those that have rested for long."""
         now = time.monotonic()
         for rest in self.all():
-            if now - rest.since >= MAX_REST:
+            if now - rest.since >= MAX_REST and not rest.lent:
                 self.end(rest)

@@ -38,7 +38,9 @@ class Slot:
         "beyond_reset",
         "broken",
         "connection",
+        "cursors",
         "dirty",
+        "execute_wrappers",
         "expires_at",
         "generation",
         "holder",
@@ -49,8 +51,10 @@ class Slot:
         "opened_at",
         "overdue",
         "pool",
+        "resettable",
         "returned_at",
         "server_timeout",
+        "settings",
         "taken_at",
         "validated_at",
     )
@@ -87,8 +91,16 @@ class Slot:
         self.server_timeout = math.inf
         # Its session was changed: it is reset before somebody else has it.
         self.dirty = False
+        # Closed cursors of earlier holders that may still refer to the connection: weak references to them.
+        self.cursors: tuple[Any, ...] = ()
         # It was changed in a way that no reset undoes: then the connection is closed.
         self.beyond_reset = False
+        # Whether a reset makes its session as it was when it was opened.
+        self.resettable = True
+        # Functions around each of its statements, for its holder.
+        self.execute_wrappers: tuple[Any, ...] = ()
+        # Of the driver's object, as they were when it was opened: see the driver's method of this name.
+        self.settings: object = None
         # How many locks its session holds, as far as the texts of its statements show.
         self.locks = 0
         # A transaction may be open in it: its next holder rolls back.

@@ -35,6 +35,7 @@ from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Reclaims, Slot
 from django_db_pooling.pool.stats import Closed, Counts
 from django_db_pooling.process import fork
+from django_db_pooling.process.observers import observers
 
 # A server may count a connection until it has read its end: seconds to wait for it at the cap.
 CLOSE_WAIT = 0.05
@@ -164,8 +165,11 @@ class Slots(Idle):
         # As count_held() does, without a call.
         held = now - slot.taken_at
         helds = self.counts.helds
-        helds.buckets[bisect_left(BOUNDS, held)] += 1
-        helds.seconds += held
+        try:
+            helds.buckets[bisect_left(BOUNDS, held)] += 1
+            helds.seconds += held
+        except Exception as error:
+            observers.failed("counting", error)
         slot.taken_at = 0.0
         slot.holder = None
         if slot.overdue is not None:

@@ -24,6 +24,12 @@ def patched(module: str) -> bool:
     return True
 
 
+def eventlet_has_patched() -> bool:
+    """Whether eventlet's monkey patching has taken poll() away."""
+    is_patched = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)
+    return is_patched is not None and bool(is_patched("select"))
+
+
 @functools.cache
 def original(module: str, name: str) -> Any:
     """A standard function as it was before gevent patched it, if it did."""

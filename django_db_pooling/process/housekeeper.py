@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -44,9 +45,11 @@ class Housekeeper:
             # No more threads, or the interpreter is ending. No query depends on housekeeping.
             self._running = False
             redacted = redact(error)
-            logger.error(
-                "The housekeeper can't start: %s", redacted, extra=extra("housekeeping", error=redacted)
-            )
+            # A filter of the site's may raise.
+            with contextlib.suppress(Exception):
+                logger.error(
+                    "The housekeeper can't start: %s", redacted, extra=extra("housekeeping", error=redacted)
+                )
         except BaseException:
             self._running = False
             raise

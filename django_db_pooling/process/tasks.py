@@ -21,15 +21,11 @@ class Tasks:
 
     def run(self, name: str, task: Callable[[], T]) -> T | None:
         """What the task returns; None where it raises an Exception."""
-        if self._process is not fork.process:
-            # In a forked child: what its parent has logged already is new here.
-            self._process, self._failing = fork.process, set()
         try:
             result = task()
         except Exception as error:
-            if name not in self._failing:
-                self._failing.add(name)
-                _log_failure(name, error)
+            if self.is_new(name):
+                log_failure(name, redact(error), traceback_text(error))
             return None
         if name in self._failing:
             self._failing.discard(name)
@@ -38,9 +34,19 @@ class Tasks:
                 logger.warning("%s works again", name, extra=extra("housekeeping", task=name))
         return result
 
+    def is_new(self, name: str) -> bool:
+        """Whether a task that has failed has not failed since it last worked."""
+        if self._process is not fork.process:
+            # In a forked child: what its parent has logged already is new here.
+            self._process, self._failing = fork.process, set()
+        if name in self._failing:
+            return False
+        self._failing.add(name)
+        return True
 
-def _log_failure(name: str, error: Exception) -> None:
+
+def log_failure(name: str, error: str, trace: str) -> None:
+    # A filter of the site's may raise.
     with contextlib.suppress(Exception):
-        redacted = redact(error)
-        fields = extra("housekeeping", task=name, error=redacted)
-        logger.error("%s failed, trying again: %s\n%s", name, redacted, traceback_text(error), extra=fields)
+        fields = extra("housekeeping", task=name, error=error)
+        logger.error("%s failed, trying again: %s\n%s", name, error, trace, extra=fields)

@@ -7,8 +7,9 @@ what was added with ``last`` after that. One thread calls all of it each second,
 from __future__ import annotations
 
 import atexit
+import sys
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 from django_db_pooling.process import fork
 from django_db_pooling.process.housekeeper import Housekeeper
@@ -34,6 +35,9 @@ class Thing(Protocol):
     def end(self) -> None:
         """Called at the end of the process."""
 
+
+# Among the finalizers of a worker process.
+_LAST = -1000
 
 # By id(), in the order of add(); a thing may be collected at any time. And those that come after all others.
 _things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
@@ -65,6 +69,26 @@ def end_before_others() -> None:
     """At exit, come before whatever has been registered there until now."""
     atexit.unregister(_at_exit)
     atexit.register(_at_exit)
+
+
+def end_with_worker() -> None:
+    """In a worker process that ends without atexit, by os._exit(): end before that, too.
+
+    Those of multiprocessing and of billiard, which is Celery's, have finalizers of their own. Celery's pool
+    ends its workers without these, but sends a signal. A child begins without its parent's finalizers, so
+    call this in each process.
+    """
+    for name in ("multiprocessing", "billiard"):
+        util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
+        if util is not None and process is not None and process.current_process()._parent_pid is not None:
+            util.Finalize(None, _at_exit, exitpriority=_LAST)
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_worker_ends, weak=False, dispatch_uid=__name__)
+
+
+def _worker_ends(**kwargs: Any) -> None:
+    _at_exit()
 
 
 def _all() -> list[Thing]:

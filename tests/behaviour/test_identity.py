@@ -131,6 +131,33 @@ def test_autocommit_of_other_settings_stays_with_them(scope: str) -> None:
         assert pooling.stats(alias).opened == 1
 
 
+@pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+def test_a_reset_leaves_autocommit_as_the_settings_have_it() -> None:
+    change = "SET @mine = 1" if MYSQL else "SET my.own = '1'"
+    with another_alias(AUTOCOMMIT=False) as alias:
+        for _ in range(3):
+            request_started()
+            sql(change, using=alias)
+            raw: Any = connections[alias].connection
+            assert not (raw.get_autocommit() if MYSQL else raw.autocommit)
+            request_finished()
+        assert pooling.stats(alias).resets == 3
+        assert pooling.stats(alias).opened == 1
+
+
+@pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+def test_a_changed_session_is_not_reset_by_other_settings_than_its_own() -> None:
+    change = "SET @mine = 1" if MYSQL else "SET my.own = '1'"
+    with another_alias() as alias:
+        request_started()
+        sql(change, using=alias)
+        with changed(alias, CONN_MAX_AGE=17):
+            connections[alias].close()
+            assert pooling.stats(alias).resets == 0
+            assert pooling.stats(alias).idle == 0
+        request_finished()
+
+
 def test_an_option_changed_in_place_is_never_met_by_what_was_opened_without_it() -> None:
     change = {
         "mysql": "SET @@lock_wait_timeout = 111",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connections, transaction
+from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 
 from django_db_pooling import pooling
@@ -22,13 +22,8 @@ from tests.behaviour.conftest import (
     in_thread,
     in_threads,
     plain,
-    request_finished,
-    request_started,
-    server_id,
-    sql,
     token,
 )
-from tests.behaviour.models import Note
 from tests.behaviour.test_death import proxied, through_proxy  # noqa: F401
 from tests.behaviour.test_session import receiving
 from tests.proxy import TcpProxy
@@ -191,23 +186,3 @@ class limited_user:
             else:
                 cursor.execute(f"DROP OWNED BY {self.name}")
                 cursor.execute(f"DROP ROLE {self.name}")
-
-
-def test_after_an_error_that_says_read_only_the_connection_is_not_used_again() -> None:
-    """As after a failover: what was the primary lives on and takes no writes."""
-    request_started()
-    before = server_id()
-    if MYSQL:
-        # The next transaction.
-        sql("SET TRANSACTION READ ONLY")
-    with pytest.raises(DatabaseError), transaction.atomic():
-        if not MYSQL:
-            sql("SET TRANSACTION READ ONLY")
-        Note.objects.create(text="refused")
-    # This request may go on with it.
-    assert server_id() == before
-    request_finished()
-    request_started()
-    assert server_id() != before
-    request_finished()
-    assert_whole()

@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from django_db_pooling import pooling
 from django_db_pooling.backend import reuse
+from django_db_pooling.backend.lease import AWAITED
 from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
@@ -513,16 +514,11 @@ def other_settings() -> None:
     wrapper().settings_dict = dict(wrapper().settings_dict)
 
 
-def in_place_of_another() -> None:
-    """As many attributes as before."""
-    del wrapper().__dict__["ops"]
-    wrapper().ops  # noqa: B018
-    del wrapper().__dict__["_identity"]
-    wrapper()._djdt_logger = object()
+def awaited() -> None:
+    wrapper()._vacant = AWAITED
 
 
 LEFT: list[Callable[[], None]] = [
-    in_place_of_another,
     execute_wrapper,
     hook,
     debug_cursor,
@@ -533,6 +529,7 @@ LEFT: list[Callable[[], None]] = [
     needs_rollback,
     commit_hooks_due,
     depth,
+    awaited,
     savepoint,
     block,
     last_error,
@@ -555,6 +552,24 @@ def test_what_is_left_behind_keeps_a_wrapper_from_the_next(
     assert made == ["default"]
     in_thread(leaving)
     settle()
+    in_thread(use)
+    assert len(made) == 2
+
+
+def test_an_attribute_in_the_place_of_another_is_seen(made: list[str]) -> None:
+    def with_time_zone() -> None:
+        use()
+        assert wrapper().timezone_name
+
+    def leaving() -> None:
+        use()
+        del vars(wrapper())["timezone_name"]
+        foreign_attribute()
+
+    for work in (with_time_zone, with_time_zone, with_time_zone, leaving):
+        in_thread(work)
+        settle()
+    assert made == ["default"]
     in_thread(use)
     assert len(made) == 2
 

@@ -386,23 +386,6 @@ def test_a_receiver_of_connection_checked_out_that_closes_gets_djangos_error_and
     assert_whole()
 
 
-@pytest.mark.only("pymysql", "psycopg")
-def test_connection_created_is_sent_after_a_reset_too() -> None:
-    told = []
-
-    def receiver(connection: Any, **kwargs: Any) -> None:
-        told.append(sql("SELECT 1"))
-
-    request(change)
-    pooling.close_all()
-    with receiving(connection_created, receiver):
-        request(one)
-        request(one)
-        assert len(told) == 1
-        request(change)
-        assert len(told) == 2
-
-
 def test_what_django_itself_does_changes_no_session(resets: Callable[[], int]) -> None:
     """Otherwise each request would pay for it."""
     with plain() as wrapper:

@@ -404,8 +404,8 @@ def test_debug_mode_holds_nothing_more() -> None:
         assert in_use() == 0
 
 
-def test_assert_num_queries_counts_as_in_django_and_keeps_its_connection_to_the_end_of_the_request() -> None:
-    """It calls ensure_connection()."""
+def test_assert_num_queries_counts_as_in_django_and_keeps_no_connection() -> None:
+    """It calls ensure_connection(), but uses no object of the driver's."""
     case = TransactionTestCase()
     with brief() as alias:
         with request():
@@ -413,7 +413,7 @@ def test_assert_num_queries_counts_as_in_django_and_keeps_its_connection_to_the_
                 one(alias)
                 with transaction.atomic(using=alias):
                     add("a", alias)
-            assert in_use(alias) == 1
+            assert in_use(alias) == 0
             with pytest.raises(AssertionError), case.assertNumQueries(1, using=alias):
                 one(alias)
                 one(alias)

@@ -220,20 +220,22 @@ def assert_whole(site: Site, observer: Observer) -> None:
 # -- overload -----------------------------------------------------------------------------------------
 
 
-def test_two_pools_nested_in_opposite_order_end_by_pool_timeout_and_never_hang(
+def test_of_two_pools_nested_in_opposite_order_nobody_waits_until_the_timeout(
     server: DatabaseServer,
 ) -> None:
+    """The transactions of some requests fail at once, for those of the others to go on."""
     server.create(SECOND)
-    with gunicorn(server, pooling=POOLING, pool={"TIMEOUT": 1}, second=SECOND) as site:
+    with gunicorn(server, pooling=POOLING, pool={"TIMEOUT": 60}, second=SECOND) as site:
+        began = time.monotonic()
         answers = site.get_all(["/nested?first=default", "/nested?first=second"] * 20)
+        assert time.monotonic() - began < 30
         refused = [answer for answer in answers if answer.status != 200]
         print(server.scheme, statuses(answers), refused[:2])
-        assert refused
+        assert 0 < len(refused) < len(answers)
         assert {answer.status for answer in refused} == {500}
         for answer in refused:
             assert answer.text.startswith("PoolTimeout: No connection from pool '"), answer
-        named = {answer.text.split("'")[1] for answer in refused}
-        assert named == {"default", "second"}
+            assert "wait for a connection, too" in answer.text, answer
 
         eventually(lambda: is_at_rest(site), PATIENCE)
         assert site.get("/nested?first=default") == Answer(200, "both")

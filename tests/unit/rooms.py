@@ -27,6 +27,7 @@ FLOORS = [
     ["checks", "registry"],
     ["owner"],
     ["backend"],
+    ["units"],
     ["workers"],
     ["metrics", "management"],
     ["handler", "middleware"],
@@ -55,6 +56,11 @@ OWN = {
     "ldap": "ldap",
     # By nobody: what is there is found in sys.modules.
     "gevent": "",
+    "celery": "",
+    "django_tasks": "",
+    "dramatiq": "",
+    "huey": "",
+    "rq": "",
 }
 MAX_LINES = 350
 MAX_METHODS = 25

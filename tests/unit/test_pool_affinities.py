@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool.queue import Waiter
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.waiter import Waiter
 from tests.unit.fakes import HERE, PASSED, Caller, Clock, FakePool, Interrupt, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")

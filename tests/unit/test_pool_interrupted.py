@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.pool import slots as slots_module
-from django_db_pooling.pool.queue import CheckoutTimeout
+from django_db_pooling.pool.waiter import CheckoutTimeout
 from django_db_pooling.process import wakeup
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, interrupted_at, queue_up, until
 

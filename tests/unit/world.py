@@ -11,11 +11,12 @@ import pytest
 
 from django_db_pooling.pool.growth import MAX_PAUSE, STALLED
 from django_db_pooling.pool.health import Health
-from django_db_pooling.pool.queue import CheckoutTimeout, Queue, Waiter
+from django_db_pooling.pool.queue import Queue
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import FRESH
 from django_db_pooling.pool.stats import Closed, Counts
+from django_db_pooling.pool.waiter import CheckoutTimeout, Waiter
 from django_db_pooling.process.wakeup import RECHECK_INTERVAL
 from tests.unit.actors import Actor, Kill
 from tests.unit.fakes import PASSED, TIMED, Clock, FakePool, FakeSlots
