@@ -99,13 +99,13 @@ def try_out(runner: Runner, outcome: Outcome, scopes: list[str], show: bool) -> 
     return well
 
 
-def write_table(outcomes: list[Outcome], path: Path = TABLE) -> None:
-    """These rows new, others as they were, in the order of the list."""
+def write_row(outcome: Outcome, path: Path = TABLE) -> None:
+    """This row new, others as they were, in the order of the list."""
     rows = {}
     if path.exists():
         with path.open(newline="") as lines:
             rows = {row["Package"]: row for row in csv.DictReader(lines)}
-    rows |= {outcome.neighbour.name: outcome.row() for outcome in outcomes}
+    rows[outcome.neighbour.name] = outcome.row()
     with path.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -121,13 +121,13 @@ def main() -> int:
     # As Ctrl-C does, so that no server is left behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     scopes = options.scope or list(SCOPES)
-    well, outcomes = True, []
+    well = True
     with Runner() as runner:
         for name in options.neighbour or NEIGHBOURS:
-            outcomes.append(Outcome(NEIGHBOURS[name]))
-            well &= try_out(runner, outcomes[-1], scopes, options.show)
-    if set(scopes) == set(SCOPES):
-        write_table(outcomes)
+            outcome = Outcome(NEIGHBOURS[name])
+            well &= try_out(runner, outcome, scopes, options.show)
+            if set(scopes) == set(SCOPES):
+                write_row(outcome)
     return 0 if well else 1
 
 
