@@ -126,6 +126,11 @@ class Lease:
         return [cursor for ref in list(self.cursors) if (cursor := ref()) is not None]
 
     @property
+    def may_be_read(self) -> bool:
+        """Whether somebody has a cursor that isn't known to be closed."""
+        return bool(self.cursors) and not all(map(self.driver.is_closed, self.living_cursors()))
+
+    @property
     def is_needed(self) -> bool:
         """Whether something other than a transaction or a changed session needs the connection."""
         return not self.by_transaction or self.pinned or bool(self.cursors)

@@ -105,7 +105,7 @@ def is_at_rest(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def _others_refer(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Whether anybody but the wrapper, and cursors that are closed, has the driver's object."""
-    if not reuse.IS_POSSIBLE or not all(map(lease.driver.is_closed, lease.living_cursors())):
+    if not reuse.IS_POSSIBLE or lease.may_be_read:
         return True
     slot = lease.slot
     slot.cursors = tuple(ref for ref in slot.cursors if ref() is not None)

@@ -91,7 +91,7 @@ class PooledWrapper(LeaseHolder):
         elif self._vacant is LOST:
             # Which Django doesn't know where it was no error of the database's.
             checkin.give_back(self)
-        elif self._lease is None or self._lease.cursors:
+        elif self._lease is None or self._lease.may_be_read:
             super().close_if_unusable_or_obsolete()
         else:
             try:
