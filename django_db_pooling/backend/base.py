@@ -116,7 +116,7 @@ class LeaseHolder(Backend):
         lease = self._lease
         if lease is None or self._depth or self.in_atomic_block:
             return bool(self._depth or self.in_atomic_block)
-        if not all(map(lease.driver.is_closed, lease.living_cursors())):
+        if lease.may_be_read:
             return True
         if lease.is_damaged():
             return False
