@@ -102,11 +102,11 @@ class Psycopg3(Driver):
             return False
         if not _answers(connection, b"DISCARD ALL", seconds):
             raise psycopg.OperationalError("no answer to a reset")
-        pgconn = connection.pgconn
         time_zone = getattr(connection, _TIME_ZONE)
-        if pgconn.parameter_status(b"TimeZone") != time_zone:
+        if time_zone and connection.info.parameter_status("TimeZone") != time_zone:
             # Django would do it with a cursor, and tracers would see a statement that is nobody's.
-            _answers(connection, b"SET TIME ZONE " + Escaping(pgconn).escape_literal(time_zone), seconds)
+            literal = Escaping(connection.pgconn).escape_literal(time_zone.encode())
+            _answers(connection, b"SET TIME ZONE " + literal, seconds)
         return True
 
     def text(self, sql: Any, connection: Any) -> str:
@@ -118,7 +118,7 @@ class Psycopg3(Driver):
         return composing.as_string(sql, connection)
 
     def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        setattr(connection, _TIME_ZONE, connection.pgconn.parameter_status(b"TimeZone"))
+        setattr(connection, _TIME_ZONE, connection.info.parameter_status("TimeZone"))
 
     def detach_cursor(self, cursor: Any) -> bool:
         if isinstance(cursor, ServerCursor):

@@ -373,4 +373,6 @@ def sometimes_unbuffered(luck: random.Random) -> Callable[..., None]:
         if MYSQL and luck.random() < 0.5:
             connection.connection.cursorclass = SSCursor
 
+    # As one of Django's own: with others no session is reset.
+    receiver.__module__ = "django.tests"
     return receiver
