@@ -21,11 +21,6 @@ _LOOKS_AFTER = ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
 BACKEND = "/django_db_pooling/backend/"
 
 
-def _handler(place: Any, frame: FrameType | None = None) -> None:
-    """By its handlers the package tells what a signal has raised from a fault of its own."""
-    raise Struck(place)
-
-
 class Points:
     """Of this code, in this thread."""
 
@@ -45,7 +40,10 @@ class Points:
             self.passed += 1
             if self.passed == number:
                 place = f"{frame.f_code.co_name}:{frame.f_lineno}"
-                _handler(place)
+                handler(signal.SIGUSR1, frame)
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            raise Struck(place)
 
         def trace(frame: FrameType, event: str, argument: Any) -> Any:
             if self.folder not in frame.f_code.co_filename:
@@ -65,13 +63,14 @@ class Points:
             point(frame)
             return inside
 
-        handler = signal.signal(signal.SIGUSR2, _handler)
+        # The package tells what a signal's handler raises from faults of its own.
+        handled_before = signal.signal(signal.SIGUSR1, handler)
         sys.settrace(trace)
         try:
             yield
         finally:
             sys.settrace(before)
-            signal.signal(signal.SIGUSR2, handler)
+            signal.signal(signal.SIGUSR1, handled_before)
             self.is_over = self.passed < number
 
 

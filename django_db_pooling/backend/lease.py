@@ -108,7 +108,7 @@ class Lease:
             found: bool | None = self.driver.in_transaction(self.slot.connection)
         except Exception as error:
             observers.failed("looking for a transaction", error)
-            return True
+            return None
         return found
 
     def is_over(self, autocommit: bool) -> bool:

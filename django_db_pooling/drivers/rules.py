@@ -55,11 +55,12 @@ _BEGINS = re.compile(r"[\s(]*(?:BEGIN|START\s+TRANSACTION|XA\s+(?:START|BEGIN))\
 class Rules:
     """Of one family.
 
-    Patterns, in which a space stands for any white space; case matters only in the first two. ``comment``: no
-    code is in it. ``quoted``: literals and names; ``doubtful``: what is left where these have no end, for
-    example. ``names``: opening quotes of names. A statement that begins with a word of ``harmless`` and has
-    nothing ``suspicious`` in it does nothing of what follows; of each of these, brackets are around the
-    character that is looked for.
+    Patterns, in which a space stands for any white space. ``comment``: no code is in it. ``quoted``: literals
+    and names; ``doubtful``: what is left where these have no end, for example. Only in these three case
+    matters; ``special`` are the characters with which they begin. ``names``: opening quotes of names.
+
+    A statement that begins with a word of ``harmless`` and has nothing ``suspicious`` in it does nothing of
+    what follows. Of what is suspicious, the character in brackets is looked for.
 
     A statement changes the session if it ``starts`` so, or ``contains`` this; if it ``lasts``, no reset
     undoes that. It ``asks`` for what the session's last statement has left. Of the session's ``locks`` it
@@ -69,6 +70,7 @@ class Rules:
     def __init__(
         self,
         *,
+        special: str,
         comment: str,
         quoted: str,
         doubtful: str,
@@ -86,7 +88,8 @@ class Rules:
         self.known: dict[Hashable, Traits] = {}
         self._known_before: dict[Hashable, Traits] = {}
         self._names = names
-        self._quoted = re.compile(f"{quoted}|{comment}|(?P<doubtful>{doubtful})", re.DOTALL)
+        special = f"(?=[{re.escape(special)}])"
+        self._quoted = re.compile(f"{special}(?:{quoted}|{comment}|(?P<doubtful>{doubtful}))", re.DOTALL)
         self._harmless = re.compile(rf"(?:[\s(]++|{comment})*+(?i:{harmless})\b", re.DOTALL)
         self._suspicious = re.compile(_found_by_character(rf"[{_DOUBT}]", r"[;](?!\s*+\Z)", *suspicious))
         self._starts = _compiled(rf"[\s(]*(?:(?:{_EXPLAINING})\s*)*+(?:{starts})")
@@ -190,6 +193,7 @@ _ARGUMENT = r"(?:[^(),]++|\((?:[^()]++|\((?:[^()]++|\([^()]*+\))*+\))*+\))*+"
 # https://mariadb.com/kb/en/sql-statements/ has the statements. Comments that begin with /*! or /*M! are code,
 # on some servers. Double quotes are around a literal or a name, and a backslash may mean itself.
 MYSQL = Rules(
+    special="'\"`#-/*\\",
     comment=r"#[^\n]*+|--(?=[\x00-\x20\x7f]|\Z)[^\n]*+|(?!/\*[Mm]?!)" + _BLOCK_COMMENT,
     quoted=r"'(?:[^'\\]++|\\.)*+'|\"(?:[^\"\\]++|\\.)*+\"|`[^`]*+`",
     doubtful=r"['\"`].*+|/\*[Mm]?!\d*|\*/|\\(?!N\b)",
@@ -232,8 +236,9 @@ _DOLLARS = rf"{_APART}(\$(?:[^\W\d]\w*+)?\$)"
 # https://www.postgresql.org/docs/current/sql-discard.html lists what a session consists of. Comments may be
 # inside of comments, which no pattern can tell. U&"..." is a name in hexadecimal.
 POSTGRESQL = Rules(
+    special="'\"$-/*eE",
     comment=r"--[^\n\r]*+|/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/",
-    quoted=rf"{_APART}[eE]'(?:[^'\\]++|\\.)*+'|'[^']*+'|{_DOLLARS}(?:[^$]++|(?!\1)\$)*+\1|\"[^\"]*+\"",
+    quoted=rf"'[^']*+'|{_APART}[eE]'(?:[^'\\]++|\\.)*+'|{_DOLLARS}(?:[^$]++|(?!\1)\$)*+\1|\"[^\"]*+\"",
     doubtful=rf"['\"].*+|{_DOLLARS}.*+|/\*|\*/",
     names='"',
     harmless="SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|SAVEPOINT|RELEASE|ROLLBACK|COMMIT",
@@ -271,6 +276,7 @@ POSTGRESQL = Rules(
 
 # https://www.sqlite.org/pragma.html: excepted are those that only read.
 SQLITE = Rules(
+    special="'\"`[-/",
     comment=r"--[^\n]*+|" + _BLOCK_COMMENT,
     quoted=r"'[^']*+'|\"[^\"]*+\"|`[^`]*+`|\[[^\]]*+\]",
     doubtful=r"['\"`\[].*+",

@@ -14,7 +14,8 @@ from django_db_pooling import drivers
 from tests.behaviour import texts
 from tests.behaviour.conftest import MYSQL, POSTGRESQL, plain
 
-EXAMPLES = 500
+# Connecting to PostgreSQL takes longer.
+EXAMPLES = 300 if POSTGRESQL else 500
 # The rules are one family's, whatever the driver; PyMySQL has the server's flag besides.
 pytestmark = [pytest.mark.only("pymysql", "psycopg", "sqlite3"), pytest.mark.only("threads")]
 
