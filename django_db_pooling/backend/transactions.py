@@ -24,8 +24,13 @@ from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
 from django_db_pooling.process.observers import observers
 
-# The modules between connect() and who has called Django's ensure_connection().
-_WAY_TO_CONNECT = {__name__, "django.db.backends.base.base", "django.utils.asyncio"}
+# The modules between connect() and who has called Django's ensure_connection(), which its tests wrap.
+_WAY_TO_CONNECT = {
+    __name__,
+    "django.db.backends.base.base",
+    "django.test.testcases",
+    "django.utils.asyncio",
+}
 
 
 def connect(wrapper: LeaseHolder) -> None:
