@@ -64,7 +64,9 @@ class Lending:
             lease.pool.suspect(lease.slot)
         lease.slot.cursors = (*lease.slot.cursors, *lease.cursors)
         lease.slot.maybe_in_transaction = lease.in_transaction(wrapper.autocommit) is None
-        wrapper._lease = wrapper.connection = None
+        # In this order: a connection without a lease would be used.
+        wrapper.connection = None
+        wrapper.end_lease()
         wrapper._resting = rest = lease.pool.rest(lease.slot, lent=True)
         self._lent.append(_Lent(wrapper, lease, rest))
 
@@ -79,7 +81,7 @@ class Lending:
             if slot is not None:
                 slot.maybe_in_transaction = False
                 wrapper._resting = None
-                wrapper._lease, wrapper.connection = lease, slot.connection
+                wrapper.adopt(lease)
 
 
 def is_at_rest(wrapper: LeaseHolder, lease: Lease) -> bool:

@@ -38,6 +38,8 @@ class Thing(Protocol):
 
 # Among the finalizers of a worker process.
 _LAST = -1000
+# The process in which end_with_worker() was called.
+_told_of_end: object = None
 
 # By id(), in the order of add(); a thing may be collected at any time. And those that come after all others.
 _things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
@@ -76,8 +78,12 @@ def end_with_worker() -> None:
 
     Those of multiprocessing and of billiard, which is Celery's, have finalizers of their own. Celery's pool
     ends its workers without these, but sends a signal. A child begins without its parent's finalizers, so
-    call this in each process.
+    call this in each process; again, it changes nothing.
     """
+    global _told_of_end
+    if _told_of_end is fork.process:
+        return
+    _told_of_end = fork.process
     for name in ("multiprocessing", "billiard"):
         util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
         if util is not None and process is not None and process.current_process()._parent_pid is not None:
