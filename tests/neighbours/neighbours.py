@@ -48,7 +48,7 @@ class Neighbour:
     @property
     def package(self) -> str:
         """As PyPI knows it."""
-        return re.split("[<>=~\\[]", self.requires[0])[0] if self.requires else "Django"
+        return re.split("[<>=~\\[]", self.requires[0])[0] if self.requires else self.name.split(".")[0]
 
 
 SESSIONS = ("django.contrib.sessions.middleware.SessionMiddleware",)

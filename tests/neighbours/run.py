@@ -20,7 +20,7 @@ from tests.neighbours.spec import Report, Spec
 from tests.servers import DatabaseServer, MariaDB, PostgreSQL
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300.0
+SECONDS = 900.0
 SAMPLE_SECONDS = 0.01
 LOG_END = 3000
 ESTABLISHED = "01"

@@ -56,7 +56,15 @@ def tell(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f"{event.name} {event.pgh_label}")
 
 
-urlpatterns = [path(view.__name__, view) for view in (write, rolled_back, delete, delete_nevertheless, tell)]
+def tell_in_a_block(request: HttpRequest) -> HttpResponse:
+    with transaction.atomic():
+        return tell(request)
+
+
+urlpatterns = [
+    path(view.__name__, view)
+    for view in (write, rolled_back, delete, delete_nevertheless, tell, tell_in_a_block)
+]
 
 
 def _events(name: str) -> Any:
@@ -84,6 +92,16 @@ def probe_protected_rows() -> Any:
 
 def probe_manual_events_in_requests() -> Any:
     return visit_all(["/tell"] * 12)
+
+
+def probe_manual_events_in_blocks() -> Any:
+    def work(number: int) -> Any:
+        with transaction.atomic():
+            item = Item.objects.create(name=f"block {number}")
+            return pghistory.create_event(item, label="told").name
+
+    outside = in_threads([lambda number=number: work(number) for number in range(8)])
+    return visit_all(["/tell_in_a_block"] * 12), outside, _events("block")
 
 
 def probe_contexts_outside_of_requests() -> Any:
