@@ -35,6 +35,7 @@ def _send(send: Send, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         wrapper.execute_wrappers = []
         return send(sender=sender, **named)
     finally:
-        slot.execute_wrappers = tuple(wrapper.execute_wrappers)
-        wrapper.execute_wrappers = own
+        # Without a call before it, which a signal handler could interrupt.
+        added, wrapper.execute_wrappers = wrapper.execute_wrappers, own
+        slot.execute_wrappers = tuple(added)
         wrapper.lend(slot.execute_wrappers)
