@@ -33,8 +33,10 @@ def _send(send: Send, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
     try:
         # Many receivers add only what isn't there yet, and the wrapper may have it from elsewhere.
         wrapper.execute_wrappers = []
-        return send(sender=sender, **named)
+        sent = send(sender=sender, **named)
     finally:
-        slot.execute_wrappers = tuple(wrapper.execute_wrappers)
-        wrapper.execute_wrappers = own
+        # Without a call before it, which a signal handler could interrupt.
+        added, wrapper.execute_wrappers = wrapper.execute_wrappers, own
+        slot.execute_wrappers = tuple(added)
         wrapper.lend(slot.execute_wrappers)
+    return sent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ from tests.behaviour.conftest import (
 from tests.behaviour.models import Note
 from tests.behaviour.setting_engine.base import SETTING
 from tests.behaviour.settings import ENGINES
+from tests.unit.fakes import interrupted_at
 
 # Whose sessions can be made as new; those of the others are closed.
 RESETS = DRIVER in ("pymysql", "psycopg")
@@ -281,6 +284,41 @@ def test_a_guard_that_tells_the_tenant_before_each_statement_does_it_for_every_r
     with receiving(connection_created, add):
         assert [in_thread(partial(visit, number)) for number in range(6)] == list(range(6))
         assert in_threads([partial(visit, number) for number in range(6)]) == list(range(6))
+
+
+@pytest.mark.transaction_scope
+@pytest.mark.only("sqlite3")
+@pytest.mark.only("threads")
+# A strike in a finalizer.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_strikes_anywhere_leaves_none_behind_and_takes_none_away() -> None:
+    own = [lambda execute, *arguments: execute(*arguments)]
+    wrapper = connections["default"]
+    wrapper.execute_wrappers.extend(own)
+
+    def work() -> None:
+        one()
+        pooling.close_all()
+        one()
+
+    try:
+        with receiving(connection_created, append):
+            for point in itertools.count():
+                struck = interrupted_at(point, "/django_db_pooling/", work)
+                wrapper.in_atomic_block = False
+                connections.close_all()
+                # The next checkout ends what was left half done.
+                with pytest.raises(Forbidden):
+                    write_or_raise()
+                connections.close_all()
+                assert wrapper.execute_wrappers == own, point
+                if not struck:
+                    break
+            assert point > 50
+    finally:
+        wrapper.execute_wrappers.clear()
+        # A connection that was being opened when the strike came, in the frames of that.
+        gc.collect()
 
 
 # -- the sender -------------------------------------------------------------------------------------------
