@@ -189,7 +189,11 @@ def test_a_claim_lasts_as_long_as_the_block_or_else_the_checkout() -> None:
     wrapper._resting = rest = object()  # type: ignore[assignment]
     assert wrapper.claim is rest
     wrapper._lease = one = lease()
-    assert wrapper.claim is one
+    claim = wrapper.claim
+    assert claim not in (None, rest)
+    assert wrapper.claim == claim
+    one.slot.taken_at += 1.0
+    assert wrapper.claim != claim
     outer = object()
     wrapper.in_atomic_block, wrapper.atomic_blocks = True, [outer, object()]
     assert wrapper.claim is outer
