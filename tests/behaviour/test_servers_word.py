@@ -34,15 +34,19 @@ if MYSQL:
 elif POSTGRESQL:
     OPTIONS = {}
     STATE = [
-        "SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'transaction%' ORDER BY name",
         # What was set for a transaction is the empty text after it.
-        "SELECT coalesce(current_setting(name, true), '') FROM unnest("
-        "ARRAY['my.mine', 'local.mine', 'transaction.mine', 'constraints.mine']) AS name",
-        "SELECT relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()",
-        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'",
-        "SELECT name FROM pg_prepared_statements",
-        "SELECT name FROM pg_cursors WHERE is_holdable",
-        "SELECT pg_listening_channels()",
+        """
+        SELECT
+            ARRAY(SELECT name || setting FROM pg_settings
+                WHERE source = 'session' AND name NOT LIKE 'transaction%' ORDER BY name),
+            ARRAY(SELECT coalesce(current_setting(name, true), '') FROM unnest(
+                ARRAY['my.mine', 'local.mine', 'transaction.mine', 'constraints.mine']) AS name),
+            ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = pg_my_temp_schema()),
+            (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'),
+            ARRAY(SELECT name FROM pg_prepared_statements),
+            ARRAY(SELECT name FROM pg_cursors WHERE is_holdable),
+            ARRAY(SELECT pg_listening_channels())
+        """,
     ]
 else:
     OPTIONS = {}
@@ -71,6 +75,8 @@ class Session:
         if MYSQL:
             self._ask("SET SESSION session_track_state_change = ON")
             self._ask(f"SET SESSION sql_mode = '{self._mode}'")
+        if POSTGRESQL:
+            self._ask("DISCARD ALL")
         self._state = self._look()
 
     def close(self) -> None:
@@ -80,9 +86,14 @@ class Session:
         """Whether a statement does; then it is another session's turn. None: the server refuses it."""
         refused, flagged = self._execute(text)
         changed = flagged or self._look() != self._state
-        if changed or refused:
+        if (changed or refused) and not (POSTGRESQL and self._is_discarded()):
             self.begin()
         return True if changed else None if refused else False
+
+    def _is_discarded(self) -> bool:
+        """As new, for less than connecting takes."""
+        self._ask("DISCARD ALL")
+        return self._look() == self._state
 
     def _execute(self, text: str) -> tuple[bool, bool]:
         cursor = self._raw.cursor()
