@@ -153,7 +153,7 @@ class Owner:
     @property
     def may_rest(self) -> bool:
         """Whether a changed session may be left at rest: outside of any unit of work, since nothing reports
-        an end there. Not in the main thread, in which commands and scripts run.
+        an end there. Not in the main thread, in which scripts run.
         """
         return not (self.request or self.scopes) and threading.get_ident() != threading.main_thread().ident
 

@@ -6,6 +6,7 @@ libraries is imported here: what is loaded already, or will be, is found by the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import weakref
@@ -216,9 +217,14 @@ def _hook_into(module: ModuleType) -> None:
             _WAYS[name](module)
         except Exception as error:
             # Another version of the library may lack what these have.
-            text = "units of work of %s are code outside of requests here: %s"
-            redacted = redact(error)
-            logger.warning(text, name, redacted, extra=extra("housekeeping", task=name, error=redacted))
+            _log_unknown(name, redact(error))
+
+
+def _log_unknown(name: str, error: str) -> None:
+    fields = extra("housekeeping", task=name, error=error)
+    # A filter of the site's may raise.
+    with contextlib.suppress(Exception):
+        logger.warning("units of work of %s are code outside of requests here: %s", name, error, extra=fields)
 
 
 class _Arrivals(MetaPathFinder):

@@ -29,6 +29,7 @@ WRITERS = {
     "workers/publish.py",
     "workers/status_dir.py",
     "checks.py",
+    "units.py",
 }
 FIELDS: dict[str, Any] = {
     "size": 1,
