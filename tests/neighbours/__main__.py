@@ -24,7 +24,7 @@ run, if that was in both scopes."""
 
 TABLE = Path(__file__).with_name("works_with.csv")
 COLUMNS = ["Package", "Version", "Databases", "What it does with connections", "Request", "Transaction"]
-SAME, NOT_SAME, KNOWN = "the same", "**not the same**", "see below"
+SAME, NOT_SAME, KNOWN = "the same", "**not the same**", "see :doc:`differences`"
 
 
 def parse_arguments() -> argparse.Namespace:
