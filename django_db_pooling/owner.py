@@ -54,10 +54,8 @@ class Request(Holder):
     def request(self) -> str | None:
         # Made when somebody asks for it, which may be long after the request.
         path = self._path
-        if path is None:
-            return None
-        if self._method is None:
-            return safe_label(path)
+        if path is None or self._method is None:
+            return None if path is None else safe_label(path)
         return safe_label(f"{self._method} {path if path.isascii() else _decoded(path)}")
 
 

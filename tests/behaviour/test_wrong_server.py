@@ -206,6 +206,7 @@ def test_a_transaction_that_was_to_write_nothing_costs_no_connection() -> None:
     for work in (of_the_transaction, by_text, of_the_session):
         request(one)
         closed = pooling.stats("default").closed_by_reason["recycled"]
+        broken = pooling.stats("default").closed_by_reason["broken"]
         with pytest.raises(DatabaseError, match="(?i)read.only"):
             request(work)
         request(one)
