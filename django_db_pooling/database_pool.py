@@ -239,8 +239,12 @@ class DatabasePool(Pool):
         now = time.monotonic()
         if slot.generation == self.slots.generation and now - self._replaced_at >= REPLACING:
             self._replaced_at = now
-            self.slots.generation += 1
+            self.replace_all()
             self.journal.note("wrong_server", error=redact(error))
+
+    def replace_all(self) -> None:
+        """Every connection, when it is returned or would be used next. No I/O."""
+        self.slots.generation += 1
 
     def recycle(self) -> None:
         for identity in self.identities:

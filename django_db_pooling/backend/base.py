@@ -204,6 +204,8 @@ class LeaseHolder(Backend):
         assert lease is not None
         if self._lent:
             self.take_back()
+        if lease.changes_types:
+            self.tell_of_types(lease)
         self._lease = None
         if not self.in_atomic_block:
             # Its frames refer to the slot, which then wouldn't be reclaimed if its next holder dropped it.
@@ -229,6 +231,11 @@ class LeaseHolder(Backend):
         # Django's next connect() may run what is left here.
         self.run_on_commit = []
         self._vacant = LOST
+
+    def tell_of_types(self, lease: Lease) -> None:
+        """It has changed those of the database: connections from before don't know them. No I/O."""
+        lease.changes_types = False
+        lease.pool.replace_all()
 
     def lend(self, functions: tuple[Any, ...]) -> None:
         """Put these around the statements, each once: the wrapper may have one itself. Its own are inside."""

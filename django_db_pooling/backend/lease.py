@@ -45,6 +45,7 @@ class Lease:
     __slots__ = (
         "busy_since",
         "by_transaction",
+        "changes_types",
         "cursors",
         "driver",
         "executed",
@@ -70,6 +71,8 @@ class Lease:
         self.executed = not by_transaction
         # A statement has been executed whose text begins a transaction.
         self.has_begun_by_text = False
+        # One has changed the types of the database: what was opened before doesn't know them.
+        self.changes_types = False
         # The transaction is one of set_autocommit(False), which has no end of its own.
         self.manual = False
         # When the present or last statement began.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from django_db_pooling.backend import transactions
@@ -22,16 +21,11 @@ if TYPE_CHECKING:
 else:
     Editor = Features = object
 
-# Drivers learn the types of a database when they connect.
-_CHANGES_TYPES = re.compile(r"\s*(?:CREATE|ALTER|DROP)\s+(?:EXTENSION|TYPE|DOMAIN)\b", re.IGNORECASE)
-
 
 class PooledSchemaEditor(Editor):
     """Mixed in before a backend's schema editor: it keeps its connection to the end of its block."""
 
     connection: Any
-    # A statement of the block has changed the types of the database.
-    _changes_types = False
 
     def __enter__(self) -> Any:
         wrapper: LeaseHolder = self.connection
@@ -52,13 +46,6 @@ class PooledSchemaEditor(Editor):
             super().__exit__(*exc_info)
         finally:
             _leave(wrapper)
-        if self._changes_types and wrapper._identity is not None:
-            wrapper._identity.pool.recycle()
-
-    def execute(self, sql: Any, *arguments: Any, **kwargs: Any) -> Any:
-        if _CHANGES_TYPES.match(str(sql)):
-            self._changes_types = True
-        return super().execute(sql, *arguments, **kwargs)
 
     def quote_value(self, value: Any) -> Any:
         with transactions.operation(self.connection):

@@ -86,6 +86,10 @@ def after(wrapper: LeaseHolder, sql: Any) -> None:
         found, changes = UNKNOWN, True
     if found.begins:
         lease.has_begun_by_text = True
+    if found.types:
+        lease.changes_types = True
+        if wrapper.autocommit:
+            wrapper.tell_of_types(lease)
     if found.locks:
         slot.locks = max(0, slot.locks + found.locks)
     if lease.identity.reset_mode != "never" and not slot.beyond_reset:

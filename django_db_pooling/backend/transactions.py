@@ -182,8 +182,11 @@ def set_autocommit(wrapper: LeaseHolder, autocommit: bool, begins: bool) -> None
     finally:
         wrapper._depth -= 1
         wrapper.run_commit_hooks_on_set_autocommit_on = has_hooks
-    if wrapper._lease is not None:
-        wrapper._lease.manual = not autocommit and not begins_atomic
+    lease = wrapper._lease
+    if lease is not None:
+        lease.manual = not autocommit and not begins_atomic
+        if autocommit and lease.changes_types:
+            wrapper.tell_of_types(lease)
     if autocommit:
         release_if_free(wrapper)
         _run_commit_hooks(wrapper)

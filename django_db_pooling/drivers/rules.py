@@ -23,20 +23,22 @@ class Traits(NamedTuple):
     """What a statement, or any of several in one text, does as far as its text tells.
 
     ``changes``: the session. ``lasts``: it changes what no reset undoes. ``asks``: for what the session's
-    last statement has left, a new row's id or warnings. ``begins``: a transaction. ``locks``: how many
-    of the session's locks it takes, less those that it gives back.
+    last statement has left, a new row's id or warnings. ``begins``: a transaction. ``types``: it changes
+    those of the database, which drivers learn when they connect. ``locks``: how many of the session's locks
+    it takes, less those that it gives back.
     """
 
     changes: bool
     lasts: bool
     asks: bool
     begins: bool
+    types: bool
     locks: int
 
 
-NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False, locks=0)
+NOTHING = Traits(changes=False, lasts=False, asks=False, begins=False, types=False, locks=0)
 # Of what can't be read.
-UNKNOWN = Traits(changes=True, lasts=True, asks=False, begins=True, locks=0)
+UNKNOWN = Traits(changes=True, lasts=True, asks=False, begins=True, types=False, locks=0)
 # "all": more than a session can have.
 _LOCKS = {"one": 1, "back": -1, "all": -1_000_000}
 
@@ -64,7 +66,7 @@ class Rules:
 
     A statement changes the session if it ``starts`` so, or ``contains`` this; if it ``lasts``, no reset
     undoes that. It ``asks`` for what the session's last statement has left. Of the session's ``locks`` it
-    takes ``one``, gives one ``back``, or ``all``.
+    takes ``one``, gives one ``back``, or ``all``. It changes ``types`` if it begins so.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Rules:
         lasts: str,
         asks: str,
         locks: str,
+        types: str = r"(?!)",
     ) -> None:
         # What was found out, by text, or by its hash where that is long: 64 bits with a secret of the
         # process. Whoever doesn't find it here asks traits().
@@ -95,6 +98,7 @@ class Rules:
         self._starts = _compiled(rf"[\s(]*(?:(?:{_EXPLAINING})\s*)*+(?:{starts})")
         self._contains = _compiled(f"{_DOUBT}|{contains}")
         self._lasts, self._asks, self._locks = _compiled(lasts), _compiled(asks), _compiled(locks)
+        self._types = _compiled(types)
 
     def traits(self, text: str) -> Traits:
         key: Hashable = text if len(text) <= MAX_KEY else hash(text)
@@ -120,6 +124,7 @@ class Rules:
             lasts=any(one.lasts for one in found),
             asks=any(one.asks for one in found),
             begins=any(one.begins for one in found),
+            types=any(one.types for one in found),
             locks=sum(one.locks for one in found),
         )
         return NOTHING if together == NOTHING else together
@@ -134,6 +139,7 @@ class Rules:
             lasts=lasts,
             asks=bool(self._asks.search(code)),
             begins=bool(_BEGINS.match(code)),
+            types=bool(self._types.match(code)),
             locks=sum(_LOCKS[str(lock.lastgroup)] for lock in self._locks.finditer(code)),
         )
 
@@ -272,6 +278,7 @@ POSTGRESQL = Rules(
         r"|(?P<back>\bpg_advisory_unlock|\A\s*UNLISTEN\b)"
         r"|(?P<one>\bpg_(?:try_)?advisory_lock|\A\s*LISTEN\b)"
     ),
+    types=r"\s*(?:CREATE|ALTER|DROP) (?:EXTENSION|TYPE|DOMAIN)\b",
 )
 
 # https://www.sqlite.org/pragma.html: excepted are those that only read.

@@ -8,7 +8,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import django
@@ -24,10 +24,13 @@ from tests.behaviour.conftest import (
     committed,
     eventually,
     in_thread,
+    in_threads,
+    one,
     plain,
     request_finished,
     request_started,
     server_id,
+    sql,
     token,
 )
 from tests.behaviour.models import Note
@@ -335,9 +338,33 @@ def test_an_extension_s_types_are_known_on_each_connection(atomic: bool, scope: 
             together.wait(10)
             return write()
 
-        from tests.behaviour.conftest import in_threads
 
         assert in_threads([pooling.scope("request")(late)] * 3) == [{"a": "b"}] * 3
+    finally:
+        connection_created.disconnect(register_type_handlers)
+        connection.close()
+
+
+@pytest.mark.only("psycopg")
+@pytest.mark.usefixtures("no_hstore")
+@pytest.mark.parametrize("scope", ["request", "transaction"])
+@pytest.mark.parametrize("in_block", [True, False])
+def test_types_that_a_statement_has_made_are_known_everywhere(scope: Any, in_block: bool) -> None:
+    """By a cursor, as some engines do when a database is prepared."""
+    from django.contrib.postgres.signals import get_hstore_oids, register_type_handlers
+    from django.db.backends.signals import connection_created
+
+    def read() -> Any:
+        return sql("SELECT %s::hstore", {"a": "1"})
+
+    connection_created.connect(register_type_handlers)
+    try:
+        in_threads([one] * 3)
+        with pooling.scope(scope):
+            with transaction.atomic() if in_block else nullcontext():
+                sql("CREATE EXTENSION hstore")
+            get_hstore_oids.cache_clear()
+            assert in_threads([read] * 3) == [[({"a": "1"},)]] * 3
     finally:
         connection_created.disconnect(register_type_handlers)
         connection.close()
