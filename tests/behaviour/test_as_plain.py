@@ -338,7 +338,6 @@ def test_an_extension_s_types_are_known_on_each_connection(atomic: bool, scope: 
             together.wait(10)
             return write()
 
-
         assert in_threads([pooling.scope("request")(late)] * 3) == [{"a": "b"}] * 3
     finally:
         connection_created.disconnect(register_type_handlers)
