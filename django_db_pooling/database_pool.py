@@ -22,6 +22,10 @@ from django_db_pooling.process.tasks import Tasks
 REPLACING = 1.0
 
 
+# Of a connection: the hub in which it works, and its identity.
+Affinity = tuple[object, "Identity"]
+
+
 class Identity:
     """All that decides which server, database, user and session settings a connection is for.
 
@@ -38,7 +42,7 @@ class Identity:
         self.settings_dict: dict[str, Any] = of_alias if self.is_of_alias else wrapper.settings_dict
         self._lasting = copied(pool.lasting(self.settings_dict))
         self._time_zones = _time_zones()
-        self._affinity: tuple[object, Identity] = (None, self)
+        self._affinity: Affinity = (None, self)
         # Nobody gets a connection of this one any more.
         self.retired = False
         # Of its connections, whenever nobody uses them.
@@ -84,7 +88,7 @@ class Identity:
             not self.retired and wrapper.__class__ is self.wrapper_class and self._lasting == settings_dict
         )
 
-    def affinity(self) -> tuple[object, Identity]:
+    def affinity(self) -> Affinity:
         """Of the connections that a caller in this hub can use."""
         hub, affinity = self.pool.driver.hub(), self._affinity
         if affinity[0] is not hub:

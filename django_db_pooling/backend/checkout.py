@@ -15,7 +15,7 @@ from django_db_pooling.backend import checkin, opening
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, LOST, Lease
 from django_db_pooling.backend.lending import Lending
-from django_db_pooling.database_pool import DatabasePool, Identity
+from django_db_pooling.database_pool import Affinity, DatabasePool, Identity
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.log import redact
 from django_db_pooling.pool.holders import Holding
@@ -71,9 +71,10 @@ def connect(wrapper: LeaseHolder) -> None:
         holder = Holding(holder, sys._getframe())
     # First of all: from here on it is given back at the end.
     mine.wrappers[id(wrapper)] = weakref.ref(wrapper)
-    lease = None
+    lease = affinity = None
     if wrapper._resting is None and not identity.backend_remembers:
-        slot = pool.take_idle(identity.affinity(), holder)
+        affinity = identity.affinity()
+        slot = pool.take_idle(affinity, holder)
         if slot is not None:
             is_awaited = wrapper._vacant is AWAITED
             lease = Lease(slot, identity, is_awaited or mine.scope(identity.scope) == conf.TRANSACTION)
@@ -89,7 +90,7 @@ def connect(wrapper: LeaseHolder) -> None:
             ):
                 wrapper.adopt(lease)
                 return
-    _connect_with_io(wrapper, identity, mine, holder, lease)
+    _connect_with_io(wrapper, identity, mine, holder, lease, affinity)
 
 
 def _must_ask(wrapper: LeaseHolder, lease: Lease) -> bool:
@@ -99,14 +100,22 @@ def _must_ask(wrapper: LeaseHolder, lease: Lease) -> bool:
         wrapper.health_check_enabled
         or slot.maybe_in_transaction
         or slot.taken_at - slot.returned_at > LONG_IDLE
-        or lease.pool.is_suspect(slot)
+        or slot.validated_at <= lease.pool.health.suspect_before
     )
 
 
 def _connect_with_io(
-    wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object, lease: Lease | None
+    wrapper: LeaseHolder,
+    identity: Identity,
+    mine: owner.Owner,
+    holder: object,
+    lease: Lease | None,
+    affinity: Affinity | None,
 ) -> None:
-    """Where it takes a wait, or a word with the server. ``lease``: of one that isn't usable yet."""
+    """Where it takes a wait, or a word with the server. ``lease``: of one that isn't usable yet.
+
+    ``affinity``: the identity's, if it was asked already.
+    """
     outer, rest = wrapper._deadline, wrapper._resting
     try:
         if outer is None:
@@ -114,7 +123,9 @@ def _connect_with_io(
         if rest is not None and _resume_session(wrapper, mine):
             return
         if not (
-            _check_out(wrapper, identity, mine, holder) if lease is None else _make_usable(wrapper, lease)
+            _check_out(wrapper, identity, mine, holder, affinity)
+            if lease is None
+            else _make_usable(wrapper, lease)
         ):
             _check_out_another(wrapper, mine, holder)
         if connection_checked_out.receivers:
@@ -143,7 +154,10 @@ def _seconds_to_wait(pool: DatabasePool, max_wait: float | None) -> float | None
     if handled is not None and isinstance(handled, PoolTimeout) and handled.alias == pool.name:
         # Packages that retry after an OperationalError, or pages for errors that need the database.
         return 0.0
-    return min((one for one in (pool.limits.timeout, max_wait) if one is not None), default=None)
+    timeout: float | None = pool.limits.timeout
+    if max_wait is None or timeout is None:
+        return timeout if max_wait is None else max_wait
+    return min(timeout, max_wait)
 
 
 def _check_out_another(wrapper: LeaseHolder, mine: owner.Owner, holder: object) -> None:
@@ -160,7 +174,13 @@ def _check_out_another(wrapper: LeaseHolder, mine: owner.Owner, holder: object) 
             return
 
 
-def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, holder: object) -> bool:
+def _check_out(
+    wrapper: LeaseHolder,
+    identity: Identity,
+    mine: owner.Owner,
+    holder: object,
+    affinity: Affinity | None = None,
+) -> bool:
     """Try once. False: what came couldn't be used, and its slot is given up."""
     pool, deadline = identity.pool, wrapper._deadline
     assert deadline is not None
@@ -168,7 +188,6 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
         # The backend's close() forgets what it knew of the last session. There is nothing to close.
         wrapper.connection = None
         wrapper.plain.close()
-    queued = pool.counts.queued
     # Only who has used another one may hold anything.
     lending = Lending(mine, pool) if len(mine.wrappers) > 1 else None
     try:
@@ -176,15 +195,15 @@ def _check_out(wrapper: LeaseHolder, identity: Identity, mine: owner.Owner, hold
             deadline.until,
             holder,
             deadline.began,
-            identity.affinity(),
+            affinity or identity.affinity(),
             mine.max_wait is None,
             None if lending is None else lending.before_waiting,
         )
     finally:
         if lending is not None:
             lending.end()
-    # If somebody has queued meanwhile, it may have been this caller, and the settings may have changed.
-    if pool.counts.queued != queued and not identity.fits(wrapper):
+    if identity.retired:
+        # The settings have changed while it waited.
         pool.checkin(slot)
         return False
     is_awaited = wrapper._vacant is AWAITED
