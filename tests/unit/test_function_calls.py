@@ -25,17 +25,17 @@ CHECKOUT_THAT_WAITS = 15
 REQUEST = {"mysql": 22, "postgresql": 20}
 # Of this package alone, of a request with one query.
 OF_THE_PACKAGE = {
-    ("django_db_pooling", "mysql"): 60,
-    ("django_db_pooling", "postgresql"): 60,
-    ("django_db_pooling, transactions", "mysql"): 67,
-    ("django_db_pooling, transactions", "postgresql"): 67,
+    ("django_db_pooling", "mysql"): 55,
+    ("django_db_pooling", "postgresql"): 55,
+    ("django_db_pooling, transactions", "mysql"): 62,
+    ("django_db_pooling, transactions", "postgresql"): 62,
 }
 # The same with the end of the request's greenlet: one request at a time, 100 at a time on 20 connections.
 TO_THE_END = {
-    ("django_db_pooling", "mysql"): (64, 84),
-    ("django_db_pooling", "postgresql"): (64, 84),
-    ("django_db_pooling, transactions", "mysql"): (71, 91),
-    ("django_db_pooling, transactions", "postgresql"): (71, 91),
+    ("django_db_pooling", "mysql"): (58, 72),
+    ("django_db_pooling", "postgresql"): (58, 72),
+    ("django_db_pooling, transactions", "mysql"): (65, 79),
+    ("django_db_pooling, transactions", "postgresql"): (65, 79),
 }
 
 
