@@ -19,6 +19,7 @@ from typing import Any
 from django_db_pooling import owner
 from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.holders import Holder
+from django_db_pooling.process.observers import observers
 from django_db_pooling.process.tasks import Tasks
 
 _tasks = Tasks()
@@ -92,6 +93,19 @@ def end(kind: str, key: object) -> None:
         unit.end(mine)
 
 
+def _watching(receiver: Callable[..., None]) -> Callable[..., None]:
+    """Of a library's signal: a fault of ours is none of its task's."""
+
+    @functools.wraps(receiver)
+    def watch(**kwargs: Any) -> None:
+        try:
+            receiver(**kwargs)
+        except Exception as error:
+            observers.failed("noticing a task", error)
+
+    return watch
+
+
 class _Call:
     """Lives as long as the call of a unit."""
 
@@ -134,21 +148,23 @@ def _celery(module: Any) -> None:
     def ended(task_id: Any, **kwargs: Any) -> None:
         end("celery", task_id)
 
-    module.task_prerun.connect(began, weak=False, dispatch_uid="django_db_pooling")
-    module.task_postrun.connect(ended, weak=False, dispatch_uid="django_db_pooling")
+    module.task_prerun.connect(_watching(began), weak=False, dispatch_uid="django_db_pooling")
+    module.task_postrun.connect(_watching(ended), weak=False, dispatch_uid="django_db_pooling")
 
 
 def _django_tasks(module: Any) -> None:
     def began(sender: Any, task_result: Any, **kwargs: Any) -> None:
-        is_immediate = any(base.__name__ == "ImmediateBackend" for base in sender.__mro__)
+        # The backend, or its class.
+        backend = sender if isinstance(sender, type) else type(sender)
+        is_immediate = any(base.__name__ == "ImmediateBackend" for base in backend.__mro__)
         key = task_result.id
         begin(module.__name__, key, lambda: f"task {task_result.task.module_path}", is_inside=is_immediate)
 
     def ended(task_result: Any, **kwargs: Any) -> None:
         end(module.__name__, task_result.id)
 
-    module.task_started.connect(began, weak=False, dispatch_uid="django_db_pooling")
-    module.task_finished.connect(ended, weak=False, dispatch_uid="django_db_pooling")
+    module.task_started.connect(_watching(began), weak=False, dispatch_uid="django_db_pooling")
+    module.task_finished.connect(_watching(ended), weak=False, dispatch_uid="django_db_pooling")
 
 
 def _dramatiq(module: Any) -> None:

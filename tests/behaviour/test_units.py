@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection, connections, transaction
+from django.dispatch import Signal
 
 from django_db_pooling import owner, pooling, units
 from tests.behaviour.conftest import (
@@ -240,6 +242,33 @@ def test_a_task_in_a_worker_that_is_a_command_is_a_unit_of_its_own() -> None:
 
     call_command(Command(worker))
     assert in_use() == 0
+
+
+@pytest.mark.parametrize("sender", [object, object()], ids=["a class", "an object"])
+@pytest.mark.parametrize("task", [SimpleNamespace(module_path="work"), None], ids=["known", "unknown"])
+def test_a_task_is_done_whatever_its_library_tells_of_it(sender: object, task: Any) -> None:
+    """Backends of django.tasks send their class, or themselves."""
+    signals = SimpleNamespace(__name__="tasks", task_started=Signal(), task_finished=Signal())
+    units._django_tasks(signals)
+
+    def work() -> list[int]:
+        result = SimpleNamespace(id=1, task=task)
+        with another_alias(POOL={"SCOPE": "request"}) as alias:
+            signals.task_started.send(sender=sender, task_result=result)
+            token(alias)
+            held = in_use(alias)
+            signals.task_finished.send(sender=sender, task_result=result)
+            return [held, in_use(alias)]
+
+    assert in_thread(work) == [1, 0]
+
+
+def test_what_can_t_be_told_of_a_task_is_no_fault_of_the_task() -> None:
+    signals = SimpleNamespace(__name__="tasks", task_started=Signal(), task_finished=Signal())
+    units._django_tasks(signals)
+    # Without an id.
+    signals.task_started.send(sender=object, task_result=None)
+    signals.task_finished.send(sender=object, task_result=None)
 
 
 def test_a_unit_whose_end_nobody_told_ends_when_the_next_one_begins() -> None:
