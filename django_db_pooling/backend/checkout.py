@@ -28,6 +28,8 @@ from django_db_pooling.signals import connection_checked_out
 
 # A connection that has been idle for longer (seconds) gets a ping before it is used.
 LONG_IDLE = 60.0
+# After a wait of so many seconds the settings are looked at again.
+SHORT_WAIT = 0.05
 
 
 def find_identity(wrapper: LeaseHolder) -> Identity | None:
@@ -202,7 +204,7 @@ def _check_out(
     finally:
         if lending is not None:
             lending.end()
-    if identity.retired:
+    if identity.retired or (slot.taken_at - deadline.began > SHORT_WAIT and not identity.fits(wrapper)):
         # The settings have changed while it waited.
         pool.checkin(slot)
         return False

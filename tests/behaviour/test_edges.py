@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from django.db.backends.signals import connection_created
 from django.test import Client
 
 from django_db_pooling import pooling
+from django_db_pooling.backend import checkout
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
@@ -104,6 +106,7 @@ def test_settings_that_change_while_somebody_waits_are_those_it_gets() -> None:
         waiting = threading.Thread(target=wait_and_look)
         waiting.start()
         eventually(lambda: pooling.stats("default").waiting == 1)
+        time.sleep(2 * checkout.SHORT_WAIT)
         settings_dict["CONN_HEALTH_CHECKS"] = True
     waiting.join(10)
     try:
