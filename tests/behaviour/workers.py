@@ -64,10 +64,16 @@ def needs(name: str) -> Any:
         give_up(f"{name} is not installed; `pip install .[test]` does it")
 
 
+def _nothing(**kwargs: Any) -> None:
+    pass
+
+
 @contextmanager
 def celery() -> Iterator[Run]:
     needs("celery")
     testing = needs("celery.contrib.testing.worker")
+    # With a receiver of this it leaves the loggers of the process alone.
+    importlib.import_module("celery.signals").setup_logging.connect(_nothing)
     app = importlib.import_module("celery").Celery("tests", broker="memory://", backend="cache+memory://")
     task = app.task(name="work")(work)
     with testing.start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=PATIENCE):
