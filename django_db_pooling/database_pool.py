@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+from functools import cached_property
 from typing import Any
 
 from django.conf import settings
@@ -87,6 +88,12 @@ class Identity:
         return bool(
             not self.retired and wrapper.__class__ is self.wrapper_class and self._lasting == settings_dict
         )
+
+    @cached_property
+    def initial(self) -> dict[str, Any]:
+        """What a new wrapper has of what Django finds out about the server."""
+        new = self.new_wrapper().__dict__
+        return {name: new[name] for name in self.pool.driver.learned if name in new}
 
     def affinity(self) -> Affinity:
         """Of the connections that a caller in this hub can use."""

@@ -166,7 +166,9 @@ class Registry:
         return PoolStats(alias, limits.size, limits.max_outstanding)
 
     def all_stats(self) -> dict[str, PoolStats]:
-        """By alias, of all but those with ``POOL = False``."""
+        """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
+        if not conf.there_are_settings():
+            return {}
         return {
             alias: self.stats(alias, settings_dict)
             for alias, settings_dict in connections.settings.items()

@@ -6,6 +6,7 @@ import dis
 import functools
 import signal
 import sys
+import threading
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -64,13 +65,16 @@ class Points:
             return inside
 
         # The package tells what a signal's handler raises from faults of its own.
-        handled_before = signal.signal(signal.SIGUSR1, handler)
+        handled_before = None
+        if threading.current_thread() is threading.main_thread():
+            handled_before = signal.signal(signal.SIGUSR1, handler)
         sys.settrace(trace)
         try:
             yield
         finally:
             sys.settrace(before)
-            signal.signal(signal.SIGUSR1, handled_before)
+            if handled_before is not None:
+                signal.signal(signal.SIGUSR1, handled_before)
             self.is_over = self.passed < number
 
 

@@ -164,6 +164,12 @@ def test_pools_end_before_exporters(tmp_path: Path) -> None:
     settings = {"DB_POOL_STATUS_DIR": str(where), "DB_POOL_METRICS": ["opentelemetry"]}
     names, before, after = scripts.run(END, tmp_path, **settings).splitlines()
     assert names == str(
-        ["connections in use", "the pools", "the exchange with other processes", "metrics for OpenTelemetry"]
+        [
+            "connections in use",
+            "the pools",
+            "the exchange with other processes",
+            "failures of observers",
+            "metrics for OpenTelemetry",
+        ]
     )
     assert (before, after) == ("1 True", "no report 0")

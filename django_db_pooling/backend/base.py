@@ -192,6 +192,8 @@ class LeaseHolder(Backend):
     def set_by_user(self, names: Iterable[str]) -> dict[str, Any]:
         """Those of these attributes that have other values than this wrapper has been told."""
         mine, told = self.__dict__, self._learned
+        if not told and self._identity is not None:
+            told = self._identity.initial
         return {
             name: mine[name]
             for name in names

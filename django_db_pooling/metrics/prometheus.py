@@ -24,7 +24,6 @@ from itertools import accumulate
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from django_db_pooling import conf
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process.observers import observers
@@ -87,8 +86,7 @@ def register(registry: CollectorRegistry = REGISTRY, *, only_this_process: bool 
 
 
 def this_process() -> Figures:
-    # A scrape may come before there are settings.
-    return {os.getpid(): pools.all_stats()} if conf.there_are_settings() else {}
+    return {os.getpid(): pools.all_stats()}
 
 
 def all_processes() -> Figures:
@@ -97,7 +95,7 @@ def all_processes() -> Figures:
     This one, too: its live figures would be ahead of what others show of it, and counters must not go back
     when another process is asked. A process reports from its first query on.
     """
-    if not conf.there_are_settings() or not status_dir.is_on():
+    if not status_dir.is_on():
         return this_process()
     # Containers that share the directory have pages of their own, and may have the same process ids.
     here = reports.pid_space()

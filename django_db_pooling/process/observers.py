@@ -33,7 +33,11 @@ class Observers:
         What a signal's handler has raised, to end a task for example, is no failure, and goes on.
         """
         if is_signalled(error):
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback refers to this frame, and to those that have a slot.
+                del error
         with contextlib.suppress(RecursionError):
             if self.tasks.is_new(doing):
                 self._failures.append((doing, redact(error), traceback_text(error)))

@@ -25,6 +25,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 
+from django_db_pooling import conf
 from django_db_pooling.log import extra, logger, redact
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class Refused(OSError):
 
 def is_on() -> bool:
     """Whether processes report: the app is installed, or settings.DB_POOL_STATUS_DIR is a path."""
+    if not conf.there_are_settings():
+        return False
     if hasattr(settings, "DB_POOL_STATUS_DIR"):
         return settings.DB_POOL_STATUS_DIR is not None
     return apps.ready and apps.is_installed("django_db_pooling")

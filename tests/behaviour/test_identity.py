@@ -131,7 +131,7 @@ def test_autocommit_of_other_settings_stays_with_them(scope: str) -> None:
         assert pooling.stats(alias).opened == 1
 
 
-@pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+@pytest.mark.only("pymysql", "psycopg")
 def test_a_reset_leaves_autocommit_as_the_settings_have_it() -> None:
     change = "SET @mine = 1" if MYSQL else "SET my.own = '1'"
     with another_alias(AUTOCOMMIT=False) as alias:
@@ -145,7 +145,7 @@ def test_a_reset_leaves_autocommit_as_the_settings_have_it() -> None:
         assert pooling.stats(alias).opened == 1
 
 
-@pytest.mark.only("pymysql", "mysqlclient", "psycopg", "psycopg2")
+@pytest.mark.only("pymysql", "psycopg")
 def test_a_changed_session_is_not_reset_by_other_settings_than_its_own() -> None:
     change = "SET @mine = 1" if MYSQL else "SET my.own = '1'"
     with another_alias() as alias:
