@@ -80,7 +80,9 @@ def _getitem(self: Any, alias: str) -> Any:
 def _all(self: Any, initialized_only: bool = False) -> list[Any]:
     """Django's. It is called three times in each request."""
     if not initialized_only or self._connections is not _connections or _get_running_loop():
-        return list(super(ConnectionHandler, self).all(initialized_only))
+        # With no more than the caller has given: others may have put something else there.
+        arguments = (initialized_only,) if initialized_only else ()
+        return list(super(ConnectionHandler, self).all(*arguments))
     if not fork.noticed[0]:
         fork.notice()
     if _unpooled:

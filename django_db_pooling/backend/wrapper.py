@@ -105,6 +105,9 @@ class PooledWrapper(LeaseHolder):
         """Django's name: close the alias's idle connections now, those in use when they are returned."""
         for pool in registry.pools(self.alias):
             pool.recycle()
+        if (self.settings_dict.get("OPTIONS") or {}).get("pool"):
+            # Of a copy. For an alias Django's own pool is an error.
+            self.plain.close_pool()
 
     def is_usable(self) -> bool:
         """In transaction scope without a connection: of one that is checked out for this."""
