@@ -103,7 +103,9 @@ def take(identity: Identity) -> Any:
         attributes = wrapper.__dict__
         references = _references(wrapper, attributes)
         if references == identity.untouched.references:
-            if identity.untouched.is_like(wrapper, attributes):
+            if identity.untouched.is_like(wrapper, attributes) and (
+                identity.learned or _knows_nothing(wrapper, identity)
+            ):
                 wrapper._thread_ident = threading.get_ident()
                 if identity.learned:
                     # Also what another thread has set instead.
@@ -115,6 +117,11 @@ def take(identity: Identity) -> Any:
         # Unless somebody still refers to it, who goes on using it as it is, these are the last references.
         del wrapper, attributes
     return None
+
+
+def _knows_nothing(wrapper: LeaseHolder, identity: Identity) -> bool:
+    """Of the server: while that is not known, as after ``recycle()``, nor does a new wrapper."""
+    return not (wrapper._learned or wrapper.set_by_user(identity.pool.driver.learned))
 
 
 class Untouched:
@@ -166,7 +173,7 @@ def _caches(value: object) -> bool:
 
 def _references(wrapper: Any, attributes: dict[str, Any]) -> tuple[object, ...] | None:
     """How many references there are to it and to its own objects, weak ones too, and of which types these
-    are: who has one of them sees what the wrapper's next user does. None: it lacks one, or has a rare one.
+    are: who has one of them sees what the wrapper's next user does. None: it lacks one.
     """
     count, weak = sys.getrefcount, weakref.getweakrefcount
     try:

@@ -623,6 +623,27 @@ def test_a_change_of_the_time_zone_reaches_the_next(made: list[str]) -> None:
     assert in_thread(zone) == "UTC"
 
 
+@pytest.mark.only("sqlite3")
+def test_a_mode_that_somebody_has_set_is_not_the_next_one_s(made: list[str]) -> None:
+    """Also where the pool has forgotten meanwhile what it knew of the server."""
+
+    def set_mode() -> None:
+        use()
+        wrapper().transaction_mode = "EXCLUSIVE"
+
+    def mode() -> Any:
+        before = getattr(wrapper(), "transaction_mode", None)
+        use()
+        return before, wrapper().transaction_mode
+
+    for forget in (pooling.recycle, settle):
+        in_thread(set_mode)
+        settle()
+        forget()
+        assert in_thread(mode) == (None, None)
+        settle()
+
+
 def test_settings_that_were_replaced_reach_the_next() -> None:
     with another_alias() as alias:
         in_thread(lambda: one(alias))
