@@ -79,8 +79,7 @@ class Identity:
     def fits(self, wrapper: Any) -> bool:
         """Whether this is the one of the wrapper's settings as they are at this moment.
 
-        Asked at each checkout. What changes in other settings than DATABASES, ``is_outdated``
-        finds.
+        Asked at each checkout. What changes in other settings than DATABASES, ``is_outdated`` finds.
         """
         settings_dict = wrapper.settings_dict
         if self.pool.own_keys:

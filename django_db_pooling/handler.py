@@ -262,6 +262,8 @@ def _request_finished(**kwargs: Any) -> None:
 def _finish_last() -> None:
     """After all other receivers: what they execute is still the request's, and given back with it."""
     signal = signals.request_finished
+    if signal.receivers and _is_ours(signal.receivers[-1]):
+        return
     with signal.lock:
         signal.receivers = sorted(signal.receivers, key=_is_ours)
         signal.sender_receivers_cache.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.core import signals
@@ -28,6 +29,15 @@ def request_finished() -> None:
     signals.request_finished.send(sender=None)
     if _environs.stack:
         _environs.stack.pop()
+
+
+def request(work: Callable[[], Any]) -> Any:
+    """What it returns, as a request in this thread."""
+    request_started()
+    try:
+        return work()
+    finally:
+        request_finished()
 
 
 def finish_all_requests() -> None:

@@ -214,7 +214,7 @@ def _check_out(
         return _make_usable(wrapper, lease)
     wrapper._lease = lease
     is_open = opening.open_patiently(wrapper, lease)
-    lease.executed = not lease.by_transaction
+    lease.forget_statements()
     return is_open
 
 
@@ -222,10 +222,14 @@ def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Reset, roll back and ping where it is necessary (I/O). False: it can't be used, and is gone."""
     wrapper.adopt(lease)
     slot = lease.slot
-    if slot.dirty and not checkin.reset_session(wrapper, lease):
-        return wrapper._lease is not None and _open_in_its_place(wrapper, lease)
-    is_usable = not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper)
-    lease.executed = not lease.by_transaction
+    if slot.dirty:
+        if not checkin.reset_session(wrapper, lease):
+            return wrapper._lease is not None and _open_in_its_place(wrapper, lease)
+        lease.forget_statements()
+    if not _must_ask(wrapper, lease):
+        return True
+    is_usable = _ask(wrapper, lease) or _discard_broken(wrapper)
+    lease.forget_statements()
     return is_usable
 
 
@@ -237,7 +241,7 @@ def _open_in_its_place(wrapper: LeaseHolder, lease: Lease) -> bool:
         return False
     renewed = wrapper._lease = Lease(slot, lease.identity, lease.by_transaction)
     is_open = opening.open_patiently(wrapper, renewed)
-    renewed.executed = not renewed.by_transaction
+    renewed.forget_statements()
     return is_open
 
 
@@ -288,4 +292,4 @@ def _send_checked_out(wrapper: LeaseHolder) -> None:
         raise OperationalError(f"{wrapper.alias}: closed or lost by a receiver of connection_checked_out")
     # The receivers overwrite at the next checkout what they have set now.
     slot.dirty, slot.beyond_reset, slot.locks = before
-    lease.executed = not lease.by_transaction
+    lease.forget_statements()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from enum import Enum
 from typing import Any
@@ -83,6 +84,17 @@ class Lease:
         self.params: dict[str, Any] = {}
         # Driver's cursors that still exist.
         self.cursors: set[weakref.ref[Any]] = set()
+
+    def forget_statements(self) -> None:
+        """Those until now were part of the checkout."""
+        self.executed = not self.by_transaction
+
+    def count_busy(self, began: float) -> None:
+        """What began then, of time.monotonic(), has ended."""
+        try:
+            self.pool.counts.busy_seconds += time.monotonic() - began
+        except Exception as error:
+            observers.failed("counting", error)
 
     # ``autocommit``: the wrapper's.
 

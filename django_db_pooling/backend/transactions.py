@@ -22,7 +22,6 @@ from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, Lease, OpenCursor
 from django_db_pooling.process import fork
 from django_db_pooling.process.deadline import Deadline
-from django_db_pooling.process.observers import observers
 
 # The modules between connect() and who has called Django's ensure_connection(), which its tests wrap.
 _WAY_TO_CONNECT = {
@@ -89,10 +88,7 @@ def _end_transaction(wrapper: LeaseHolder, end: Callable[[], None]) -> None:
         end()
     finally:
         if lease is not None:
-            try:
-                lease.pool.counts.busy_seconds += time.monotonic() - began
-            except Exception as error:
-                observers.failed("counting", error)
+            lease.count_busy(began)
     # Where the settings turn autocommit off, there is nothing else that would end a transaction.
     if not wrapper.settings_dict["AUTOCOMMIT"]:
         release_if_free(wrapper, is_over=True)
@@ -129,10 +125,7 @@ def operation(wrapper: LeaseHolder, deadline: Deadline | None = None) -> Iterato
             began = time.monotonic()
             yield
             if wrapper._lease is not None:
-                try:
-                    wrapper._lease.pool.counts.busy_seconds += time.monotonic() - began
-                except Exception as error:
-                    observers.failed("counting", error)
+                wrapper._lease.count_busy(began)
         finally:
             wrapper._depth -= 1
     finally:

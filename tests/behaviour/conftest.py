@@ -28,6 +28,7 @@ from tests.behaviour.models import Note  # noqa: E402
 from tests.behaviour.observer import DRIVER, Observer  # noqa: E402
 from tests.concurrency import PATIENCE, eventually  # noqa: E402
 from tests.requests import finish_all_requests, request_started  # noqa: E402
+from tests.requests import request as request  # noqa: E402
 from tests.requests import request_finished as request_finished  # noqa: E402
 
 GEVENT = bool(os.environ.get("POOLING_GEVENT"))

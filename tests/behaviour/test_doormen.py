@@ -20,8 +20,7 @@ from tests.behaviour.conftest import (
     in_thread,
     in_threads,
     one,
-    request_finished,
-    request_started,
+    request,
     sql,
 )
 from tests.behaviour.observer import Observer
@@ -31,14 +30,6 @@ only_pymysql = pytest.mark.only("pymysql")
 only_postgresql = pytest.mark.only("psycopg", "psycopg2")
 
 TIMES = 5
-
-
-def request(work: Callable[[], Any]) -> Any:
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 @pytest.fixture

@@ -9,7 +9,14 @@ import pytest
 from django.db import connection, transaction
 
 from django_db_pooling import pooling
-from tests.behaviour.conftest import DRIVER, MYSQL, one, request_finished, request_started, server_id, sql
+from tests.behaviour.conftest import (
+    DRIVER,
+    MYSQL,
+    one,
+    request,
+    server_id,
+    sql,
+)
 
 pytestmark = pytest.mark.only("pymysql", "psycopg")
 
@@ -66,14 +73,6 @@ def by_the_classes_of_cursors(monkeypatch: pytest.MonkeyPatch, told: list[str]) 
 
 
 WAYS = [by_proxies] if DRIVER == "pymysql" else [by_the_classes_of_cursors]
-
-
-def request(work: Callable[[], Any]) -> Any:
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)

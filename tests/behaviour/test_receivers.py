@@ -28,6 +28,7 @@ from tests.behaviour.conftest import (
     in_thread,
     in_threads,
     one,
+    request,
     request_finished,
     request_started,
     server_id,
@@ -63,14 +64,6 @@ def receiving(signal: Any, receiver: Callable[..., None], sender: Any = None) ->
     finally:
         signal.disconnect(receiver, sender=sender)
         pooling.close_all()
-
-
-def request(work: Callable[[], Any]) -> Any:
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 def change() -> None:

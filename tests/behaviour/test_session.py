@@ -24,6 +24,7 @@ from tests.behaviour.conftest import (
     in_thread,
     one,
     plain,
+    request,
     request_finished,
     request_started,
     server_id,
@@ -67,15 +68,6 @@ def session() -> dict[str, Any]:
         sql("SELECT * FROM mine")
         state["temporary table"] = True
     return state
-
-
-def request(work: Callable[[], Any]) -> Any:
-    """In this thread."""
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tests.behaviour.conftest import (
     assert_whole,
     committed,
     one,
+    request,
     request_finished,
-    request_started,
     sql,
 )
 from tests.behaviour.observer import DRIVER
@@ -48,14 +48,6 @@ def cleaned() -> Callable[[], int]:
     request_finished()
     before = count()
     return lambda: count() - before
-
-
-def request(work: Callable[[], Any]) -> Any:
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 @pytest.mark.never("sqlite3")

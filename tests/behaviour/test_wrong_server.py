@@ -24,6 +24,7 @@ from tests.behaviour.conftest import (
     in_thread,
     in_threads,
     one,
+    request,
     request_finished,
     request_started,
     server_id,
@@ -35,14 +36,6 @@ from tests.behaviour.observer import Observer
 pytestmark = pytest.mark.never("sqlite3")
 
 IDLE = 4
-
-
-def request(work: Callable[[], Any]) -> Any:
-    request_started()
-    try:
-        return work()
-    finally:
-        request_finished()
 
 
 @pytest.fixture
