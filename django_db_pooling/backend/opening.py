@@ -27,17 +27,13 @@ MAX_FILL = 5.0
 
 def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Open, for CONNECT_RETRY seconds while the server is away. False: queue up again instead."""
-    pool = lease.pool
     while True:
         began = time.monotonic()
         try:
             open_once(wrapper, lease)
             return True
         except Exception as error:
-            pause = None
-            if lease.driver.server_away(error.__cause__ or error):
-                until = None if wrapper._deadline is None else wrapper._deadline.until
-                pause = pool.retry_in(copy_of_error(error), began, until, lease.slot.affinity)
+            pause = _try_again_in(wrapper, lease, error, began)
             if pause is None:
                 _give_up(wrapper, lease, error)
                 raise
@@ -48,6 +44,18 @@ def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
             wrapper.discard()
             return False
         time.sleep(pause)
+
+
+def _try_again_in(wrapper: LeaseHolder, lease: Lease, error: Exception, began: float) -> float | None:
+    """Seconds; 0: rather queue up again; None: the caller gets this error."""
+    pool, slot, copied_error = lease.pool, lease.slot, copy_of_error(error)
+    until = None if wrapper._deadline is None else wrapper._deadline.until
+    pause = None
+    if lease.driver.server_away(error.__cause__ or error):
+        pause = pool.retry_in(copied_error, began, until, slot.affinity)
+    if pause is None and _is_the_drivers(wrapper, error):
+        return 0.0 if pool.should_queue_again(slot, copied_error, until) else None
+    return pause
 
 
 def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
@@ -125,11 +133,15 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
     """Free a slot that got no connection. Only the driver's errors say something of the server."""
     wrapper.take_back()
     wrapper._lease = None
-    cause = error.__cause__ if isinstance(error, DjangoError) else error
-    if isinstance(error, Exception) and isinstance(cause, (wrapper.Database.Error, OSError)):
+    if isinstance(error, Exception) and _is_the_drivers(wrapper, error):
         lease.pool.open_failed(lease.slot, copy_of_error(error))
     else:
         lease.pool.discard(lease.slot)
+
+
+def _is_the_drivers(wrapper: LeaseHolder, error: Exception) -> bool:
+    cause = error.__cause__ if isinstance(error, DjangoError) else error
+    return isinstance(cause, (wrapper.Database.Error, OSError))
 
 
 def _undo(wrapper: LeaseHolder, lease: Lease) -> None:

@@ -124,12 +124,16 @@ class Pool:
 
     def open_failed(self, slot: Slot, error: Exception) -> None:
         """The holder of a bare slot got this error instead of a connection; the slot is free again."""
-        growth = self.growth.of(slot.affinity)
-        is_first = growth.gave_up(error, time.monotonic())
-        self.journal.trouble("connect", error, is_logged=is_first)
+        growth = self._note_failure(slot, error)
         if growth.outage:
             self.queue.turn_away()
         self.slots.discard(slot)
+
+    def _note_failure(self, slot: Slot, error: Exception) -> Growth:
+        growth = self.growth.of(slot.affinity)
+        is_first = growth.gave_up(error, time.monotonic())
+        self.journal.trouble("connect", error, is_logged=is_first)
+        return growth
 
     def reopen(self, slot: Slot, reason: Closed | None = None) -> bool:
         """The holder can't use this connection: close it (I/O), and keep the slot, bare, to open another one.
@@ -170,6 +174,16 @@ class Pool:
             # They have opened in the places of broken ones: few try again.
             return 0.0
         return 0.0 if self.queue.others_may_come_back(affinity) else pause
+
+    def should_queue_again(self, slot: Slot, error: Exception, until: float | None) -> bool:
+        """The holder of a bare slot got this error: whether it needn't fail, since others have connections
+        that may come back in time. The pool doesn't grow for a while then.
+        """
+        now = time.monotonic()
+        if (until is not None and now >= until) or not self.queue.others_may_come_back(slot.affinity):
+            return False
+        self._note_failure(slot, error).rest(now)
+        return True
 
     # -- checkin -----------------------------------------------------------------------------
 
