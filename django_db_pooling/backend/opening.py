@@ -51,6 +51,8 @@ def _try_again_in(wrapper: LeaseHolder, lease: Lease, error: Exception, began: f
     pool, slot, copied_error = lease.pool, lease.slot, copy_of_error(error)
     until = None if wrapper._deadline is None else wrapper._deadline.until
     pause = None
+    if lease.driver.server_full(error.__cause__ or error):
+        pool.server_full(copied_error)
     if lease.driver.server_away(error.__cause__ or error):
         pause = pool.retry_in(copied_error, began, until, slot.affinity)
     if pause is None and _is_the_drivers(wrapper, error):
@@ -64,12 +66,18 @@ def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     own = wrapper.set_by_user(driver.learned)
     try:
         wrapper.__dict__.update(identity.learned)
+        # Ends an attempt to which the server doesn't answer.
+        upkeep.ensure_running()
         _open(wrapper, lease, identity)
+    except Exception as error:
+        if slot.open_until:
+            raise
+        text = f"{wrapper.alias}: the server was silent while the connection was set up"
+        raise OperationalError(text) from error.__cause__ or error
     finally:
         # Django's connect() sets these anew.
         wrapper.__dict__.update(own)
     lease.pool.opened(slot)
-    upkeep.ensure_running()
 
 
 def _open(wrapper: LeaseHolder, lease: Lease, identity: Identity) -> None:
@@ -116,6 +124,8 @@ def get_new_connection(wrapper: LeaseHolder, conn_params: dict[str, Any]) -> Any
     adapted = conn_params.copy()
     seconds = _seconds_to_connect(wrapper, lease)
     lease.driver.adapt(adapted, seconds)
+    if seconds is not None:
+        lease.slot.open_until = time.monotonic() + seconds
     lease.driver.open(lease.slot, partial(wrapper.plain.get_new_connection, adapted), seconds)
     return lease.slot.connection
 

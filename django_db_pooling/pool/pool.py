@@ -30,6 +30,8 @@ from django_db_pooling.pool.waiter import Waiter
 
 # Ages are cut by up to this share, so that what was opened together isn't closed together.
 AGE_JITTER = 0.1
+# A server that has refused one more connection may take more after so many seconds.
+FULL_STAYS = 60.0
 
 
 class Pool:
@@ -41,6 +43,8 @@ class Pool:
         self.driver = driver
         # While True, connections are closed as they come back.
         self.closing = False
+        # When the server has refused one more, and how many were open then.
+        self._full: tuple[float, int] | None = None
         self.growth = Growth(self.server_of)
         self.counts = Counts()
         self.journal = Journal(name)
@@ -116,6 +120,8 @@ class Pool:
         self.growth.end(slot.number)
         failed_at = self.growth.of(slot.affinity).succeeded()
         self.counts.opened += 1
+        if self._full is not None and len(self.slots) - len(self.growth) > self._full[1]:
+            self._full = None
         self.queue.match()
         if failed_at is not None:
             self.journal.note("connect_again", seconds=slot.opened_at - failed_at)
@@ -174,6 +180,14 @@ class Pool:
             # They have opened in the places of broken ones: few try again.
             return 0.0
         return 0.0 if self.queue.others_may_come_back(affinity) else pause
+
+    def server_full(self, error: Exception) -> None:
+        """The holder of a bare slot got this error since the server has as many connections as it allows."""
+        now, most = time.monotonic(), self.limits.max_outstanding
+        self.counts.refused += 1
+        self._full = now, len(self.slots) - len(self.growth)
+        allowed = "any number of" if most is None else str(most)
+        self.journal.trouble("full", error, open=self._full[1], allowed=allowed)
 
     def should_queue_again(self, slot: Slot, error: Exception, until: float | None) -> bool:
         """The holder of a bare slot got this error: whether it needn't fail, since others have connections
@@ -284,7 +298,17 @@ class Pool:
 
     def snapshot(self) -> PoolStats:
         """Counts of this moment, read without stopping anybody."""
-        return PoolStats(alias=self.name, size=self.limits.size, **self.queue.figures(), **self.counts.read())
+        return PoolStats(
+            alias=self.name,
+            size=self.limits.size,
+            open_when_refused=self._open_when_refused(),
+            **self.queue.figures(),
+            **self.counts.read(),
+        )
+
+    def _open_when_refused(self) -> int | None:
+        full = self._full
+        return None if full is None or time.monotonic() - full[0] > FULL_STAYS else full[1]
 
     def held(self) -> list[tuple[float, str]]:
         """Seconds, and who, for each connection that is checked out, the longest first."""
