@@ -8,30 +8,24 @@ instead is reclaimed.
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
-from django_db_pooling.pool.growth import AT_A_TIME, Growth
+from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.maintenance import Maintenance
+from django_db_pooling.pool.openings import Openings
 from django_db_pooling.pool.queue import Queue
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
 from django_db_pooling.pool.waiter import Waiter
-
-# Ages are cut by up to this share, so that what was opened together isn't closed together.
-AGE_JITTER = 0.1
-# A server that has refused one more connection may take more after so many seconds.
-FULL_STAYS = 60.0
 
 
 class Pool:
@@ -43,8 +37,6 @@ class Pool:
         self.driver = driver
         # While True, connections are closed as they come back.
         self.closing = False
-        # When the server has refused one more, and how many were open then.
-        self._full: tuple[float, int] | None = None
         self.growth = Growth(self.server_of)
         self.counts = Counts()
         self.journal = Journal(name)
@@ -55,10 +47,13 @@ class Pool:
         self.maintenance = Maintenance(slots, self.resting, health)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
-        # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
+        self.openings = openings = Openings(slots, self.queue)
+        # Methods of this pool, too, without a call in between: they are in slots.py, health.py, openings.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken
+        self.opened, self.open_failed, self.retry_in = openings.opened, openings.failed, openings.retry_in
+        self.server_full, self.should_queue_again = openings.server_full, openings.should_queue_again
 
     def server_of(self, affinity: Any) -> object:
         """Where connections of this affinity lead; None: where all do."""
@@ -109,38 +104,6 @@ class Pool:
         self.counts.checkouts += 1
         return slot
 
-    def opened(self, slot: Slot) -> None:
-        """The holder of a bare slot has put a usable connection into it."""
-        slot.opened_at = slot.validated_at = time.monotonic()
-        age = self.limits.max_age
-        cut = 1 - AGE_JITTER * random.random()
-        slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
-        seconds = slot.opened_at - max(self.growth.begun(slot.number), slot.taken_at)
-        self.counts.connects.observe(seconds)
-        self.growth.end(slot.number)
-        failed_at = self.growth.of(slot.affinity).succeeded()
-        self.counts.opened += 1
-        if self._full is not None and len(self.slots) - len(self.growth) > self._full[1]:
-            self._full = None
-        self.queue.match()
-        if failed_at is not None:
-            self.journal.note("connect_again", seconds=slot.opened_at - failed_at)
-        if self.journal.is_verbose:
-            self.journal.note("opened", connection=slot.number, seconds=seconds)
-
-    def open_failed(self, slot: Slot, error: Exception) -> None:
-        """The holder of a bare slot got this error instead of a connection; the slot is free again."""
-        growth = self._note_failure(slot, error)
-        if growth.outage:
-            self.queue.turn_away()
-        self.slots.discard(slot)
-
-    def _note_failure(self, slot: Slot, error: Exception) -> Growth:
-        growth = self.growth.of(slot.affinity)
-        is_first = growth.gave_up(error, time.monotonic())
-        self.journal.trouble("connect", error, is_logged=is_first)
-        return growth
-
     def reopen(self, slot: Slot, reason: Closed | None = None) -> bool:
         """The holder can't use this connection: close it (I/O), and keep the slot, bare, to open another one.
 
@@ -156,47 +119,6 @@ class Pool:
         except BaseException:
             self.slots.discard(slot)
             raise
-        return True
-
-    def retry_in(
-        self, error: Exception, began: float, until: float | None, affinity: object = None
-    ) -> float | None:
-        """The holder of a bare slot has found no server, with an attempt that began then.
-
-        Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
-        since others have connections that may come back; None: give up with this error.
-        """
-        max_wait, now = self.limits.connect_retry, time.monotonic()
-        if max_wait <= 0:
-            return None
-        if affinity is None:
-            affinity = self.driver.hub()
-        growth = self.growth.of(affinity)
-        pause = growth.found_no_server(began, now, max_wait)
-        growth.failed(error, now)
-        if until is not None and now + (pause or 0.0) >= until:
-            return None
-        if growth.attempts > AT_A_TIME:
-            # They have opened in the places of broken ones: few try again.
-            return 0.0
-        return 0.0 if self.queue.others_may_come_back(affinity) else pause
-
-    def server_full(self, error: Exception) -> None:
-        """The holder of a bare slot got this error since the server has as many connections as it allows."""
-        now, most = time.monotonic(), self.limits.max_outstanding
-        self.counts.refused += 1
-        self._full = now, len(self.slots) - len(self.growth)
-        allowed = "any number of" if most is None else str(most)
-        self.journal.trouble("full", error, open=self._full[1], allowed=allowed)
-
-    def should_queue_again(self, slot: Slot, error: Exception, until: float | None) -> bool:
-        """The holder of a bare slot got this error: whether it needn't fail, since others have connections
-        that may come back in time. The pool doesn't grow for a while then.
-        """
-        now = time.monotonic()
-        if (until is not None and now >= until) or not self.queue.others_may_come_back(slot.affinity):
-            return False
-        self._note_failure(slot, error).rest(now)
         return True
 
     # -- checkin -----------------------------------------------------------------------------
@@ -301,14 +223,10 @@ class Pool:
         return PoolStats(
             alias=self.name,
             size=self.limits.size,
-            open_when_refused=self._open_when_refused(),
+            open_when_refused=self.openings.when_refused(),
             **self.queue.figures(),
             **self.counts.read(),
         )
-
-    def _open_when_refused(self) -> int | None:
-        full = self._full
-        return None if full is None or time.monotonic() - full[0] > FULL_STAYS else full[1]
 
     def held(self) -> list[tuple[float, str]]:
         """Seconds, and who, for each connection that is checked out, the longest first."""
