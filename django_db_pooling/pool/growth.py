@@ -27,7 +27,7 @@ class Growth:
     def __init__(self, server_of: Callable[[Any], object] = lambda affinity: None) -> None:
         # Slot number -> since when, and whose.
         self._opening: dict[int, tuple[float, Growth]] = {}
-        # Those whose server is away.
+        # Those whose server is away or has refused one more.
         self.failing: set[Growth] = set()
         self._server_of = server_of
         self._parts: dict[object, Growth] = {}
@@ -104,6 +104,7 @@ class Growth:
     def rest(self, now: float) -> None:
         """One more was refused, and there are others to wait for."""
         self._rests_until = now + REST
+        self.failing.add(self)
 
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]

@@ -181,7 +181,12 @@ class Queue:
             waiter = self.waiters[0]
         except IndexError:
             return False
-        return waiter.affinity == slot.affinity and self._serve(waiter, slot, is_fresh)
+        if waiter.affinity != slot.affinity or not self._serve(waiter, slot, is_fresh):
+            return False
+        if self._growth.failing:
+            # Whoever is first now may have nobody to wait for, and so be allowed to open.
+            self.match()
+        return True
 
     def _serve(self, waiter: Waiter, outcome: Slot | Exception, is_fresh: bool = False) -> bool:
         """False: it is not in the queue any more."""
