@@ -27,17 +27,13 @@ MAX_FILL = 5.0
 
 def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
     """Open, for CONNECT_RETRY seconds while the server is away. False: queue up again instead."""
-    pool = lease.pool
     while True:
         began = time.monotonic()
         try:
             open_once(wrapper, lease)
             return True
         except Exception as error:
-            pause = None
-            if lease.driver.server_away(error.__cause__ or error):
-                until = None if wrapper._deadline is None else wrapper._deadline.until
-                pause = pool.retry_in(copy_of_error(error), began, until, lease.slot.affinity)
+            pause = _try_again_in(wrapper, lease, error, began)
             if pause is None:
                 _give_up(wrapper, lease, error)
                 raise
@@ -50,18 +46,38 @@ def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
         time.sleep(pause)
 
 
+def _try_again_in(wrapper: LeaseHolder, lease: Lease, error: Exception, began: float) -> float | None:
+    """Seconds; 0: rather queue up again; None: the caller gets this error."""
+    pool, slot, copied_error = lease.pool, lease.slot, copy_of_error(error)
+    until = None if wrapper._deadline is None else wrapper._deadline.until
+    pause = None
+    if lease.driver.server_full(error.__cause__ or error):
+        pool.server_full(copied_error)
+    if lease.driver.server_away(error.__cause__ or error):
+        pause = pool.retry_in(copied_error, began, until, slot.affinity)
+    if pause is None and _is_the_drivers(wrapper, error):
+        return 0.0 if pool.should_queue_again(slot, copied_error, until) else None
+    return pause
+
+
 def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
     """Try once."""
     slot, driver, identity = lease.slot, lease.driver, lease.identity
     own = wrapper.set_by_user(driver.learned)
     try:
         wrapper.__dict__.update(identity.learned)
+        # Ends an attempt to which the server doesn't answer.
+        upkeep.ensure_running()
         _open(wrapper, lease, identity)
+    except Exception as error:
+        if slot.open_until:
+            raise
+        text = f"{wrapper.alias}: the server was silent while the connection was set up"
+        raise OperationalError(text) from error.__cause__ or error
     finally:
         # Django's connect() sets these anew.
         wrapper.__dict__.update(own)
     lease.pool.opened(slot)
-    upkeep.ensure_running()
 
 
 def _open(wrapper: LeaseHolder, lease: Lease, identity: Identity) -> None:
@@ -108,6 +124,8 @@ def get_new_connection(wrapper: LeaseHolder, conn_params: dict[str, Any]) -> Any
     adapted = conn_params.copy()
     seconds = _seconds_to_connect(wrapper, lease)
     lease.driver.adapt(adapted, seconds)
+    if seconds is not None:
+        lease.slot.open_until = time.monotonic() + seconds
     lease.driver.open(lease.slot, partial(wrapper.plain.get_new_connection, adapted), seconds)
     return lease.slot.connection
 
@@ -125,11 +143,15 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
     """Free a slot that got no connection. Only the driver's errors say something of the server."""
     wrapper.take_back()
     wrapper._lease = None
-    cause = error.__cause__ if isinstance(error, DjangoError) else error
-    if isinstance(error, Exception) and isinstance(cause, (wrapper.Database.Error, OSError)):
+    if isinstance(error, Exception) and _is_the_drivers(wrapper, error):
         lease.pool.open_failed(lease.slot, copy_of_error(error))
     else:
         lease.pool.discard(lease.slot)
+
+
+def _is_the_drivers(wrapper: LeaseHolder, error: Exception) -> bool:
+    cause = error.__cause__ if isinstance(error, DjangoError) else error
+    return isinstance(cause, (wrapper.Database.Error, OSError))
 
 
 def _undo(wrapper: LeaseHolder, lease: Lease) -> None:

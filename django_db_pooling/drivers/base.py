@@ -56,6 +56,10 @@ class Socketed:
             return True
         return False if ready[0][1] & _HUNG_UP else None
 
+    def cut(self, connection: Any) -> None:
+        """End the conversation for whoever waits for an answer now, in another thread or greenlet."""
+        sockets.shut_down(self.fileno(connection))
+
     def drop(self, connection: Any) -> None:
         """Cut the connection: the server sees its end at once, also where others refer to the object."""
         sockets.shut_down(self.fileno(connection))
@@ -108,6 +112,10 @@ class Driver(Socketed):
 
     def server_away(self, error: BaseException) -> bool:
         """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
+        return False
+
+    def server_full(self, error: BaseException) -> bool:
+        """Whether it has failed because the server has as many connections as it allows."""
         return False
 
     def unfit(self, connection: Any, error: Any) -> str | None:

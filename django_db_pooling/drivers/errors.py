@@ -1,6 +1,7 @@
 """Errors that say something about the server or the connection, by number or by text.
 
-``server_away``: connecting has failed in a way that may be over in a moment. ``unfit``: what can't be used
+``server_away``: connecting has failed in a way that may be over in a moment. ``server_full``: since there are
+too many connections, of all or of this user. ``unfit``: what can't be used
 any more after an error of a statement's, by the names below.
 """
 
@@ -22,6 +23,7 @@ READ_ONLY_TRANSACTION = "read-only transaction"
 # no host, gone or lost meanwhile (three), too many connections (of all, of this user by two settings),
 # shutting down, killed.
 _MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927})
+_MYSQL_FULL = frozenset({1040, 1203, 1226})
 _MYSQL_UNFIT = {
     1053: SERVER,
     # Galera: the node isn't ready for applications.
@@ -32,6 +34,7 @@ _MYSQL_UNFIT = {
     1792: READ_ONLY_TRANSACTION,
 }
 _OPTION_PREVENTS_STATEMENT = 1290
+_USER_LIMIT = 1226
 # Values of @@read_only.
 MYSQL_OFF = (0, "0", "OFF")
 
@@ -49,6 +52,14 @@ _POSTGRESQL_AWAY = re.compile(
     r"|session is (?:not )?read-only|server is (?:not )?in hot standby mode",
     re.IGNORECASE,
 )
+_POSTGRESQL_FULL = re.compile(
+    r"too many (?:active )?clients|too many connections|connection slots|no more connections allowed",
+    re.IGNORECASE,
+)
+# By SQLSTATE, which errors of statements have: those that initialise a session, for example. The class of
+# connections is away, but for the protocol's errors, which are PgBouncer's for everything.
+_POSTGRESQL_AWAY_STATES = frozenset({"53300", "57P01", "57P02", "57P03", "57P05"})
+_CONNECTION_EXCEPTION, _PROTOCOL_VIOLATION = "08", "08P01"
 _POSTGRESQL_UNFIT = {
     # The statement that was prepared is gone, or there is another one of its name.
     "26000": CONNECTION,
@@ -67,6 +78,12 @@ def mysql_server_away(error: BaseException) -> bool:
     return _number(error) in _MYSQL_AWAY
 
 
+def mysql_server_full(error: BaseException) -> bool:
+    number = _number(error)
+    # Of all the resources that a user may use up: connections.
+    return number in _MYSQL_FULL and (number != _USER_LIMIT or "connections'" in str(error))
+
+
 def mysql_unfit(error: BaseException) -> str | None:
     number = _number(error)
     # Of all the options that prevent statements: --read-only, --super-read-only.
@@ -80,8 +97,14 @@ def _number(error: BaseException) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def postgresql_server_away(error: BaseException) -> bool:
-    return bool(_POSTGRESQL_AWAY.search(str(error)))
+def postgresql_server_away(error: BaseException, sqlstate: str | None = None) -> bool:
+    if sqlstate is None or sqlstate == _PROTOCOL_VIOLATION:
+        return bool(_POSTGRESQL_AWAY.search(str(error)))
+    return sqlstate in _POSTGRESQL_AWAY_STATES or sqlstate.startswith(_CONNECTION_EXCEPTION)
+
+
+def postgresql_server_full(error: BaseException) -> bool:
+    return bool(_POSTGRESQL_FULL.search(str(error)))
 
 
 def postgresql_unfit(error: Any, sqlstate: str | None, status: Any) -> str | None:

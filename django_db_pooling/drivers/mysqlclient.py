@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from MySQLdb import MySQLError, ProgrammingError, cursors
@@ -9,6 +10,7 @@ from MySQLdb import MySQLError, ProgrammingError, cursors
 from django_db_pooling.drivers import errors
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.drivers.rules import MYSQL
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
@@ -40,8 +42,9 @@ class MySQLClient(Driver):
             fd = getattr(connection, _DESCRIPTOR, None)
         return fd if fd is not None and fd >= 0 else None
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        setattr(connection, _DESCRIPTOR, connection.fileno())
+    def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
+        super().open(slot, make, seconds)
+        setattr(slot.connection, _DESCRIPTOR, slot.connection.fileno())
 
     def disconnect(self, connection: Any) -> None:
         if connection.open:
@@ -62,6 +65,9 @@ class MySQLClient(Driver):
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_away(error)
+
+    def server_full(self, error: BaseException) -> bool:
+        return isinstance(error, MySQLError) and errors.mysql_server_full(error)
 
     def unfit(self, connection: Any, error: Any) -> str | None:
         return errors.mysql_unfit(error)

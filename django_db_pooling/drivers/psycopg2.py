@@ -31,7 +31,10 @@ class Psycopg2(Driver):
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, OperationalError) and errors.postgresql_server_away(error)
+        return isinstance(error, OperationalError) and errors.postgresql_server_away(error, error.pgcode)
+
+    def server_full(self, error: BaseException) -> bool:
+        return isinstance(error, OperationalError) and errors.postgresql_server_full(error)
 
     def unfit(self, connection: Any, error: Any) -> str | None:
         return errors.postgresql_unfit(error, error.pgcode, connection.info.parameter_status)

@@ -76,7 +76,12 @@ class Psycopg3(Driver):
         return bool(connection.pgconn.transaction_status == _ACTIVE)
 
     def server_away(self, error: BaseException) -> bool:
-        return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)
+        return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(
+            error, error.sqlstate
+        )
+
+    def server_full(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_full(error)
 
     def unfit(self, connection: Any, error: Any) -> str | None:
         return errors.postgresql_unfit(error, error.sqlstate, connection.info.parameter_status)

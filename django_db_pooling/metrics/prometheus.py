@@ -48,6 +48,7 @@ COUNTERS = {
     "checkouts": "Connections that were checked out.",
     "opened": "Connections that were opened.",
     "timeouts": "Callers that got no connection in time.",
+    "refused": "Connections that the server refused since it has too many.",
     "broken": "Connections that were broken: closed by the server, or interrupted in a statement.",
     "reclaimed": "Connections whose holder ended without returning them.",
     "resets": "Sessions that were reset.",

@@ -16,6 +16,9 @@ class Driver(Protocol):
     def alive(self, connection: Any) -> bool | None:
         """True, False, or None where only a question to the server could tell."""
 
+    def cut(self, connection: Any) -> None:
+        """Whoever waits for its server, in another thread or greenlet, gets an error now."""
+
     def drop(self, connection: Any) -> None:
         """Close it without a word to the server."""
 

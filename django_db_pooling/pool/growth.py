@@ -12,6 +12,8 @@ STALLED = 0.5
 # Between one caller's attempts while the server is away (seconds): longer the longer it is.
 MIN_PAUSE = 0.05
 MAX_PAUSE = 0.5
+# No more is opened for so many seconds after the server has refused that, where connections may come back.
+REST = 2.0
 
 
 class Growth:
@@ -25,7 +27,7 @@ class Growth:
     def __init__(self, server_of: Callable[[Any], object] = lambda affinity: None) -> None:
         # Slot number -> since when, and whose.
         self._opening: dict[int, tuple[float, Growth]] = {}
-        # Those whose server is away.
+        # Those whose server is away or has refused one more.
         self.failing: set[Growth] = set()
         self._server_of = server_of
         self._parts: dict[object, Growth] = {}
@@ -37,6 +39,7 @@ class Growth:
         self._away_since: float | None = None
         # Attempts have found no server for as long as callers may wait.
         self.outage = False
+        self._rests_until = 0.0
 
     def __len__(self) -> int:
         return len(self._opening)
@@ -88,10 +91,20 @@ class Growth:
     def may_begin(self, now: float, others: bool) -> bool:
         """Whether one more may open. ``others``: somebody has a connection that may come back soon."""
         opening = list(self._opening.values())
+        if others and self.is_resting(now):
+            return False
         if self.away:
             # One probes; and where there is something to wait for, not all the time.
             return not self.attempts and not (others and now - self._last_failure() < MAX_PAUSE)
         return len(opening) < AT_A_TIME or all(now - since > STALLED for since, _ in opening)
+
+    def is_resting(self, now: float) -> bool:
+        return now < self._rests_until
+
+    def rest(self, now: float) -> None:
+        """One more was refused, and there are others to wait for."""
+        self._rests_until = now + REST
+        self.failing.add(self)
 
     def _last_failure(self) -> float:
         return 0.0 if self.last_error is None else self.last_error[0]
@@ -105,6 +118,7 @@ class Growth:
         since, self._failing_since = self._failing_since, None
         self.last_error = self._away_since = None
         self.outage = False
+        self._rests_until = 0.0
         self.failing.discard(self)
         return since
 

@@ -44,6 +44,11 @@ EVENTS = {
     "timeout": Event(logging.WARNING, "checkout failed: %(error)s", True),
     "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),
     "connect_again": Event(logging.WARNING, "connecting works again, after %(seconds).1f s", True),
+    "full": Event(
+        logging.WARNING,
+        "the server takes no more connections: %(open)d open of %(allowed)s allowed: %(error)s",
+        True,
+    ),
     "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
     "dead": Event(logging.INFO, "idle connection found broken", True),
     "lost": Event(logging.WARNING, "connection lost during a statement of %(request)s: %(error)s", True),

@@ -31,6 +31,7 @@ class Maintenance:
             last_first.callback(self._log_long_holders, self._slots.limits.leak_threshold)
             last_first.callback(self._close_unwanted)
             last_first.callback(self._slots.free_lost)
+            last_first.callback(self._cut_late_openings)
 
     def drain(self) -> None:
         """Close what is idle."""
@@ -73,6 +74,15 @@ class Maintenance:
                     self._slots.close(slot, reason)
         if self._slots.waiting:
             self._slots.on_freed()
+
+    def _cut_late_openings(self) -> None:
+        """Those whose server has let them in, and has then been silent until their deadline."""
+        now = time.monotonic()
+        for slot in self._slots.all():
+            connection = slot.connection
+            if connection is not None and now > slot.open_until and self._slots.growth.begun(slot.number):
+                slot.open_until = 0.0
+                self._slots.driver.cut(connection)
 
     def _not_wanted(self, unused: float, server_timeout: float) -> Closed | None:
         """Why one that has been unused for so many seconds isn't wanted any more."""

@@ -8,28 +8,24 @@ instead is reclaimed.
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
-from django_db_pooling.pool.growth import AT_A_TIME, Growth
+from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.maintenance import Maintenance
+from django_db_pooling.pool.openings import Openings
 from django_db_pooling.pool.queue import Queue
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
 from django_db_pooling.pool.waiter import Waiter
-
-# Ages are cut by up to this share, so that what was opened together isn't closed together.
-AGE_JITTER = 0.1
 
 
 class Pool:
@@ -51,10 +47,13 @@ class Pool:
         self.maintenance = Maintenance(slots, self.resting, health)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
-        # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
+        self.openings = openings = Openings(slots, self.queue)
+        # Methods of this pool, too, without a call in between: they are in slots.py, health.py, openings.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken
+        self.opened, self.open_failed, self.retry_in = openings.opened, openings.failed, openings.retry_in
+        self.server_full, self.should_queue_again = openings.server_full, openings.should_queue_again
 
     def server_of(self, affinity: Any) -> object:
         """Where connections of this affinity lead; None: where all do."""
@@ -105,32 +104,6 @@ class Pool:
         self.counts.checkouts += 1
         return slot
 
-    def opened(self, slot: Slot) -> None:
-        """The holder of a bare slot has put a usable connection into it."""
-        slot.opened_at = slot.validated_at = time.monotonic()
-        age = self.limits.max_age
-        cut = 1 - AGE_JITTER * random.random()
-        slot.expires_at = math.inf if age is None else slot.opened_at + age * cut
-        seconds = slot.opened_at - max(self.growth.begun(slot.number), slot.taken_at)
-        self.counts.connects.observe(seconds)
-        self.growth.end(slot.number)
-        failed_at = self.growth.of(slot.affinity).succeeded()
-        self.counts.opened += 1
-        self.queue.match()
-        if failed_at is not None:
-            self.journal.note("connect_again", seconds=slot.opened_at - failed_at)
-        if self.journal.is_verbose:
-            self.journal.note("opened", connection=slot.number, seconds=seconds)
-
-    def open_failed(self, slot: Slot, error: Exception) -> None:
-        """The holder of a bare slot got this error instead of a connection; the slot is free again."""
-        growth = self.growth.of(slot.affinity)
-        is_first = growth.gave_up(error, time.monotonic())
-        self.journal.trouble("connect", error, is_logged=is_first)
-        if growth.outage:
-            self.queue.turn_away()
-        self.slots.discard(slot)
-
     def reopen(self, slot: Slot, reason: Closed | None = None) -> bool:
         """The holder can't use this connection: close it (I/O), and keep the slot, bare, to open another one.
 
@@ -147,29 +120,6 @@ class Pool:
             self.slots.discard(slot)
             raise
         return True
-
-    def retry_in(
-        self, error: Exception, began: float, until: float | None, affinity: object = None
-    ) -> float | None:
-        """The holder of a bare slot has found no server, with an attempt that began then.
-
-        Seconds to wait before it tries again with this slot; 0: rather queue again, with another one,
-        since others have connections that may come back; None: give up with this error.
-        """
-        max_wait, now = self.limits.connect_retry, time.monotonic()
-        if max_wait <= 0:
-            return None
-        if affinity is None:
-            affinity = self.driver.hub()
-        growth = self.growth.of(affinity)
-        pause = growth.found_no_server(began, now, max_wait)
-        growth.failed(error, now)
-        if until is not None and now + (pause or 0.0) >= until:
-            return None
-        if growth.attempts > AT_A_TIME:
-            # They have opened in the places of broken ones: few try again.
-            return 0.0
-        return 0.0 if self.queue.others_may_come_back(affinity) else pause
 
     # -- checkin -----------------------------------------------------------------------------
 
@@ -270,7 +220,13 @@ class Pool:
 
     def snapshot(self) -> PoolStats:
         """Counts of this moment, read without stopping anybody."""
-        return PoolStats(alias=self.name, size=self.limits.size, **self.queue.figures(), **self.counts.read())
+        return PoolStats(
+            alias=self.name,
+            size=self.limits.size,
+            open_when_refused=self.openings.when_refused(),
+            **self.queue.figures(),
+            **self.counts.read(),
+        )
 
     def held(self) -> list[tuple[float, str]]:
         """Seconds, and who, for each connection that is checked out, the longest first."""

@@ -33,6 +33,8 @@ from django_db_pooling.process.wakeup import Here, Sleepers
 SPIN_INTERVAL = 0.001
 # Seconds that a caller which gives up waits for what somebody has claimed it for.
 LAST_WAIT = 0.5
+# Seconds that a caller waits for what the one finds who tries for all whether the server is back.
+PROBE_WAIT = 0.25
 
 
 class Queue:
@@ -66,7 +68,7 @@ class Queue:
         """See ``Pool.checkout``."""
         started, waiters = time.monotonic(), self.waiters
         impatient = deadline is not None and deadline <= started
-        waiter = Waiter(next(self._numbers), affinity, impatient, self.here())
+        waiter = Waiter(next(self._numbers), affinity, impatient, self.here(), started)
         try:
             waiters.append(waiter)
             # What is free, but for idle connections, could only be the head's, who has checked for it.
@@ -112,7 +114,10 @@ class Queue:
                         waited = now - began if began < deadline else 0.0
                         raise self.refusal(waited, f"waited {waited:.1f} s", counted)
                     break
-                waiter.sleepers.sleep(waiter, math.inf if deadline is None else deadline - now)
+                seconds = math.inf if deadline is None else deadline - now
+                if self._growth.failing:
+                    seconds = min(seconds, PROBE_WAIT)
+                waiter.sleepers.sleep(waiter, seconds)
                 if waiter.outcome is None:
                     now = time.monotonic()
                     if deadline is None or now < deadline:
@@ -176,7 +181,12 @@ class Queue:
             waiter = self.waiters[0]
         except IndexError:
             return False
-        return waiter.affinity == slot.affinity and self._serve(waiter, slot, is_fresh)
+        if waiter.affinity != slot.affinity or not self._serve(waiter, slot, is_fresh):
+            return False
+        if self._growth.failing:
+            # Whoever is first now may have nobody to wait for, and so be allowed to open.
+            self.match()
+        return True
 
     def _serve(self, waiter: Waiter, outcome: Slot | Exception, is_fresh: bool = False) -> bool:
         """False: it is not in the queue any more."""
@@ -255,14 +265,15 @@ class Queue:
     def may_open(self, affinity: object) -> bool:
         """Whether one more connection may be opened at this moment."""
         growth = self._growth.of(affinity)
-        others = growth.away and self.others_may_come_back(affinity)
-        return growth.may_begin(time.monotonic(), others)
+        now = time.monotonic()
+        others = (growth.away or growth.is_resting(now)) and self.others_may_come_back(affinity)
+        return growth.may_begin(now, others)
 
     # -- while there is nothing to wait for ---------------------------------------------------------
 
     def turn_away(self) -> None:
         """Waiters whose server is away, while somebody is trying again for all: but those to whom a good
-        connection may come back.
+        connection may come back, and those who have just come and will hear what that attempt finds.
         """
         now, max_wait = time.monotonic(), self._slots.limits.connect_retry
         for waiter in list(self.waiters):
@@ -273,6 +284,8 @@ class Queue:
             if self.others_may_come_back(waiter.affinity):
                 continue
             at, error = last
+            if growth.attempts and at < waiter.came and now - waiter.came < PROBE_WAIT:
+                continue
             ago = now - at
             text = f"pool {self._name!r}: connecting failed {ago:.1f} s ago, not tried again"
             self._serve(waiter, ServerAway(text, error))

@@ -48,6 +48,7 @@ class Slot:
         "locks",
         "maybe_in_transaction",
         "number",
+        "open_until",
         "opened_at",
         "overdue",
         "pool",
@@ -84,6 +85,8 @@ class Slot:
         self.affinity = affinity
         # Where it works: see ``Driver.hub``.
         self.hub = hub
+        # When its holder must have opened it.
+        self.open_until = math.inf
         self.opened_at = 0.0
         self.expires_at = 0.0
         self.validated_at = 0.0

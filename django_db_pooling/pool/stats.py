@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django_db_pooling.pool.histogram import Durations, Histogram
 
 MAXIMUM = frozenset({"longest_wait_seconds"})
-NOT_ADDED = frozenset({"alias", "size", "max_outstanding"})
+NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused"})
 
 
 class Closed(StrEnum):
@@ -32,7 +32,9 @@ class Closed(StrEnum):
 
 
 class Trouble(NamedTuple):
-    """Something that went wrong. ``at``: of ``time.monotonic()``. ``kind``: "connect", "timeout", "lost"."""
+    """Something that went wrong. ``at``: of ``time.monotonic()``. ``kind``: "connect", "full", "timeout" or
+    "lost".
+    """
 
     at: float
     kind: str
@@ -50,6 +52,7 @@ class Counts:
         self.at_once = 0
         self.opened = 0
         self.timeouts = 0
+        self.refused = 0
         self.resets = 0
         self.pins = 0
         self.reclaimed = 0
@@ -91,8 +94,10 @@ class PoolStats:
     interrupted in a statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says how well connections are
     used.
-    ``resets``: sessions that were reset. ``pins``: connections pinned to the end of
-    a request or scope. ``reclaimed``: connections whose holder ended without returning them.
+    ``open_when_refused``: how many were open when the server refused another one, in the last minute; None:
+    it didn't. ``refused``: how often it has. ``resets``: sessions that were reset. ``pins``: connections
+    pinned to the end of a request or scope. ``reclaimed``: connections whose holder ended without returning
+    them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
@@ -105,10 +110,12 @@ class PoolStats:
     idle: int = 0
     opening: int = 0
     waiting: int = 0
+    open_when_refused: int | None = None
     checkouts: int = 0
     opened: int = 0
     closed: int = 0
     timeouts: int = 0
+    refused: int = 0
     resets: int = 0
     pins: int = 0
     reclaimed: int = 0
@@ -125,11 +132,8 @@ class PoolStats:
     @property
     def free(self) -> int | None:
         """How many could be checked out at this moment without waiting; None: no limit."""
-        return (
-            None
-            if self.max_outstanding is None
-            else max(0, self.max_outstanding - self.in_use - self.opening)
-        )
+        limits = [limit for limit in (self.max_outstanding, self.open_when_refused) if limit is not None]
+        return max(0, min(limits) - self.in_use - self.opening) if limits else None
 
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""

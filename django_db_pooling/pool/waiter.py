@@ -27,11 +27,15 @@ class ServerAway(Exception):
 class Waiter:
     """A caller in the queue. ``outcome``: the slot for it, or the error that it gets instead."""
 
-    __slots__ = ("affinity", "asleep", "impatient", "is_fresh", "number", "outcome", "sleepers")
+    __slots__ = ("affinity", "asleep", "came", "impatient", "is_fresh", "number", "outcome", "sleepers")
 
-    def __init__(self, number: int, affinity: object, impatient: bool, sleepers: Sleepers) -> None:
+    def __init__(
+        self, number: int, affinity: object, impatient: bool, sleepers: Sleepers, came: float
+    ) -> None:
         # Lower for whoever came earlier.
         self.number = number
+        # When: of time.monotonic().
+        self.came = came
         self.affinity = affinity
         # It can't wait at all.
         self.impatient = impatient

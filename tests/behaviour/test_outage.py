@@ -107,7 +107,7 @@ def test_when_it_stays_away_all_get_djangos_error_and_it_is_used_again_at_once(
 # psycopg2's wait callbacks know no timeout.
 @pytest.mark.never("psycopg2", "gevent")
 @pytest.mark.parametrize("away", [1.0], indirect=True)
-def test_while_one_probes_a_silent_server_the_others_fail_at_once(away: tuple[str, TcpProxy]) -> None:
+def test_while_one_probes_a_silent_server_the_others_fail_soon(away: tuple[str, TcpProxy]) -> None:
     alias, proxy = away
 
     def fails() -> list[str]:
@@ -122,9 +122,10 @@ def test_while_one_probes_a_silent_server_the_others_fail_at_once(away: tuple[st
 
     def others_meanwhile() -> None:
         eventually(lambda: pooling.stats(alias).opening == 1)
-        for _ in range(5):
+        # Each waits a quarter of a second for what the one finds.
+        for _ in range(2):
             others.append(fails())
-        assert pooling.stats(alias).opening == 1, "it was not at once"
+        assert pooling.stats(alias).opening == 1, "it was not soon"
 
     in_threads([fails, others_meanwhile])
     assert all("not tried again" in notes[0] for notes in others), others

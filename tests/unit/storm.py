@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from django_db_pooling.pool import growth as growth_module
-from django_db_pooling.pool import pool as pool_module
+from django_db_pooling.pool import openings
 from django_db_pooling.pool.limits import Limits
 from tests.unit.actors import ORDERS, POINTS, Actor, Kill, Timeout
 from tests.unit.fakes import PASSED
@@ -74,7 +74,7 @@ class Storm:
     def run(self, least_hits: int = LEAST_HITS) -> Storm:
         # The pool's own dice are the storm's.
         with (
-            mock.patch.object(pool_module, "random", self.luck),
+            mock.patch.object(openings, "random", self.luck),
             mock.patch.object(growth_module, "random", self.luck),
         ):
             try:

@@ -35,6 +35,8 @@ FIELDS: dict[str, Any] = {
     "size": 1,
     "max_outstanding": None,
     "connection": 7,
+    "open": 4,
+    "allowed": "20",
     "seconds": 0.5,
     "reason": "age",
     "action": "recycle",

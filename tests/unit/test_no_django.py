@@ -17,6 +17,7 @@ from django_db_pooling.pool.limits import Limits
 class Driver:
     def hub(self): return None
     def alive(self, connection): return True
+    def cut(self, connection): connection.append("cut")
     def drop(self, connection): connection.append("dropped")
     def close(self, connection, close_wait): connection.append("closed")
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from django_db_pooling.pool import CheckoutTimeout, maintenance
+from django_db_pooling.pool import CheckoutTimeout, maintenance, openings
 from django_db_pooling.pool import growth as growth_module
-from django_db_pooling.pool import pool as pool_module
 from tests.unit.fakes import PASSED, Clock, FakePool, queue_up
 
 pytestmark = pytest.mark.usefixtures("no_second_look")
@@ -21,10 +20,10 @@ pytestmark = pytest.mark.usefixtures("no_second_look")
 def test_an_age_is_cut_by_a_share_that_is_fixed_at_birth(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "random", SimpleNamespace(random=lambda: 0.5))
+    monkeypatch.setattr(openings, "random", SimpleNamespace(random=lambda: 0.5))
     pool = FakePool(max_age=1000.0)
     slot = pool.take_now()
-    monkeypatch.setattr(pool_module, "random", SimpleNamespace(random=lambda: 0.0))
+    monkeypatch.setattr(openings, "random", SimpleNamespace(random=lambda: 0.0))
     clock.now += 949
     assert pool.wants(slot)
     clock.now += 2
@@ -33,7 +32,7 @@ def test_an_age_is_cut_by_a_share_that_is_fixed_at_birth(
 
 @pytest.mark.parametrize("luck", [0.0, 0.999999])
 def test_an_age_is_cut_by_a_tenth_at_most(luck: float, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "random", SimpleNamespace(random=lambda: luck))
+    monkeypatch.setattr(openings, "random", SimpleNamespace(random=lambda: luck))
     pool = FakePool(max_age=1000.0)
     slot = pool.take_now()
     clock.now += 899.9

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from django_db_pooling.pool import CheckoutTimeout, ServerAway
-from django_db_pooling.pool.growth import MAX_PAUSE, MIN_PAUSE, STALLED, Growth
+from django_db_pooling.pool.growth import MAX_PAUSE, MIN_PAUSE, REST, STALLED, Growth
+from django_db_pooling.pool.queue import PROBE_WAIT
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import wakeup
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
@@ -120,9 +121,12 @@ def test_afterwards_one_probes_and_the_others_fail_at_once(clock: Clock, no_seco
     away(pool, clock)
     probe = pool.checkout(None)
     assert probe.connection is None
-    for _ in range(3):
+    clock.now += MIN_PAUSE
+    callers = queue_up(pool, 3)
+    clock.now += PROBE_WAIT
+    for caller in callers:
         with pytest.raises(ServerAway):
-            Caller(pool.checkout, None).result()
+            caller.result()
     assert fail(pool, probe, clock) is None
     assert len(pool) == 0
     probe = pool.checkout(None)
@@ -155,9 +159,33 @@ def test_a_probe_at_the_cap_holds_nobody_up(clock: Clock, no_second_look: None) 
     pool = FakePool(size=1, max_outstanding=1)
     away(pool, clock)
     probe = pool.checkout(None)
+    clock.now += MIN_PAUSE
+    [caller] = queue_up(pool, 1)
+    clock.now += PROBE_WAIT
     with pytest.raises(ServerAway):
-        Caller(pool.checkout, None).result()
+        caller.result()
     pool.fill(probe)
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_who_comes_while_one_probes_hears_what_that_finds(
+    is_back: bool, clock: Clock, no_second_look: None
+) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    away(pool, clock)
+    clock.now += MAX_PAUSE / 2
+    probe = pool.checkout(None)
+    callers = queue_up(pool, 3, lambda *_: pool.take(None))
+    clock.now += PROBE_WAIT / 2
+    if is_back:
+        pool.fill(probe)
+        for caller in callers:
+            assert caller.result().connection is not None
+    else:
+        assert fail(pool, probe, clock) is None
+        for caller in callers:
+            with pytest.raises(ServerAway):
+                caller.result()
 
 
 def test_who_may_not_wait_tries_for_itself(clock: Clock) -> None:
@@ -274,3 +302,50 @@ def test_who_becomes_first_may_open_beside_openings_that_stall(
         hurried.result()
     opening.append(patient.result())
     assert len(pool) == len(opening) == 3
+
+
+# -- a server that refuses one more, whatever it says ----------------------------------------------------
+
+WRONG_PASSWORD = PermissionError("not with this password")
+
+
+def test_who_is_refused_waits_for_those_who_have_a_connection(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    good, slot = pool.take_now(), pool.checkout(None)
+    assert pool.should_queue_again(slot, WRONG_PASSWORD, clock.now + 1)
+    pool.discard(slot)
+    [waiting] = queue_up(pool, 1)
+    # Nobody tries again at once.
+    assert pool.snapshot().opening == 0
+    pool.give(good)
+    assert waiting.result() is good
+
+
+def test_the_pool_grows_again_after_a_rest_and_is_told_of_once(clock: Clock, no_second_look: None) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    good = pool.take_now()
+    for _ in range(3):
+        clock.now += REST
+        slot = pool.checkout(None)
+        assert slot.connection is None
+        assert pool.should_queue_again(slot, WRONG_PASSWORD, None)
+        pool.discard(slot)
+    assert [note.event for note in pool.journal._notes].count("connect") == 1
+    assert len(pool.journal.troubles) == 3
+    clock.now += REST
+    pool.fill(pool.checkout(None))
+    pool.fill(pool.checkout(None))
+    pool.give(good)
+
+
+@pytest.mark.parametrize("has", ["nothing", "no time"])
+def test_who_has_nobody_to_wait_for_gets_the_error(has: str, clock: Clock) -> None:
+    pool = FakePool(size=9, max_outstanding=9)
+    if has == "no time":
+        pool.take_now()
+    slot = pool.checkout(None)
+    assert not pool.should_queue_again(slot, WRONG_PASSWORD, clock.now)
+    pool.open_failed(slot, WRONG_PASSWORD)
+    slot = pool.checkout(None)
+    assert slot.connection is None
+    pool.discard(slot)

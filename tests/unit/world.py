@@ -11,7 +11,8 @@ import pytest
 
 from django_db_pooling.pool.growth import MAX_PAUSE, STALLED
 from django_db_pooling.pool.health import Health
-from django_db_pooling.pool.queue import Queue
+from django_db_pooling.pool.openings import Openings
+from django_db_pooling.pool.queue import PROBE_WAIT, Queue
 from django_db_pooling.pool.resting import MIN_REST
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import FRESH
@@ -78,20 +79,23 @@ class FiberHealth(Health):
         return bad
 
 
+class FiberOpenings(Openings):
+    def failed(self, slot: Slot, error: Exception) -> None:
+        growth, world = self._growth, self._slots.driver.world  # type: ignore[attr-defined]
+        before = set(growth._opening)
+        super().failed(slot, error)
+        if growth.outage and not any(map(world.hope, world.affinities)):
+            assert growth._opening.keys() <= before, "in an outage, a failure has made another one try"
+
+
 class FiberPool(FakePool):
     driver: FiberDriver
     parts: ClassVar[dict[str, type[Any]]] = {
         "Slots": FiberSlots,
         "Queue": FiberQueue,
         "Health": FiberHealth,
+        "Openings": FiberOpenings,
     }
-
-    def open_failed(self, slot: Slot, error: Exception) -> None:
-        before = set(self.growth._opening)
-        super().open_failed(slot, error)
-        world = self.driver.world
-        if self.growth.outage and not any(map(world.hope, world.affinities)):
-            assert self.growth._opening.keys() <= before, "in an outage, a failure has made another one try"
 
 
 class World:
@@ -361,7 +365,14 @@ class World:
         # Long after a failure it is waited for what the next attempt finds.
         seen = self.pool.growth.fails_fast(self.clock.now, self.pool.limits.connect_retry)
         if seen and not self.somebody_finds_out():
-            waiting = [wakeup.actor for wakeup in self.queue if wakeup.actor.where == "waiting"]
+            # Who has come since hears what the attempt finds that is under way.
+            hearing = self.clock.now - PROBE_WAIT - RECHECK_INTERVAL
+            waiting = [
+                waiter.sleepers.actor
+                for waiter in self.pool.queue.waiters
+                if waiter.sleepers.actor.where == "waiting"
+                and not (self.pool.growth.attempts and waiter.came > hearing)
+            ]
             waiting = [actor for actor in waiting if not self.hope(actor.affinity)]
             assert not waiting, f"{waiting} wait, and nobody has a connection"
 
