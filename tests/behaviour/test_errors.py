@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections
 
 from django_db_pooling import conf, pooling
+from django_db_pooling.checks import check_pools
 from django_db_pooling.exceptions import PoolTimeout
 from tests.behaviour.conftest import (
     DRIVER,
@@ -281,7 +282,7 @@ def test_wrong_settings_are_refused_by_the_system_check_and_by_the_first_query(
     pool: Any, id: str, part: str
 ) -> None:
     with misconfigured(POOL=pool) as alias:
-        found = [message for message in checks.run_checks() if message.id == f"django_db_pooling.{id}"]
+        found = [message for message in check_pools(None) if message.id == f"django_db_pooling.{id}"]
         assert len(found) == 1
         assert part in f"{found[0].msg} {found[0].hint}"
         assert alias in found[0].msg
@@ -307,7 +308,7 @@ def misconfigured(**changes: Any) -> Iterator[str]:
 
 def test_djangos_own_pool_beside_ours_is_refused() -> None:
     with misconfigured(OPTIONS={"pool": True}):
-        assert "django_db_pooling.E004" in [message.id for message in checks.run_checks()]
+        assert "django_db_pooling.E004" in [message.id for message in check_pools(None)]
         with pytest.raises(ImproperlyConfigured, match="E004"):
             pooling.patch()
 

@@ -318,8 +318,8 @@ def test_a_test_database_is_created_and_destroyed_with_idle_connections_around(
         pass
     request_finished()
     for _ in range(2):
-        connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
         try:
+            connection.creation.create_test_db(verbosity=0, autoclobber=True)
             assert connections.settings["default"]["NAME"] == test_name
             assert Note.objects.count() == 0
 
@@ -348,8 +348,8 @@ def test_a_test_database_is_created_and_destroyed_with_idle_connections_around(
 def test_a_test_database_is_cloned_with_idle_connections_around(test_name: str) -> None:
     """``--parallel``: each process works on a clone; PostgreSQL copies only what nobody is connected to."""
     real = connections.settings["default"]["NAME"]
-    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
     try:
+        connection.creation.create_test_db(verbosity=0, autoclobber=True)
         Note.objects.create(text="cloned")
         with held(2):
             pass

@@ -408,7 +408,7 @@ def test_a_durable_atomic_is_the_outermost_one_again_in_the_next_request() -> No
 def test_savepoints_by_hand() -> None:
     with transaction.atomic():
         add("a")
-        here = transaction.savepoint()
+        here = connection.savepoint()
         add("b")
         transaction.savepoint_rollback(here)
     assert committed() == ["a"]
