@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,10 @@ from django_db_pooling.process import green
 MAX_WAIT = 3600.0
 # Attribute of a connection: the time zone of its session, when it was opened.
 _TIME_ZONE = "time_zone_for_pool"
+
+# What DISCARD ALL has ended psycopg doesn't use any more since 3.3.5.
+# https://www.psycopg.org/psycopg3/docs/news.html
+_FORGETS = tuple(map(int, re.findall(r"\d+", psycopg.__version__)[:3])) >= (3, 3, 5)
 
 # Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
 _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
@@ -97,11 +102,16 @@ class Psycopg3(Driver):
 
     def reset(self, connection: Any, seconds: float | None) -> bool:
         """https://www.postgresql.org/docs/current/sql-discard.html"""
-        if connection.prepare_threshold is not None:
+        prepares = connection.prepare_threshold is not None
+        if prepares and not (_FORGETS and connection.autocommit):
             # psycopg would go on using statements that it has prepared.
             return False
         if not _answers(connection, b"DISCARD ALL", seconds):
             raise psycopg.OperationalError("no answer to a reset")
+        if prepares:
+            # This time psycopg sees it, and forgets them. It would wait for a server that is silent.
+            with psycopg.Cursor(connection) as cursor:
+                cursor.execute("DISCARD ALL", prepare=False)
         time_zone = getattr(connection, _TIME_ZONE)
         if time_zone and connection.info.parameter_status("TimeZone") != time_zone:
             # Django would do it with a cursor, and tracers would see a statement that is nobody's.

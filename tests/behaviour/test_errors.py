@@ -290,7 +290,7 @@ def test_wrong_settings_are_refused_by_the_system_check_and_by_the_first_query(
             one(alias)
         with pytest.raises(ImproperlyConfigured, match=id):
             pooling.patch()
-    assert not [message for message in checks.run_checks() if message.level >= checks.ERROR]
+    assert not [message for message in check_pools(None) if message.level >= checks.ERROR]
 
 
 @contextmanager
@@ -318,7 +318,7 @@ def test_an_alias_of_set_pool_size_that_is_unknown_is_refused() -> None:
         pooling.set_pool_size(5, alias="nowhere")
     # As if it had been said before Django's settings were there.
     conf.override(5, conf.UNCHANGED, conf.UNCHANGED, "nowhere")
-    assert "django_db_pooling.E005" in [message.id for message in checks.run_checks()]
+    assert "django_db_pooling.E005" in [message.id for message in check_pools(None)]
     with pytest.raises(ImproperlyConfigured, match="nowhere"):
         pooling.patch()
 
@@ -451,10 +451,10 @@ class Keep(logging.Handler):
     def emit(self, record): records.append(record.getMessage())
 logging.getLogger("django_db_pooling").addHandler(Keep())
 import django; django.setup()
-from django.core import checks
-from django_db_pooling import conf, pooling
+from django_db_pooling import pooling
+from django_db_pooling.checks import check_pools
 pooling.patch(); pooling.patch()
-ids = [message.id for message in checks.run_checks()]
+ids = [message.id for message in check_pools(None)]
 print(json.dumps([[r for r in records if "W001" in r], ids.count("django_db_pooling.W001")]))
 """)
     logged, checked = told

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
+import django
 import pytest
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
@@ -175,13 +176,18 @@ def _command(job: Callable[[], Any]) -> None:
     call_command(Command(job))
 
 
-def _immediate_django_tasks(job: Callable[[], Any]) -> None:
-    tasks = needs("django_tasks")
-    result = tasks.task()(at_once(job)).enqueue()
+def _immediate_django_tasks(job: Callable[[], Any], library: str = "django_tasks") -> None:
+    result = needs(library).task()(at_once(job)).enqueue()
     assert result.status == "SUCCESSFUL", result.errors
 
 
+def _immediate_task_of_django(job: Callable[[], Any]) -> None:
+    _immediate_django_tasks(job, "django.tasks")
+
+
 EAGER = [_eager_celery, _immediate_huey, _immediate_django_tasks, _command]
+if django.VERSION >= (6, 0):
+    EAGER.append(_immediate_task_of_django)
 
 
 @pytest.mark.parametrize("perform", EAGER)
