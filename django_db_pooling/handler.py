@@ -21,7 +21,7 @@ from django.utils import connection as connection_utils
 
 from django_db_pooling import checks, conf, drivers, owner, units
 from django_db_pooling.backend import reuse
-from django_db_pooling.backend.wrapper import PooledWrapper, pooled
+from django_db_pooling.backend.wrapper import PooledWrapper, make_pooled
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green, upkeep
 from django_db_pooling.process.tasks import Tasks
@@ -70,7 +70,7 @@ def _getitem(self: Any, alias: str) -> Any:
     if wrapper is None:
         wrapper = self.create_connection(alias)
         if not conf.is_off(wrapper.settings_dict):
-            wrapper.__class__ = pooled(wrapper.__class__)
+            make_pooled(wrapper)
             if pool is not None:
                 pool.share_learned(wrapper)
     setattr(storage, alias, wrapper)
@@ -184,7 +184,7 @@ def _pool_what_is_free() -> None:
         if wrapper is not None and wrapper._thread_ident == me and _is_free(wrapper):
             _unpooled.discard(ref)
             wrapper.__dict__.pop("wrap_database_errors", None)
-            wrapper.__class__ = pooled(wrapper.__class__)
+            make_pooled(wrapper)
 
 
 def _is_free(wrapper: Any) -> bool:
