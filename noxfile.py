@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
@@ -79,8 +80,14 @@ def prepare(session: nox.Session, python: str, published: list[str]) -> Path:
 
 def test(session: nox.Session, python: Path, *runs: list[str]) -> None:
     workers = ["-n", os.environ.get("WORKERS", "2"), "--dist", "worksteal"]
+    failed = []
     for arguments in [session.posargs] if session.posargs else runs:
-        session.run(str(python), "-m", "pytest", *workers, *arguments, external=True)
+        try:
+            session.run(str(python), "-m", "pytest", *workers, *arguments, external=True)
+        except CommandFailed:
+            failed.append(" ".join(arguments) or "tests")
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
 
 
 def behaviour(drivers: str) -> list[str]:
