@@ -7,13 +7,16 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak screenshots conformance neighbours benchmark benchmark-instructions
+.PHONY: help demo test test-newest test-versions nox soak screenshots conformance neighbours benchmark benchmark-instructions
 .PHONY: benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
 .PHONY: provision-venv provision-demo provision-test provision-instructions
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
+	@echo 'make test-newest    the same on the newest Django that is supported'
+	@echo 'make test-versions  a short set of them on what is between these two, and on the lowest versions of all libraries'
+	@echo 'make nox     any of these combinations                (ARGS="--list")'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
@@ -29,6 +32,15 @@ demo: $(VENV)/example.stamp | provision-demo
 
 test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-newest: $(VENV)/dev.stamp | provision-test
+	$(BIN)/nox --tags newest
+
+test-versions: $(VENV)/dev.stamp | provision-test
+	$(BIN)/nox --tags between
+
+nox: $(VENV)/dev.stamp | provision-test
+	$(BIN)/nox $(ARGS)
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -69,7 +81,7 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
 clean:
-	rm -rf $(VENV) docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox docs/_build build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/venv.stamp: | provision-venv

@@ -1,3 +1,3 @@
 """A process-wide pool for Django's database connections; see ``django_db_pooling.pooling``."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
-from django_db_pooling import capacity, conf, drivers
+from django_db_pooling import capacity, conf, drivers, versions
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
@@ -78,7 +78,8 @@ def settings_errors() -> list[Problem]:
 
 def advice() -> list[Problem]:
     """What works, but not as well as it could. Asks no server."""
-    found = driver_warnings()
+    # In this order: looking at drivers loads them.
+    found = driver_warnings() + versions.warnings()
     for alias, settings_dict in _pooled():
         found += _of_alias(alias, settings_dict)
     if green.patched("socket") and not green.patched("threading"):

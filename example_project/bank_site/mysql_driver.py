@@ -11,8 +11,8 @@ def choose_mysql_driver() -> None:
 
     gevent switches greenlets while pure Python waits for the server, not while a C library does.
 
-    Django 4.2 to 5.2 want `MySQLdb.version_info` at 1.4.3 or newer. PyMySQL 1.1 claims 1.4.6 and 1.2 claims
-    2.2.8, so nothing has to be overridden.
+    Django 6.1 wants `MySQLdb.version_info` at 2.2.1 or newer. PyMySQL 1.2 claims 2.2.8, so nothing has to be
+    overridden.
     """
     if os.environ.get("MYSQL_DRIVER") == "pymysql" or find_spec("MySQLdb") is None:
         import pymysql

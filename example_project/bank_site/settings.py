@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import dj_database_url
-import django
 import django.utils.timezone
 
 from bank_site.mysql_driver import choose_mysql_driver
@@ -88,16 +87,15 @@ def _database() -> dict[str, Any]:
     elif config["ENGINE"].endswith(".sqlite3"):
         # A statement that waits for SQLite's lock blocks every greenlet of the process, so not for long.
         options.setdefault("timeout", 10)
-        if django.VERSION >= (5, 1):
-            # SQLite has no row locks: a transfer takes the write lock before it reads the balances.
-            options.setdefault("transaction_mode", "IMMEDIATE")
+        # SQLite has no row locks: a transfer takes the write lock before it reads the balances.
+        options.setdefault("transaction_mode", "IMMEDIATE")
     return config
 
 
 DATABASES = {"default": _database()}
 
 if os.environ.get("LDAP_URL"):
-    # django-ldapdb 1.5 wants the name that Django 5 has dropped.
+    # django-ldapdb wants the name that Django 5 has dropped.
     django.utils.timezone.utc = UTC
     _ldap_url = urlsplit(os.environ["LDAP_URL"])
     LDAP_BASE_DN = unquote(_ldap_url.path.strip("/"))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from typing import Any
 
-import django
 import pytest
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import close_old_connections, connection, connections, models, transaction
@@ -383,10 +382,9 @@ def test_a_constraint_as_the_first_operation_can_quote_its_value() -> None:
         with connection.schema_editor() as editor:
             editor.create_model(thing)
         connection.close()
-        one = "condition" if django.VERSION >= (5, 1) else "check"
-        condition: Any = {one: models.Q(tags__contains={"a": "1"})}
+        condition = models.Q(tags__contains={"a": "1"})
         with connection.schema_editor() as editor:
-            editor.add_constraint(thing, models.CheckConstraint(name="has_a", **condition))
+            editor.add_constraint(thing, models.CheckConstraint(name="has_a", condition=condition))
     finally:
         connection_created.disconnect(register_type_handlers)
         connection.close()
@@ -408,10 +406,6 @@ def _is_exclusive() -> bool:
         return False
 
 
-modes = pytest.mark.skipif(django.VERSION < (5, 1), reason="transaction_mode came with Django 5.1")
-
-
-@modes
 @pytest.mark.only("sqlite3")
 @pytest.mark.parametrize("scope", ["request", "transaction"])
 @pytest.mark.parametrize("before", ["nothing", "a statement", "a new connection", "a pool"])
@@ -445,7 +439,6 @@ def test_a_mode_that_is_set_for_a_block_decides_in_it(scope: str, before: str) -
         assert in_use(alias) == 0
 
 
-@modes
 @pytest.mark.only("sqlite3")
 def test_a_mode_that_is_set_outlives_checkouts() -> None:
     connection.ensure_connection()
@@ -459,7 +452,6 @@ def test_a_mode_that_is_set_outlives_checkouts() -> None:
         assert _is_exclusive()
 
 
-@modes
 @pytest.mark.only("sqlite3")
 def test_a_mode_that_a_thread_has_set_is_not_the_next_one_s() -> None:
     def leave() -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -307,7 +307,7 @@ class Twins(RuleBasedStateMachine):
     def uses_a_savepoint(self, how: str) -> None:
         def call(world: World) -> Any:
             if how == "make":
-                sid = transaction.savepoint(using=world.alias)
+                sid = connections[world.alias].savepoint()
                 if sid is not None:
                     world.savepoints.append(sid)
                 return sid is None

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import django
 import pytest
 from django.db import (
     DatabaseError,
@@ -335,7 +334,6 @@ def test_a_connection_that_dies_in_a_block_fails_the_block_and_is_not_begun_agai
 
 
 @pytest.mark.only("sqlite3")
-@pytest.mark.skipif(django.VERSION < (5, 1), reason="Django 5.1 has the option")
 @pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
 def test_where_begin_takes_a_lock_it_is_not_put_off(mode: str) -> None:
     with another_alias(OPTIONS={"transaction_mode": mode}) as alias:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 
-import django
 import pytest
 
 from tests.e2e.checks import (
@@ -26,8 +25,6 @@ from tests.servers import HOST, DatabaseServer, PostgreSQL
 MOST = 5
 POOLING = (MOST, MOST)
 TOKEN_PATHS = ["/async/orm", "/async/token", "/async/gather", "/async/deadline", "/token"]
-# Django 4.2 doesn't listen for a client's leaving: it makes the whole stream, for nobody.
-NOTICES_LEAVING = django.VERSION >= (5, 0)
 
 
 @contextmanager
@@ -125,7 +122,7 @@ def test_a_stream_that_fails_gives_its_connection_back(server: DatabaseServer, o
 def test_clients_that_leave_in_the_middle_of_a_stream_hold_nothing(
     server: DatabaseServer, observer: Observer
 ) -> None:
-    seconds = 3 if NOTICES_LEAVING else 0.05
+    seconds = 3
     with uvicorn(server, pooling=POOLING) as site:
         with observer.watching() as watch:
             for _ in range(2):
@@ -134,8 +131,8 @@ def test_clients_that_leave_in_the_middle_of_a_stream_hold_nothing(
                         path = f"/async/stream?t=mine&s={seconds}"
                         read_until(visitors.enter_context(visitor(site, path)), b"mine")
                     assert site.stats()["in_use"] == MOST
-                # Long before the next part would be due, where Django notices.
-                eventually(lambda: is_at_rest(site), seconds / 2 if NOTICES_LEAVING else PATIENCE)
+                # Long before the next part would be due.
+                eventually(lambda: is_at_rest(site), seconds / 2)
             assert_tokens_are_their_own(site, range(6), TOKEN_PATHS, at_once=20)
 
         assert 0 < watch.highest <= MOST

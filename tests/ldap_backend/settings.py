@@ -11,7 +11,7 @@ try:
 except ImportError:
     utc = datetime.UTC  # type: ignore[assignment]
 
-# django-ldapdb imports what Django had there: at first pytz's, which release 1.5.1 needs, none since 5.0.
+# django-ldapdb imports what Django had there: at first pytz's, which its release 1.5.1 needs.
 timezone.utc = utc  # type: ignore[attr-defined]
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}

@@ -156,7 +156,6 @@ def test_the_permission_is_granted_in_the_admin(boss: Client, clerk: Client) -> 
     page = f"/admin/auth/user/{User.objects.get(username='clerk').pk}/change/"
     with without_a_question_to_the_table():
         html = boss.get(page).content.decode()
-        # Django 4.2 has the app's label in front of this, later ones its name.
         text = " | connection pool | Can recycle and close connections"
         [number] = re.findall(rf'<option value="(\d+)">[^<|]+{re.escape(text)}</option>', html)
         for granted in ([number], []):

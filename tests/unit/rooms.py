@@ -22,7 +22,7 @@ FLOORS = [
     ["process"],
     ["pool"],
     ["conf"],
-    ["drivers"],
+    ["drivers", "versions"],
     ["capacity", "database_pool", "ldap"],
     ["checks", "registry"],
     ["owner"],
