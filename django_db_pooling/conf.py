@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
@@ -63,6 +64,15 @@ def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or accepts(value)
 
 
+def _callable(value: Any) -> bool:
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError:
+            return False
+    return callable(value)
+
+
 class _Key(NamedTuple):
     # The field of Limits; None: it has none, other functions of this module read it.
     field: str | None
@@ -82,6 +92,7 @@ _KEYS = {
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
+    "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
     "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
 }
 
@@ -211,6 +222,13 @@ def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: if the settings don't say."""
     pool = settings_dict.get("POOL")
     return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
+
+
+def credentials(settings_dict: Settings) -> Callable[[str], Mapping[str, Any]] | None:
+    """What is called before each connect, with the alias: gives the user, the password or options."""
+    pool = settings_dict.get("POOL")
+    found = pool.get("CREDENTIALS") if isinstance(pool, Mapping) else None
+    return import_string(found) if isinstance(found, str) else found
 
 
 def there_are_settings() -> bool:

@@ -50,6 +50,7 @@ class Identity:
         self.autocommit = bool(self.settings_dict["AUTOCOMMIT"])
         self.scope = conf.scope(self.settings_dict, pool.driver.scope)
         self.reset_mode = conf.reset_mode(self.settings_dict)
+        self.credentials = conf.credentials(self.settings_dict)
         self.backend_remembers = _is_foreign(self.wrapper_class, "close")
         # Whether a reset undoes no part of what the backend sets up when it connects.
         self.resettable = not (

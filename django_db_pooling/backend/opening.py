@@ -11,7 +11,7 @@ from typing import Any
 from django.db import Error as DjangoError
 from django.db import OperationalError, connections
 
-from django_db_pooling.backend import checkin
+from django_db_pooling.backend import checkin, credentials
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import Lease
 from django_db_pooling.database_pool import Identity, copied
@@ -55,13 +55,26 @@ def _try_again_in(wrapper: LeaseHolder, lease: Lease, error: Exception, began: f
         pool.server_full(copied_error)
     if lease.driver.server_away(error.__cause__ or error):
         pause = pool.retry_in(copied_error, began, until, slot.affinity)
-    if pause is None and _is_the_drivers(wrapper, error):
+    if pause is None and _may_be_over_soon(wrapper, error):
         return 0.0 if pool.should_queue_again(slot, copied_error, until) else None
     return pause
 
 
 def open_once(wrapper: LeaseHolder, lease: Lease) -> None:
-    """Try once."""
+    """Try once, and once more where the server has refused what CREDENTIALS gave: that may have changed."""
+    try:
+        _attempt(wrapper, lease)
+        return
+    except Exception as error:
+        is_asked = lease.identity.credentials is not None
+        if not (is_asked and lease.driver.login_refused(error.__cause__ or error)):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    _undo(wrapper, lease)
+    _attempt(wrapper, lease)
+
+
+def _attempt(wrapper: LeaseHolder, lease: Lease) -> None:
     slot, driver, identity = lease.slot, lease.driver, lease.identity
     own = wrapper.set_by_user(driver.learned)
     try:
@@ -103,7 +116,10 @@ def _connect(wrapper: LeaseHolder, identity: Identity) -> None:
     comparing. Others may change the alias's own at the same time.
     """
     settings_dict = wrapper.settings_dict
-    before, own = copied(settings_dict), copied(settings_dict)
+    own = copied(settings_dict)
+    if identity.credentials is not None:
+        credentials.put_into(own, wrapper.alias, identity.credentials)
+    before = copied(own)
     try:
         wrapper.settings_dict = own
         wrapper.plain.connect()
@@ -143,7 +159,7 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
     """Free a slot that got no connection. Only the driver's errors say something of the server."""
     wrapper.take_back()
     wrapper._lease = None
-    if isinstance(error, Exception) and _is_the_drivers(wrapper, error):
+    if isinstance(error, Exception) and _may_be_over_soon(wrapper, error):
         lease.pool.open_failed(lease.slot, copy_of_error(error))
     else:
         lease.pool.discard(lease.slot)
@@ -152,6 +168,10 @@ def _give_up(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> None:
 def _is_the_drivers(wrapper: LeaseHolder, error: Exception) -> bool:
     cause = error.__cause__ if isinstance(error, DjangoError) else error
     return isinstance(cause, (wrapper.Database.Error, OSError))
+
+
+def _may_be_over_soon(wrapper: LeaseHolder, error: Exception) -> bool:
+    return isinstance(error, credentials.NoCredentials) or _is_the_drivers(wrapper, error)
 
 
 def _undo(wrapper: LeaseHolder, lease: Lease) -> None:

@@ -114,6 +114,10 @@ class Driver(Socketed):
         """Whether connecting has failed because there is no server, or it accepts nobody at the moment."""
         return False
 
+    def login_refused(self, error: BaseException) -> bool:
+        """Whether it has failed because the server doesn't take this user or password."""
+        return False
+
     def server_full(self, error: BaseException) -> bool:
         """Whether it has failed because the server has as many connections as it allows."""
         return False

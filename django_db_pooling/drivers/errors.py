@@ -23,6 +23,8 @@ READ_ONLY_TRANSACTION = "read-only transaction"
 # no host, gone or lost meanwhile (three), too many connections (of all, of this user by two settings),
 # shutting down, killed.
 _MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927})
+# Access denied; without a password, too.
+_MYSQL_LOGIN_REFUSED = frozenset({1045, 1698})
 _MYSQL_FULL = frozenset({1040, 1203, 1226})
 _MYSQL_UNFIT = {
     1053: SERVER,
@@ -52,6 +54,10 @@ _POSTGRESQL_AWAY = re.compile(
     r"|session is (?:not )?read-only|server is (?:not )?in hot standby mode",
     re.IGNORECASE,
 )
+# 28P01 and 28000: the server's words, whose language is the server's choice; and PgBouncer's.
+_POSTGRESQL_LOGIN_REFUSED = re.compile(
+    r"authentication failed|no pg_hba.conf entry|role .* does not exist|no such user", re.IGNORECASE
+)
 _POSTGRESQL_FULL = re.compile(
     r"too many (?:active )?clients|too many connections|connection slots|no more connections allowed",
     re.IGNORECASE,
@@ -78,6 +84,10 @@ def mysql_server_away(error: BaseException) -> bool:
     return _number(error) in _MYSQL_AWAY
 
 
+def mysql_login_refused(error: BaseException) -> bool:
+    return _number(error) in _MYSQL_LOGIN_REFUSED
+
+
 def mysql_server_full(error: BaseException) -> bool:
     number = _number(error)
     # Of all the resources that a user may use up: connections.
@@ -101,6 +111,10 @@ def postgresql_server_away(error: BaseException, sqlstate: str | None = None) ->
     if sqlstate is None or sqlstate == _PROTOCOL_VIOLATION:
         return bool(_POSTGRESQL_AWAY.search(str(error)))
     return sqlstate in _POSTGRESQL_AWAY_STATES or sqlstate.startswith(_CONNECTION_EXCEPTION)
+
+
+def postgresql_login_refused(error: BaseException) -> bool:
+    return bool(_POSTGRESQL_LOGIN_REFUSED.search(str(error)))
 
 
 def postgresql_server_full(error: BaseException) -> bool:

@@ -66,6 +66,9 @@ class MySQLClient(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_away(error)
 
+    def login_refused(self, error: BaseException) -> bool:
+        return isinstance(error, MySQLError) and errors.mysql_login_refused(error)
+
     def server_full(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_full(error)
 

@@ -33,6 +33,9 @@ class Psycopg2(Driver):
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_away(error, error.pgcode)
 
+    def login_refused(self, error: BaseException) -> bool:
+        return isinstance(error, OperationalError) and errors.postgresql_login_refused(error)
+
     def server_full(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_full(error)
 

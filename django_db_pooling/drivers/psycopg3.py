@@ -80,6 +80,9 @@ class Psycopg3(Driver):
             error, error.sqlstate
         )
 
+    def login_refused(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.OperationalError) and errors.postgresql_login_refused(error)
+
     def server_full(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_full(error)
 

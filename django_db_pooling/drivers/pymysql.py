@@ -99,6 +99,9 @@ class PyMySQL(Driver):
             and errors.mysql_server_away(error)
         )
 
+    def login_refused(self, error: BaseException) -> bool:
+        return isinstance(error, pymysql.MySQLError) and errors.mysql_login_refused(error)
+
     def server_full(self, error: BaseException) -> bool:
         return isinstance(error, pymysql.MySQLError) and errors.mysql_server_full(error)
 
