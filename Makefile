@@ -7,13 +7,14 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test soak screenshots conformance neighbours benchmark benchmark-instructions
+.PHONY: help demo test test-mysql soak screenshots conformance neighbours benchmark benchmark-instructions
 .PHONY: benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
-.PHONY: provision-venv provision-demo provision-test provision-instructions
+.PHONY: provision-venv provision-demo provision-test provision-mysql provision-instructions
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
 	@echo 'make test    run all tests against real servers       (ARGS goes to pytest)'
+	@echo 'make test-mysql   the tests that run on MySQL, with all drivers'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
@@ -29,6 +30,10 @@ demo: $(VENV)/example.stamp | provision-demo
 
 test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+# `make test` runs one combination of these, and a few on the web servers.
+test-mysql: $(VENV)/test.stamp | provision-mysql
+	TEST_MYSQL=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -k '[mysql or -mysql-' $(ARGS)
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -95,5 +100,5 @@ $(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	$(INSTALL) '.[dev,test]'
 	touch $@
 
-provision-venv provision-demo provision-test provision-instructions: provision-%:
+provision-venv provision-demo provision-test provision-mysql provision-instructions: provision-%:
 	@sh tests/provision.sh $*

@@ -1,7 +1,7 @@
 """The web benchmark: every variant under ``gunicorn -k gevent -w 1``, in interleaved rounds.
 
 Round by round, each variant runs once, beginning with another one each time: what the machine does meanwhile
-hits all of them. The servers are private ones, see tests/servers.py; there is nothing to prepare.
+hits all of them. The servers are private ones, see tests/servers; there is nothing to prepare.
 """
 
 from __future__ import annotations

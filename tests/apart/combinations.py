@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, product
 from typing import NamedTuple
 
 import pytest
@@ -14,13 +15,17 @@ from tests.slapd import Slapd
 
 Environment = dict[str, str]
 
-DRIVERS = {
-    "pymysql": ("mariadb", "pymysql"),
-    "mysqlclient": ("mariadb", "MySQLdb"),
-    "psycopg": ("postgresql", "psycopg"),
-    "psycopg2": ("postgresql", "psycopg2"),
-    "sqlite3": ("", "sqlite3"),
+# Names of fixtures, the first one being what a combination's name doesn't say.
+SERVERS = {
+    "pymysql": ("mariadb", "mysql"),
+    "mysqlclient": ("mariadb", "mysql"),
+    "psycopg": ("postgresql",),
+    "psycopg2": ("postgresql",),
+    "sqlite3": ("",),
 }
+MODULES = {"mysqlclient": "MySQLdb"}
+# What is tested on MySQL where $TEST_MYSQL doesn't ask for all.
+ON_MYSQL = {"pymysql-mysql-gevent"}
 CONCURRENCY = {"threads": "", "gevent": "1"}
 
 _numbers = count(1)
@@ -42,9 +47,11 @@ class Combination(NamedTuple):
 
 
 def _of_behaviour() -> Iterator[Combination]:
-    for driver, (server, module) in DRIVERS.items():
-        for concurrency, gevent in CONCURRENCY.items():
-            name = f"{driver}-{concurrency}"
+    for driver, servers in SERVERS.items():
+        for server, (concurrency, gevent) in product(servers, CONCURRENCY.items()):
+            name = f"{driver}-{concurrency}" if server == servers[0] else f"{driver}-{server}-{concurrency}"
+            if server == "mysql" and name not in ON_MYSQL and os.environ.get("TEST_MYSQL") != "all":
+                continue
 
             def prepare(
                 request: pytest.FixtureRequest, server: str = server, name: str = name
@@ -58,9 +65,10 @@ def _of_behaviour() -> Iterator[Combination]:
                 one.create(database)
                 return {"POOLING_DATABASE_URL": one.url(database)}
 
+            environment = {"POOLING_DRIVER": driver, "POOLING_SERVER": server, "POOLING_GEVENT": gevent}
             # Which database it is doesn't matter to who only collects.
-            environment = {"POOLING_DRIVER": driver, "POOLING_GEVENT": gevent, "POOLING_DATABASE_URL": "x://"}
-            yield Combination("behaviour", name, environment, [module], prepare)
+            environment["POOLING_DATABASE_URL"] = "x://"
+            yield Combination("behaviour", name, environment, [MODULES.get(driver, driver)], prepare)
 
 
 def _of_ldap(folder: str, *modules: str) -> Iterator[Combination]:

@@ -8,7 +8,9 @@ from typing import Any
 from django.conf import settings
 
 DRIVER = os.environ["POOLING_DRIVER"]
-# Of MariaDB: it has ended by itself meanwhile.
+# "mysql" or "mariadb", where both have the same drivers.
+SERVER = os.environ.get("POOLING_SERVER", "mariadb" if "mysql" in DRIVER else "")
+# Of both: it has ended by itself meanwhile.
 NO_SUCH_THREAD = 1094
 
 

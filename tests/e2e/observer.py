@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import DatabaseServer, MariaDB, PostgreSQL
+from tests.servers import DatabaseServer, MySQLFamily, PostgreSQL
 
 DATABASE = "e2e"
 SAMPLE_SECONDS = 0.02
-# Of MariaDB: it has ended by itself meanwhile.
+# Of MySQL and MariaDB: it has ended by itself meanwhile.
 NO_SUCH_THREAD = 1094
 
 
@@ -95,7 +95,7 @@ class Observer:
             return list(cursor.fetchall()) if cursor.description else []
 
 
-class MariaDBObserver(Observer):
+class MySQLObserver(Observer):
     """On the extra port, so it works when all connections are taken."""
 
     _connects_before = 0
@@ -184,12 +184,12 @@ class PostgreSQLObserver(Observer):
 
 @contextmanager
 def observing(server: DatabaseServer) -> Iterator[Observer]:
-    if isinstance(server, MariaDB):
+    if isinstance(server, MySQLFamily):
         import pymysql
 
         account = {"host": server.host, "user": server.user, "password": server.password}
         with closing(pymysql.connect(port=server.extra_port, autocommit=True, **account)) as connection:
-            yield MariaDBObserver(connection)
+            yield MySQLObserver(connection)
     elif isinstance(server, PostgreSQL):
         import psycopg
 
