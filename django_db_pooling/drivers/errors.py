@@ -20,8 +20,8 @@ READ_ONLY_TRANSACTION = "read-only transaction"
 
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/, server and client error reference. Connecting: no socket,
 # no host, gone or lost meanwhile (three), too many connections (of all, of this user by two settings),
-# shutting down, killed.
-_MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927})
+# shutting down, killed, in offline mode.
+_MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927, 3032})
 _MYSQL_UNFIT = {
     1053: SERVER,
     # Galera: the node isn't ready for applications.

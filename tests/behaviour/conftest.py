@@ -56,7 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only(*where): drivers, mysql or mariadb, gevent or threads: any of them")
+    config.addinivalue_line(
+        "markers", "only(*where): drivers, mysql or mariadb, gevent or threads: any of them"
+    )
     config.addinivalue_line("markers", "transaction_scope: outside of requests, as it is by default")
     config.addinivalue_line("markers", "never(*where): not where all of these come together")
 

@@ -16,7 +16,7 @@ CLIENTS = 500
 SECONDS = 5.0
 MOST = 8
 PATIENCE = 30.0
-VENDOR = {"mysql": "mysql", "postgres": "postgresql"}
+VENDOR = {"mysql": "mariadb", "postgres": "postgresql"}
 SCOPES = ["request", "transaction"]
 # What happens to visitors who leave, or whose request is killed.
 AS_MEANT = {"left", "no answer", "reset"}
