@@ -29,11 +29,15 @@ def _kinds(message: bytes) -> list[int]:
         kinds.append(message[place])
         length, place = _integer(message, place + 1)
         place += length
+    if place > len(message):
+        raise IndexError
     return kinds
 
 
 def _integer(message: bytes, place: int) -> tuple[int, int]:
     """The one there, of 1 to 9 bytes, and the place behind it."""
-    first = message[place]
-    end = place + 1 + _MORE_BYTES.get(first, 0)
-    return (first if end == place + 1 else int.from_bytes(message[place + 1 : end], "little")), end
+    first, start = message[place], place + 1
+    end = start + _MORE_BYTES.get(first, 0)
+    if end > len(message):
+        raise IndexError
+    return (first if end == start else int.from_bytes(message[start:end], "little")), end
