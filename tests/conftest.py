@@ -13,6 +13,8 @@ import pytest
 from tests.environments import CannotInstall, environment, find_python
 from tests.servers import MariaDB, MySQL, PostgreSQL, Server
 
+# What runs on MySQL besides what `make test` has of it.
+ALL_OF_MYSQL = os.environ.get("TEST_MYSQL") == "all"
 # Folders whose tests run in processes of their own.
 pytest_plugins = ["tests.apart.nodes"]
 

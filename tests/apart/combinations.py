@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from itertools import count, product
 from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import require
+from tests.conftest import ALL_OF_MYSQL, require
 from tests.slapd import Slapd
 
 Environment = dict[str, str]
@@ -24,7 +23,7 @@ SERVERS = {
     "sqlite3": ("",),
 }
 MODULES = {"mysqlclient": "MySQLdb"}
-# What is tested on MySQL where $TEST_MYSQL doesn't ask for all.
+# Of those on MySQL, what `make test` runs.
 ON_MYSQL = {"pymysql-mysql-gevent"}
 CONCURRENCY = {"threads": "", "gevent": "1"}
 
@@ -50,7 +49,7 @@ def _of_behaviour() -> Iterator[Combination]:
     for driver, servers in SERVERS.items():
         for server, (concurrency, gevent) in product(servers, CONCURRENCY.items()):
             name = f"{driver}-{concurrency}" if server == servers[0] else f"{driver}-{server}-{concurrency}"
-            if server == "mysql" and name not in ON_MYSQL and os.environ.get("TEST_MYSQL") != "all":
+            if server == "mysql" and name not in ON_MYSQL and not ALL_OF_MYSQL:
                 continue
 
             def prepare(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import require
+from tests.conftest import ALL_OF_MYSQL, require
 from tests.e2e.observer import DATABASE, Observer, observing
 from tests.e2e.sites import eventually
 from tests.servers import DatabaseServer, MariaDB, MySQL, PostgreSQL
@@ -61,7 +61,7 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
-@pytest.fixture(params=["mariadb", "postgresql"])
+@pytest.fixture(params=["mariadb", *(["mysql"] if ALL_OF_MYSQL else []), "postgresql"])
 def server(request: pytest.FixtureRequest) -> DatabaseServer:
     """Each of the servers in turn."""
     server: DatabaseServer = request.getfixturevalue(request.param)
