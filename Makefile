@@ -7,9 +7,9 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test test-newest test-versions nox soak screenshots conformance neighbours benchmark benchmark-instructions
-.PHONY: benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
-.PHONY: provision-venv provision-demo provision-test provision-instructions
+.PHONY: help demo test test-mysql test-newest test-versions nox soak screenshots conformance neighbours benchmark
+.PHONY: benchmark-instructions benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
+.PHONY: provision-venv provision-demo provision-test provision-mysql provision-instructions
 
 help:
 	@echo 'make demo    run the example site and watch the pool  (ARGS="--help" tells its options)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-newest    the same on the newest Django that is supported'
 	@echo 'make test-versions  a short set of them on what is between these two, and on the lowest versions of all libraries'
 	@echo 'make nox     any of these combinations                (ARGS="--list")'
+	@echo 'make test-mysql   the tests that run on MySQL, with all drivers'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
@@ -41,6 +42,10 @@ test-versions: $(VENV)/dev.stamp | provision-test
 
 nox: $(VENV)/dev.stamp | provision-test
 	$(BIN)/nox $(ARGS)
+
+# `make test` runs one combination of these, and little of the web servers.
+test-mysql: $(VENV)/test.stamp | provision-mysql
+	TEST_MYSQL=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -k '[mysql or -mysql- or -mysql]' $(ARGS)
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -107,5 +112,5 @@ $(VENV)/dev.stamp: $(VENV)/venv.stamp $(PACKAGING)
 	$(INSTALL) '.[dev,test]'
 	touch $@
 
-provision-venv provision-demo provision-test provision-instructions: provision-%:
+provision-venv provision-demo provision-test provision-mysql provision-instructions: provision-%:
 	@sh tests/provision.sh $*

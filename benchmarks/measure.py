@@ -64,8 +64,9 @@ def measure(
 ) -> dict[str, Any]:
     """Raises DoesNotRun."""
     wait_for_quiet(observer.connections)
+    tls = {"BENCHMARK_TLS": "yes"} if server.tls else {}
     with (
-        site(variant, python, server.url(DATABASE), effort) as (port, process),
+        site(variant, python, server.url(DATABASE), effort, **tls) as (port, process),
         observer.watching() as watch,
     ):
         result = load_on(port, process, case, effort)

@@ -1,7 +1,7 @@
 """The web benchmark: every variant under ``gunicorn -k gevent -w 1``, in interleaved rounds.
 
 Round by round, each variant runs once, beginning with another one each time: what the machine does meanwhile
-hits all of them. The servers are private ones, see tests/servers.py; there is nothing to prepare.
+hits all of them. The servers are private ones, see tests/servers; there is nothing to prepare.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, generator_alone, measure
 from benchmarks.variants import MYSQL, POSTGRESQL, VARIANTS, Variant
 from tests.e2e.observer import DATABASE, observing
-from tests.servers import DatabaseServer, MariaDB, PostgreSQL
+from tests.servers import DatabaseServer, MariaDB, MySQL, PostgreSQL
 
 VIEWS = ["one", "mixed", "wait"]
 NAMED = {variant.name: variant for variant in VARIANTS if {MYSQL, POSTGRESQL} & {*variant.databases}}
@@ -43,6 +43,12 @@ FULL: dict[str, Any] = {
     "keep_alive": ["no", "yes"],
 }
 
+
+# Whose servers are measured as the database "mysql". MySQL's speaks TLS, the others don't.
+OF_MYSQL: dict[str, Callable[[int], DatabaseServer]] = {
+    "MariaDB": lambda most: MariaDB(most, tls=False),
+    "MySQL": MySQL,
+}
 
 # The machine counts as quiet if other programs use less of it than this.
 QUIET_SHARE = 0.2
@@ -106,10 +112,11 @@ class Benchmark:
 
 
 class DatabaseBenchmark(Benchmark):
-    def __init__(self, effort: Effort, max_connections: int, patience: float) -> None:
-        conditions = {"max_connections of the server": max_connections}
+    def __init__(self, effort: Effort, max_connections: int, patience: float, of_mysql: str) -> None:
+        conditions = {"mysql": of_mysql, "max_connections of the server": max_connections}
         super().__init__(effort, conditions, Environments(), patience)
         self._max_connections = max_connections
+        self._of_mysql = OF_MYSQL[of_mysql]
 
     @contextmanager
     def _measuring(self, database: str) -> Iterator[Measure]:
@@ -120,7 +127,7 @@ class DatabaseBenchmark(Benchmark):
 
     def _server(self, database: str) -> DatabaseServer:
         if database == MYSQL:
-            return MariaDB(self._max_connections, tls=False)
+            return self._of_mysql(self._max_connections)
         # The server's log says how many connections there were.
         return PostgreSQL(
             self._max_connections, ["-c", "log_connections=on", "-c", "log_disconnections=on"], tls=False
@@ -192,6 +199,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help=f"instead of {QUICK}: {FULL}")
     parser.add_argument("--database", nargs="+", choices=[MYSQL, POSTGRESQL], default=[MYSQL, POSTGRESQL])
+    parser.add_argument("--mysql", choices=OF_MYSQL, default="MariaDB", help="whose server mysql's is")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of measuring, after --warm-up")
     parser.add_argument("--warm-up", type=float, default=1.5, help="seconds before that")
@@ -217,7 +225,7 @@ def main() -> None:
         for view, clients, keep_alive in product(arguments.views, arguments.clients, arguments.keep_alive)
     ]
     effort = Effort(arguments.warm_up, arguments.seconds, arguments.pool_size)
-    benchmark = DatabaseBenchmark(effort, arguments.max_connections, arguments.patience)
+    benchmark = DatabaseBenchmark(effort, arguments.max_connections, arguments.patience, arguments.mysql)
     try:
         benchmark.measure_generator(cases)
         for database in arguments.database:

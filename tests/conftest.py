@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.environments import CannotInstall, environment, find_python
-from tests.servers import MariaDB, PostgreSQL, Server
+from tests.servers import MariaDB, MySQL, PostgreSQL, Server
 
+# What runs on MySQL besides what `make test` has of it.
+ALL_OF_MYSQL = os.environ.get("TEST_MYSQL") == "all"
 # Folders whose tests run in processes of their own.
 pytest_plugins = ["tests.apart.nodes"]
 
@@ -20,7 +22,7 @@ pytest_plugins = ["tests.apart.nodes"]
 def require(server: type[Server]) -> None:
     """Skip the test where the server is not installed, but fail in CI: there nothing may go untested."""
     if server.find() is None:
-        give_up(f"{server.__name__} is not installed on this machine; `make test` as root installs it")
+        give_up(f"{server.__name__} is not installed on this machine; `make test` installs it")
 
 
 def require_module(name: str) -> None:
@@ -58,6 +60,13 @@ def give_up(reason: str) -> None:
 def mariadb() -> Iterator[MariaDB]:
     require(MariaDB)
     with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[MySQL]:
+    require(MySQL)
+    with MySQL() as server:
         yield server
 
 

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo, test or
+# Sees to it that the machine has what `make $1` needs besides Python packages: venv, demo, test, mysql or
 # instructions.
-# On Debian as root what is missing is installed, without starting the machine's own database services.
+# On Debian as root what is missing is installed, without starting the machine's own database services. MySQL
+# is unpacked into a folder of its own instead, for which it takes no root.
 # Otherwise it is named; `make demo` and `make test` can do without, CI cannot.
 # can-use-ldap only says, by its status, whether there is a server and what it takes to compile a client.
 set -eu
@@ -31,6 +32,16 @@ has_mariadb_library() {
 
 has_header() {
     echo "#include <$1>" | gcc -E -
+}
+
+get_mysql() {
+    has_server servers MySQL && return
+    echo "Unpacking MySQL" >&2
+    with_time_limit sh "$(dirname "$0")/get_mysql.sh" \
+        "$("$python" -c 'from tests.servers import MySQL; print(MySQL.folder())')" >&2 && return
+    echo "MySQL can't be had." >&2
+    [ -z "${CI:-}" ] || exit 1
+    echo "Going on: tests that need it are skipped." >&2
 }
 
 with_time_limit() {
@@ -91,14 +102,21 @@ instructions)
     need libc6-dev has_header time.h
     without='no instructions can be counted'
     ;;
+mysql)
+    need mariadb-client command -v mariadb
+    need openssl command -v openssl
+    without='nobody can ask MySQL'
+    ;;
 *)
-    echo "usage: $0 venv|demo|test|instructions|can-use-ldap" >&2
+    echo "usage: $0 venv|demo|test|mysql|instructions|can-use-ldap" >&2
     exit 2
     ;;
 esac
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_missing; then
+if [ -z "$missing" ] || { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && install_missing; }; then
+    if [ "$purpose" = test ] || [ "$purpose" = mysql ]; then
+        get_mysql
+    fi
     exit 0
 fi
 echo "Missing:$missing (Debian's names; as root: apt-get install --no-install-recommends$missing)" >&2

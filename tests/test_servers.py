@@ -15,14 +15,23 @@ import pytest
 
 from tests.conftest import require
 from tests.processes import has_ended, poll
-from tests.servers import DatabaseServer, MariaDB, PostgreSQL, Server, ServerError, free_port
+from tests.servers import (
+    DatabaseServer,
+    MariaDB,
+    MySQL,
+    MySQLFamily,
+    PostgreSQL,
+    Server,
+    ServerError,
+    free_port,
+)
 from tests.slapd import Slapd
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POSTGRESQL_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 
 
-@pytest.fixture(scope="module", params=[MariaDB, PostgreSQL], ids=lambda server: server.__name__)
+@pytest.fixture(scope="module", params=[MariaDB, MySQL, PostgreSQL], ids=lambda server: server.__name__)
 def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
     require(request.param)
     with request.param() as server:
@@ -31,7 +40,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
 
 
 def connect(server: DatabaseServer) -> socket.socket:
-    """A connection that is owed an answer: MariaDB speaks first, PostgreSQL when asked about TLS."""
+    """A connection that is owed an answer: MySQL and MariaDB speak first, PostgreSQL when asked about TLS."""
     sock = socket.create_connection((server.host, server.port), timeout=10)
     if isinstance(server, PostgreSQL):
         sock.sendall(POSTGRESQL_SSL_REQUEST)
@@ -99,10 +108,11 @@ def test_a_suspended_server_can_be_stopped(server: DatabaseServer) -> None:
     ("server_class", "option"),
     [
         (MariaDB, ["--no-such-option"]),
+        (MySQL, ["--no-such-option"]),
         (PostgreSQL, ["-c", "no_such_option=1"]),
         (Slapd, ["no_such_option 1"]),
     ],
-    ids=["MariaDB", "PostgreSQL", "Slapd"],
+    ids=["MariaDB", "MySQL", "PostgreSQL", "Slapd"],
 )
 def test_a_failed_start_raises_the_end_of_the_log(server_class: type[Server], option: list[str]) -> None:
     require(server_class)
@@ -111,7 +121,9 @@ def test_a_failed_start_raises_the_end_of_the_log(server_class: type[Server], op
         pass
 
 
-@pytest.mark.parametrize("server_class", [MariaDB, PostgreSQL, Slapd], ids=lambda server: server.__name__)
+@pytest.mark.parametrize(
+    "server_class", [MariaDB, MySQL, PostgreSQL, Slapd], ids=lambda server: server.__name__
+)
 def test_nothing_is_left_when_the_process_that_started_a_server_is_killed(
     server_class: type[Server],
 ) -> None:
@@ -137,9 +149,10 @@ def test_nothing_is_left_when_the_process_that_started_a_server_is_killed(
     assert has_ended(int(pid))
 
 
-def test_mariadb_executes_even_when_all_connections_are_taken() -> None:
-    require(MariaDB)
-    with MariaDB(max_connections=10) as server, ExitStack() as stack:
+@pytest.mark.parametrize("server_class", [MariaDB, MySQL], ids=lambda server: server.__name__)
+def test_these_execute_even_when_all_connections_are_taken(server_class: type[MySQLFamily]) -> None:
+    require(server_class)
+    with server_class(max_connections=10) as server, ExitStack() as stack:
         arguments = {
             "host": server.host,
             "port": server.port,
@@ -156,7 +169,7 @@ def test_mariadb_executes_even_when_all_connections_are_taken() -> None:
 def encryption(server: DatabaseServer, **options: str) -> str | None:
     """The protocol that a client which is told ``options`` of its driver speaks, None where that is plain."""
     account = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    if isinstance(server, MariaDB):
+    if isinstance(server, MySQLFamily):
         with closing(pymysql.connect(**account, **options)) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW STATUS LIKE 'Ssl_version'")
             return cursor.fetchone()[1] or None
@@ -173,7 +186,7 @@ def test_a_client_that_is_told_nothing_speaks_tls(server: DatabaseServer) -> Non
 
 def test_the_certificate_can_be_verified(server: DatabaseServer) -> None:
     certificate = str(server.certificate)
-    if isinstance(server, MariaDB):
+    if isinstance(server, MySQLFamily):
         verifying = {"ssl_ca": certificate, "ssl_verify_cert": True, "ssl_verify_identity": True}
     else:
         verifying = {"sslmode": "verify-full", "sslrootcert": certificate}

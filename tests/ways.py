@@ -48,10 +48,8 @@ WAYS = {
         Way(("SET time_zone = '+05:00'",), "SELECT @@time_zone"),
         Way(("SET NAMES latin1",), "SELECT @@character_set_client"),
         Way(("SET sql_mode = 'ANSI'",), "SELECT @@sql_mode"),
-        Way(("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",), "SELECT @@tx_isolation"),
         Way(("SET autocommit = 0",), "SELECT @@autocommit"),
         Way(("PREPARE mine FROM 'SELECT ''{}'''",), "EXECUTE mine"),
-        Way(("BEGIN NOT ATOMIC SET @called = '{}'; END",), "SELECT @called"),
     ],
     "postgresql": [
         Way(("SET my.tenant = '{}'",), "SELECT current_setting('my.tenant')"),
@@ -70,6 +68,24 @@ WAYS = {
         Way(("DO $$ BEGIN PERFORM set_config('my.third', '{}', false); END $$",), "SHOW my.third"),
     ],
 }
+
+
+_SERIALIZABLE = ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",)
+WAYS["mariadb"] = [
+    *WAYS["mysql"],
+    # As the variable is called until MariaDB 11.1.
+    Way(_SERIALIZABLE, "SELECT @@tx_isolation"),
+    Way(("BEGIN NOT ATOMIC SET @called = '{}'; END",), "SELECT @called"),
+]
+WAYS["mysql"] += [
+    Way(_SERIALIZABLE, "SELECT @@transaction_isolation"),
+    Way(("EXPLAIN FORMAT=JSON INTO@explained SELECT 1",), "SELECT @explained"),
+]
+
+
+def of(connection: Any) -> list[Way]:
+    """Those of the server that a connection of Django's is for."""
+    return WAYS["mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor]
 
 
 def look(ask: Callable[[str], Any], text: str, mine: str) -> Any:

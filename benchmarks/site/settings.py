@@ -25,8 +25,10 @@ elif _database == LDAP and not hasattr(timezone, "utc"):
     # django-ldapdb imports it; Django 5 hasn't got it any more.
     timezone.utc = datetime.UTC  # type: ignore[attr-defined]
 
-# The server has no TLS. PyMySQL 1.2 would try it and load the system's certificates at each connect.
+# Where the server has no TLS, PyMySQL 1.2 would try it and load the system's certificates at each connect.
 _options = {MYSQL: {"ssl_disabled": True}, POSTGRESQL: {"sslmode": "disable"}, LDAP: {}}[_database]
+if os.environ.get("BENCHMARK_TLS"):
+    _options = {}
 _changes = VARIANT.settings(_database, SIZE)
 
 _default: dict[str, Any] = {

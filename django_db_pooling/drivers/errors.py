@@ -21,8 +21,8 @@ READ_ONLY_TRANSACTION = "read-only transaction"
 
 # https://dev.mysql.com/doc/mysql-errors/8.4/en/, server and client error reference. Connecting: no socket,
 # no host, gone or lost meanwhile (three), too many connections (of all, of this user by two settings),
-# shutting down, killed.
-_MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927})
+# shutting down, killed, in offline mode.
+_MYSQL_AWAY = frozenset({2002, 2003, 2006, 2013, 2055, 1040, 1203, 1226, 1053, 1927, 3032})
 # Access denied; without a password, too.
 _MYSQL_LOGIN_REFUSED = frozenset({1045, 1698})
 _MYSQL_FULL = frozenset({1040, 1203, 1226})

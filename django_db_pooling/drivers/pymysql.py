@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pymysql
 from pymysql.constants import SERVER_STATUS
 
-from django_db_pooling.drivers import errors, sockets
+from django_db_pooling.drivers import errors, sockets, trackers
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
@@ -185,7 +185,7 @@ class PyMySQL(Driver):
         if not connection.server_status & _SERVER_SESSION_STATE_CHANGED:
             return False
         result = connection._result
-        return result is not None and result.description is None
+        return result is not None and result.description is None and trackers.tell_a_change(result.message)
 
     def server_timeout(self, connection: Any) -> float:
         at_first = getattr(connection, _AT_FIRST)

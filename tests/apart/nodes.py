@@ -237,9 +237,10 @@ def _keep(file: Any, found: Collected) -> Collected:
 
 
 def _state() -> str:
-    """What the tests that there are depend on: all code, and what is installed."""
+    """What the tests that there are depend on: combinations, all code, and what is installed."""
     digest = hashlib.sha256(sys.version.encode())
-    for name in sorted(f"{one.name} {one.version}" for one in distributions()):
+    combinations = [f"{one.folder} {one.name}" for several in FOLDERS.values() for one in several]
+    for name in [*combinations, *sorted(f"{one.name} {one.version}" for one in distributions())]:
         digest.update(name.encode())
     for folder in ("tests", "django_db_pooling"):
         for path in sorted((ROOT / folder).rglob("*.py")):

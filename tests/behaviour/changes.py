@@ -8,11 +8,13 @@ from uuid import uuid4
 from django.conf import settings
 from django.db import Error
 
-from tests.behaviour.conftest import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MARIADB, MYSQL, POSTGRESQL
+from tests.behaviour.observer import SERVER
 from tests.behaviour.photograph import NAME, TABLE, WATCHED
 from tests.behaviour.routes import ROUTINE, Execute
 
 ROLE = "reset_role"
+GROUP = "reset_group"
 # Of what the whole server has only one: a file, a replication slot.
 UNIQUE = f"reset_{uuid4().hex}"
 
@@ -29,41 +31,18 @@ _USER_VARIABLE = [
     "(SELECT 1) INTO @mine",
     "DO @mine := 1",
     "WITH one AS (SELECT 1 AS a) SELECT @mine := a FROM one",
-    "VALUES (1), (@mine := 1)",
     f"INSERT INTO {TABLE} VALUES (@mine := 5)",
     f"UPDATE {TABLE} SET a = a WHERE (@mine := a) > 0",
     f"DELETE FROM {TABLE} WHERE (@mine := a) < 0",
     "GET DIAGNOSTICS @mine = ROW_COUNT",
     "GET CURRENT DIAGNOSTICS @mine = NUMBER",
     f"LOAD DATA INFILE '{UNIQUE}' INTO TABLE {TABLE} (@mine) SET a = @mine",
-    "EXECUTE IMMEDIATE 'SET @mine = 1'",
-    "BEGIN NOT ATOMIC SET @mine = 1; END",
-    "IF 1 = 1 THEN SET @mine = 1; END IF",
-    "CASE 1 WHEN 1 THEN SET @mine = 1; END CASE",
-    "FOR i IN 1..2 DO SET @mine = i; END FOR",
-    "WHILE @mine IS NULL DO SET @mine = 1; END WHILE",
-    "REPEAT SET @mine = 1; UNTIL @mine = 1 END REPEAT",
     "/*! SET @mine = 1 */",
-    "/*M!100100 SET @mine = 1 */",
     "/* SELECT 1; */ SET @mine = 1",
     "-- a comment\nSET @mine = 1",
     "# a comment\nSET @mine = 1",
-    "SET STATEMENT max_statement_time = 5 FOR SELECT @mine := 1",
-    "ANALYZE SELECT @mine := 1",
 ]
-_MARIADB_ROLE = [
-    f"SET ROLE {ROLE}",
-    f"/* hidden */ set role '{ROLE}'",
-    f"EXECUTE IMMEDIATE 'SET ROLE {ROLE}'",
-    f"BEGIN NOT ATOMIC SET ROLE {ROLE}; END",
-    f"SET STATEMENT max_statement_time = 5 FOR SET ROLE {ROLE}",
-]
-_MARIADB_FOR_GOOD = [
-    "SET profiling = 1",
-    "SET @@profiling = 1",
-    "SET unique_checks = 1, SESSION profiling = 1",
-]
-_MARIADB = [
+_OF_BOTH = [
     *_USER_VARIABLE,
     "USE information_schema",
     "SET NAMES latin1",
@@ -92,15 +71,58 @@ _MARIADB = [
     "FLUSH TABLES WITH READ LOCK",
     f"FLUSH TABLES {TABLE} WITH READ LOCK",
     f"FLUSH LOCAL TABLES {TABLE} FOR EXPORT",
-    f"BACKUP LOCK {TABLE}",
-    "BACKUP STAGE START",
     f"CREATE TEMPORARY TABLE {NAME} (a INT)",
-    f"CREATE OR REPLACE TEMPORARY TABLE {NAME} SELECT 5 AS a",
     f"CREATE TEMPORARY TABLE {NAME} LIKE {TABLE}",
     f"CREATE TEMPORARY TABLE {TABLE} (b INT)",
-    f"CREATE TEMPORARY SEQUENCE {NAME}",
     f"PREPARE {NAME} FROM 'SELECT 1'",
     f"HANDLER {TABLE} OPEN AS {NAME}",
+]
+_ROLE = [
+    f"SET ROLE {ROLE}",
+    f"/* hidden */ set role '{ROLE}'",
+]
+_FOR_GOOD = [
+    "SET profiling = 1",
+    "SET @@profiling = 1",
+    "SET unique_checks = 1, SESSION profiling = 1",
+]
+_MARIADB = [
+    *_OF_BOTH,
+    "VALUES (1), (@mine := 1)",
+    "EXECUTE IMMEDIATE 'SET @mine = 1'",
+    "BEGIN NOT ATOMIC SET @mine = 1; END",
+    "IF 1 = 1 THEN SET @mine = 1; END IF",
+    "CASE 1 WHEN 1 THEN SET @mine = 1; END CASE",
+    "FOR i IN 1..2 DO SET @mine = i; END FOR",
+    "WHILE @mine IS NULL DO SET @mine = 1; END WHILE",
+    "REPEAT SET @mine = 1; UNTIL @mine = 1 END REPEAT",
+    "/*M!100100 SET @mine = 1 */",
+    "SET STATEMENT max_statement_time = 5 FOR SELECT @mine := 1",
+    "ANALYZE SELECT @mine := 1",
+    f"BACKUP LOCK {TABLE}",
+    "BACKUP STAGE START",
+    f"CREATE OR REPLACE TEMPORARY TABLE {NAME} SELECT 5 AS a",
+    f"CREATE TEMPORARY SEQUENCE {NAME}",
+]
+_MARIADB_ROLE = [
+    *_ROLE,
+    f"EXECUTE IMMEDIATE 'SET ROLE {ROLE}'",
+    f"BEGIN NOT ATOMIC SET ROLE {ROLE}; END",
+    f"SET STATEMENT max_statement_time = 5 FOR SET ROLE {ROLE}",
+]
+_MYSQL = [
+    *_OF_BOTH,
+    "VALUES ROW(1), ROW(@mine := 1)",
+    "VALUES ROW(1) INTO@mine",
+    f"TABLE {TABLE} LIMIT 1 INTO @mine",
+    "EXPLAIN FORMAT=JSON INTO@mine SELECT 1",
+    "EXPLAIN ANALYZE SELECT @mine := 1",
+    "LOCK INSTANCE FOR BACKUP",
+]
+_MYSQL_FOR_GOOD = [
+    *_FOR_GOOD,
+    f"SET RESOURCE GROUP {GROUP}",
+    f"set /* hidden */ resource\ngroup `{GROUP}`",
 ]
 _DATABASE = settings.DATABASES["default"]
 _DSN = " ".join(
@@ -216,9 +238,13 @@ _SQLITE = [
 ]
 # What they do, a reset undoes; a session that has taken a role is closed instead, and so is one of the third
 # kind, where it can be seen that it is one.
-STATEMENTS = _MARIADB if MYSQL else _POSTGRESQL if POSTGRESQL else _SQLITE
-ROLES = _MARIADB_ROLE if MYSQL else []
-FOR_GOOD = _MARIADB_FOR_GOOD if MYSQL else _POSTGRESQL_FOR_GOOD if POSTGRESQL else []
+STATEMENTS = {"mariadb": _MARIADB, "mysql": _MYSQL, "postgresql": _POSTGRESQL, "": _SQLITE}[SERVER]
+ROLES = {"mariadb": _MARIADB_ROLE, "mysql": _ROLE}.get(SERVER, [])
+FOR_GOOD = {"mariadb": _FOR_GOOD, "mysql": _MYSQL_FOR_GOOD, "postgresql": _POSTGRESQL_FOR_GOOD, "": []}[
+    SERVER
+]
+# What of this the next visitor finds where no text shows it. MySQL's own reset undoes what profiling does.
+LEFT = [one for one in FOR_GOOD if SERVER != "mysql" or one not in _FOR_GOOD]
 ALL = [*STATEMENTS, *ROLES, *FOR_GOOD]
 # In the middle of a statement that writes, these bring MariaDB 10.11 down.
 ONLY_ALONE = {"SET SESSION TRANSACTION READ ONLY", "SET TRANSACTION READ ONLY"}
@@ -230,9 +256,13 @@ def set_up(execute: Execute) -> None:
         execute(f"CREATE TABLE {table} (a INT)")
     execute(f"INSERT INTO {TABLE} VALUES (1)")
     if MYSQL:
-        execute("INSTALL PLUGIN IF NOT EXISTS metadata_lock_info SONAME 'metadata_lock_info'")
         execute(f"CREATE ROLE IF NOT EXISTS {ROLE}")
         execute(f"GRANT ALL PRIVILEGES ON *.* TO {ROLE}")
+        if MARIADB:
+            execute("INSTALL PLUGIN IF NOT EXISTS metadata_lock_info SONAME 'metadata_lock_info'")
+        else:
+            execute(f"GRANT {ROLE} TO CURRENT_USER")
+            execute(f"CREATE RESOURCE GROUP {GROUP} TYPE = USER")
         with suppress(Error):
             # It may be there.
             execute(f"SELECT 1 INTO OUTFILE '{UNIQUE}'")
@@ -251,6 +281,10 @@ def tear_down(execute: Execute) -> None:
     execute(f"DROP PROCEDURE IF EXISTS {ROUTINE}")
     execute(f"DROP FUNCTION IF EXISTS {ROUTINE}")
     execute(f"DROP ROLE IF EXISTS {ROLE}")
+    if SERVER == "mysql":
+        with suppress(Error):
+            # It isn't there.
+            execute(f"DROP RESOURCE GROUP {GROUP} FORCE")
     if POSTGRESQL:
         execute(
             f"SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = '{UNIQUE}'"

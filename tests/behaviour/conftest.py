@@ -25,7 +25,7 @@ from django.db.utils import load_backend  # noqa: E402
 from django_db_pooling import conf, pooling  # noqa: E402
 from tests import concurrency  # noqa: E402
 from tests.behaviour.models import Note  # noqa: E402
-from tests.behaviour.observer import DRIVER, Observer  # noqa: E402
+from tests.behaviour.observer import DRIVER, SERVER, Observer  # noqa: E402
 from tests.concurrency import PATIENCE, eventually  # noqa: E402
 from tests.requests import finish_all_requests, request_started  # noqa: E402
 from tests.requests import request as request  # noqa: E402
@@ -36,8 +36,10 @@ GEVENT = bool(os.environ.get("POOLING_GEVENT"))
 _numbers = itertools.count(1)
 
 
-HERE = {DRIVER, "gevent" if GEVENT else "threads"}
+HERE = {DRIVER, SERVER, "gevent" if GEVENT else "threads"}
+# Of the family, whichever of the two it is.
 MYSQL = DRIVER in ("pymysql", "mysqlclient")
+MARIADB = SERVER == "mariadb"
 POSTGRESQL = DRIVER in ("psycopg", "psycopg2")
 
 
@@ -54,7 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only(*where): drivers, or gevent or threads: any of them")
+    config.addinivalue_line(
+        "markers", "only(*where): drivers, mysql or mariadb, gevent or threads: any of them"
+    )
     config.addinivalue_line("markers", "transaction_scope: outside of requests, as it is by default")
     config.addinivalue_line("markers", "never(*where): not where all of these come together")
 
@@ -71,6 +75,7 @@ def observer() -> Iterator[Observer]:
 
 @pytest.fixture(scope="session", autouse=True)
 def table() -> Iterator[None]:
+    assert not MYSQL or connection.mysql_is_mariadb is MARIADB
     if Note._meta.db_table in connection.introspection.table_names():
         with connection.schema_editor() as editor:
             editor.delete_model(Note)

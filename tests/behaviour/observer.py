@@ -8,7 +8,13 @@ from typing import Any
 from django.conf import settings
 
 DRIVER = os.environ["POOLING_DRIVER"]
-# Of MariaDB: it has ended by itself meanwhile.
+# MySQL and MariaDB have the same drivers.
+SERVER = os.environ.get("POOLING_SERVER") or {
+    "sqlite3": "",
+    "psycopg": "postgresql",
+    "psycopg2": "postgresql",
+}.get(DRIVER, "mariadb")
+# Of both: it has ended by itself meanwhile.
 NO_SUCH_THREAD = 1094
 
 

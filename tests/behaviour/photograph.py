@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import connections
 
-from tests.behaviour.conftest import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MARIADB, MYSQL, POSTGRESQL
 from tests.behaviour.observer import DRIVER, Observer
 
 # In it are a row and whatever statements of tests add.
@@ -19,6 +19,26 @@ TABLE = "reset_table"
 # A trigger may be there.
 WATCHED = "reset_watched"
 NAME = "mine"
+
+if MARIADB:
+    _LOCKS = (
+        "SELECT lock_mode, lock_type, table_schema, table_name"
+        " FROM information_schema.metadata_lock_info WHERE thread_id = {}"
+    )
+    USER_VARIABLES = "SELECT * FROM information_schema.user_variables ORDER BY variable_name"
+else:
+    # Of MySQL.
+    _LOCKS = (
+        "SELECT lock_type, object_type, object_schema, object_name FROM performance_schema.metadata_locks"
+        " JOIN performance_schema.threads ON owner_thread_id = thread_id WHERE processlist_id = {}"
+    )
+    USER_VARIABLES = (
+        "SELECT variable_name, variable_value FROM performance_schema.user_variables_by_thread"
+        " WHERE thread_id = PS_CURRENT_THREAD_ID() ORDER BY variable_name"
+    )
+    _RESOURCE_GROUP = (
+        "SELECT resource_group FROM performance_schema.threads WHERE thread_id = PS_CURRENT_THREAD_ID()"
+    )
 
 Photograph = dict[str, Any]
 
@@ -76,17 +96,15 @@ def _mysql(raw: Any, ask: Callable[[str], Any], observer: Observer) -> Photograp
     number = raw.thread_id()
     taken: Photograph = {
         # Before anything else: a transaction gives them back, and uses up what is meant for the next one.
-        "locks": observer.rows(
-            "SELECT lock_mode, lock_type, table_schema, table_name"
-            f" FROM information_schema.metadata_lock_info WHERE thread_id = {number}"
-        ),
+        "locks": observer.rows(_LOCKS.format(number)),
         **_next_transaction(raw, ask, observer),
         "own_id": ask(f"SELECT CONNECTION_ID() = {number}, @@pseudo_thread_id = {number}"),
         "clock": abs(ask("SELECT @@timestamp")[0][0] - time.time()) < 60,
         # As it is after small seeds.
         "luck": ask("SELECT RAND() < 0.0000001"),
         "who": ask("SELECT CURRENT_ROLE(), USER(), CURRENT_USER(), DATABASE()"),
-        "user_variables": ask("SELECT * FROM information_schema.user_variables"),
+        "user_variables": ask(USER_VARIABLES),
+        "resource_group": None if MARIADB else ask(_RESOURCE_GROUP),
         "prepared": ask(f"EXECUTE {NAME}"),
         "handler": ask(f"HANDLER {NAME} READ FIRST"),
         "temporary": [ask(f"SELECT a FROM {name} LIMIT 0") for name in (NAME, TABLE)],
@@ -103,6 +121,8 @@ def _next_transaction(raw: Any, ask: Callable[[str], Any], observer: Observer) -
 
     begun = ask("START TRANSACTION")
     ask(f"SELECT a FROM {TABLE}")
+    # With NOWAIT MySQL still waits for metadata locks.
+    observer.rows("SET lock_wait_timeout = 1")
     try:
         observer.rows(f"SELECT * FROM {observer.name}.{TABLE} FOR UPDATE NOWAIT")
         locks = None

@@ -15,7 +15,7 @@ from django_db_pooling import pooling
 from tests import ways
 from tests.behaviour.conftest import (
     GEVENT,
-    MYSQL,
+    SERVER,
     another_alias,
     assert_whole,
     eventually,
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.transaction_scope, pytest.mark.never("sqlite3")]
 
 CALLERS = 25
 REQUESTS = 20
-WAYS = ways.WAYS["mysql" if MYSQL else "postgresql"]
+WAYS = ways.WAYS[SERVER or "postgresql"]
 
 
 class Killed(BaseException):

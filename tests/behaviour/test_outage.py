@@ -173,8 +173,9 @@ class limited_user:
         name, most = self.name, self._most
         with plain() as wrapper, wrapper.cursor() as cursor:
             if MYSQL:
-                cursor.execute(f"CREATE USER '{name}'@'%%' IDENTIFIED BY 'secret'", [])
-                cursor.execute(f"GRANT ALL ON *.* TO '{name}'@'%%' WITH MAX_USER_CONNECTIONS {most}", [])
+                limit = f"WITH MAX_USER_CONNECTIONS {most}"
+                cursor.execute(f"CREATE USER '{name}'@'%%' IDENTIFIED BY 'secret' {limit}", [])
+                cursor.execute(f"GRANT ALL ON *.* TO '{name}'@'%%'", [])
             else:
                 cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret' CONNECTION LIMIT {most}")
                 cursor.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")

@@ -17,6 +17,7 @@ from django_db_pooling import drivers, pooling
 from django_db_pooling.process import housekeeper
 from tests.behaviour.conftest import (
     BEGIN,
+    MARIADB,
     MYSQL,
     another_alias,
     assert_whole,
@@ -568,7 +569,8 @@ def test_settings_of_the_session_are_made_for_each_physical_connection() -> None
 
     def look() -> list[Any]:
         if MYSQL:
-            return sql("SELECT @@tx_isolation, @@autocommit, @@sql_auto_is_null, @@time_zone")
+            isolation = "tx_isolation" if MARIADB else "transaction_isolation"
+            return sql(f"SELECT @@{isolation}, @@autocommit, @@sql_auto_is_null, @@time_zone")
         if connection.vendor == "postgresql":
             return sql("SELECT current_setting('TimeZone'), current_setting('transaction_isolation')")
         return sql("PRAGMA foreign_keys")

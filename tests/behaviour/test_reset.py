@@ -220,5 +220,5 @@ def test_what_no_text_shows_is_undone_where_the_visitor_pins(
 
 
 def assert_as_documented(site: Site) -> None:
-    assert site.found.keys() == (set(changes.FOR_GOOD) - set(site.refused) if RESETS else set())
+    assert site.found.keys() == (set(changes.LEFT) - set(site.refused) if RESETS else set())
     assert len(site.refused) < len(changes.ALL) / 3

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from django_db_pooling import drivers
 from tests.behaviour import texts
 from tests.behaviour.conftest import MYSQL, POSTGRESQL, plain
+from tests.behaviour.photograph import USER_VARIABLES
 
 # Connecting to PostgreSQL takes longer.
 EXAMPLES = 300 if POSTGRESQL else 500
@@ -25,7 +26,7 @@ if MYSQL:
     # And SESSION_TRACK, which PyMySQL doesn't know.
     OPTIONS: dict[str, Any] = {"client_flag": CLIENT.MULTI_STATEMENTS | 1 << 23}
     STATE = [
-        "SELECT * FROM information_schema.user_variables ORDER BY variable_name",
+        USER_VARIABLES,
         "SELECT @@sql_mode, @@character_set_client, @@time_zone, @@autocommit, DATABASE()",
         "SELECT IS_USED_LOCK('mine') = CONNECTION_ID()",
         "SELECT * FROM mine LIMIT 0",

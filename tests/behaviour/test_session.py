@@ -47,6 +47,8 @@ def session() -> dict[str, Any]:
     if MYSQL:
         changing = {"pseudo_thread_id", "timestamp", "rand_seed1", "rand_seed2", "last_insert_id"}
         changing |= {"error_count", "warning_count", "insert_id", "identity", "pseudo_slave_mode"}
+        # Of MySQL: how many there were.
+        changing.add("statement_id")
         state = {name: value for name, value in sql("SHOW SESSION VARIABLES") if name not in changing}
         state["database"] = sql("SELECT DATABASE()")
         state["@mine"] = sql("SELECT @mine")

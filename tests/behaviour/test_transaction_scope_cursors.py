@@ -35,6 +35,7 @@ from tests.behaviour.brief import (
     unpooled,
 )
 from tests.behaviour.conftest import (
+    MARIADB,
     MYSQL,
     PATIENCE,
     assert_whole,
@@ -343,7 +344,7 @@ def test_a_second_session_waits_for_the_lock_and_reads_what_the_first_has_commit
     add("a")
     if MYSQL:
         waiting = (
-            "SELECT 1 FROM information_schema.global_status"
+            f"SELECT 1 FROM {'information' if MARIADB else 'performance'}_schema.global_status"
             " WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS' AND variable_value > 0"
         )
     else:

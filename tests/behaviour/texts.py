@@ -6,7 +6,7 @@ import re
 
 from hypothesis import strategies as st
 
-from tests.behaviour.conftest import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MARIADB, MYSQL, POSTGRESQL
 
 # What a lexer may stumble over.
 ODD = "'\"`$\\;@-/*#[]\n\r a"
@@ -22,7 +22,6 @@ if MYSQL:
         "SELECT {literal} INTO @mine",
         "( SELECT {literal} ) INTO @{name}",
         "DO @mine := {literal}",
-        "VALUES ( {literal} ) , ( @mine := 1 )",
         "SELECT 1 /*! , @mine := {literal} */",
         "/*! SET @mine = {literal} */",
         "SELECT {literal} , GET_LOCK ( 'mine' , 0 )",
@@ -30,13 +29,23 @@ if MYSQL:
         "DO GET_LOCK( 'mine' , 0 ) , {literal}",
         "CREATE TEMPORARY TABLE mine SELECT {literal} AS a",
         "PREPARE mine FROM 'SELECT 1'",
-        "EXECUTE IMMEDIATE 'SET @mine = 1'",
         "SET NAMES latin1",
         "SET SESSION time_zone = '+05:00'",
         "USE information_schema",
-        "SET STATEMENT max_statement_time = 5 FOR SELECT @mine := {literal}",
         "WITH one AS ( SELECT {literal} AS a ) SELECT @mine := a FROM one",
     ]
+    if MARIADB:
+        CHANGES += [
+            "VALUES ( {literal} ) , ( @mine := 1 )",
+            "EXECUTE IMMEDIATE 'SET @mine = 1'",
+            "SET STATEMENT max_statement_time = 5 FOR SELECT @mine := {literal}",
+        ]
+    else:
+        CHANGES += [
+            "VALUES ROW ( {literal} ) , ROW ( @mine := 1 )",
+            "VALUES ROW ( {literal} ) INTO @mine",
+            "EXPLAIN FORMAT = JSON INTO @mine SELECT {literal}",
+        ]
     HARMLESS = [
         "SELECT {literal}",
         "SELECT {literal} AS {name} , {literal}",

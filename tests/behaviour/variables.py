@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.behaviour.conftest import MYSQL, POSTGRESQL
+from tests.behaviour.conftest import MARIADB, MYSQL, POSTGRESQL
+from tests.behaviour.observer import SERVER
 from tests.behaviour.photograph import sqlite_pragmas
 
 _LEFT_OUT = {
@@ -34,6 +35,31 @@ _WORDS = {
     "timezone_abbreviations": "Australia",
     "locking_mode": "exclusive",
 }
+if SERVER == "mysql":
+    # Which doesn't say what else there is.
+    _WORDS |= {
+        "binlog_format": "STATEMENT",
+        "binlog_row_image": "MINIMAL",
+        "binlog_row_value_options": "PARTIAL_JSON",
+        "block_encryption_mode": "aes-256-cbc",
+        "explain_format": "JSON",
+        "default_collation_for_utf8mb4": "utf8mb4_general_ci",
+        "gtid_next": "ANONYMOUS",
+        "internal_tmp_mem_storage_engine": "MEMORY",
+        "myisam_stats_method": "nulls_equal",
+        "optimizer_switch": "mrr=off",
+        "optimizer_trace": "enabled=on",
+        "optimizer_trace_features": "greedy_search=off",
+        "rbr_exec_mode": "IDEMPOTENT",
+        "resultset_metadata": "NONE",
+        "session_track_gtids": "OWN_GTID",
+        "session_track_transaction_info": "STATE",
+        "sql_mode": "ANSI",
+        "terminology_use_previous": "BEFORE_8_0_26",
+        "transaction_isolation": "SERIALIZABLE",
+        "updatable_views_with_limit": "NO",
+        "use_secondary_engine": "OFF",
+    }
 
 Ask = Callable[[str], list[Any]]
 
@@ -76,7 +102,15 @@ class Variable:
 
 
 def variables(ask: Ask) -> list[Variable]:
-    if MYSQL:
+    if SERVER == "mysql":
+        rows = ask(
+            "SELECT variable_name, variable_value, IF(data_type = 'Boolean', 'ON,OFF', NULL)"
+            " FROM performance_schema.variables_metadata"
+            " JOIN performance_schema.session_variables USING (variable_name)"
+            " WHERE variable_scope <> 'GLOBAL' ORDER BY variable_name"
+        )
+        found = [Variable(name, value, choices and choices.split(",")) for name, value, choices in rows]
+    elif MARIADB:
         rows = ask(
             "SELECT variable_name, session_value, enum_value_list FROM information_schema.system_variables"
             " WHERE variable_scope LIKE 'SESSION%%' AND read_only = 'NO' ORDER BY variable_name"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.servers import MariaDB, PostgreSQL
+from tests.servers import MariaDB, MySQL, PostgreSQL
 
 ALIASES = ("default", "other")
 
@@ -21,7 +21,7 @@ class Database:
     """What of it is to be known outside of a run."""
 
     engine: str
-    server: type[MariaDB] | type[PostgreSQL] | None
+    server: type[MariaDB] | type[MySQL] | type[PostgreSQL] | None
     # The driver's module.
     driver: str
 
@@ -60,6 +60,7 @@ class Database:
 
 DATABASES = {
     "mariadb": Database("django.db.backends.mysql", MariaDB, "pymysql"),
+    "mysql": Database("django.db.backends.mysql", MySQL, "pymysql"),
     "postgresql": Database("django.db.backends.postgresql", PostgreSQL, "psycopg"),
     "sqlite": Database("django.db.backends.sqlite3", None, "sqlite3"),
 }

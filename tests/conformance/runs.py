@@ -18,8 +18,9 @@ from typing import Any
 
 import django
 
+from tests.caches import cache_directory
 from tests.conformance.databases import DATABASES
-from tests.conformance.source import cache_directory, django_tests
+from tests.conformance.source import django_tests
 from tests.conformance.spec import Report, Spec
 
 ROOT = Path(__file__).parent.parent.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -11,20 +10,13 @@ from pathlib import Path
 
 import django
 
+from tests.caches import cache_directory
+
 DOWNLOAD_SECONDS = 300
 
 
 class SourceError(Exception):
     """Django's source can't be had."""
-
-
-def cache_directory() -> Path:
-    """$DJANGO_DB_POOLING_CACHE, or where the user's caches are."""
-    chosen = os.environ.get("DJANGO_DB_POOLING_CACHE")
-    if chosen:
-        return Path(chosen).resolve()
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "django_db_pooling"
 
 
 def django_tests() -> Path:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import require
+from tests.conftest import ALL_OF_MYSQL, require
 from tests.e2e.observer import DATABASE, Observer, observing
 from tests.e2e.sites import eventually
-from tests.servers import DatabaseServer, MariaDB, PostgreSQL
+from tests.servers import DatabaseServer, MariaDB, MySQL, PostgreSQL
 
 MAX_CONNECTIONS = 50
 ROWS = 20
@@ -46,6 +46,14 @@ def mariadb() -> Iterator[MariaDB]:
 
 
 @pytest.fixture(scope="session")
+def mysql() -> Iterator[MySQL]:
+    require(MySQL)
+    with MySQL(MAX_CONNECTIONS) as server:
+        create_rows(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     require(PostgreSQL)
     with PostgreSQL(MAX_CONNECTIONS, ["-c", "log_connections=on", "-c", "log_disconnections=on"]) as server:
@@ -53,7 +61,7 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
-@pytest.fixture(params=["mariadb", "postgresql"])
+@pytest.fixture(params=["mariadb", *(["mysql"] if ALL_OF_MYSQL else []), "postgresql"])
 def server(request: pytest.FixtureRequest) -> DatabaseServer:
     """Each of the servers in turn."""
     server: DatabaseServer = request.getfixturevalue(request.param)
@@ -63,7 +71,7 @@ def server(request: pytest.FixtureRequest) -> DatabaseServer:
 @pytest.fixture
 def observer(request: pytest.FixtureRequest) -> Iterator[Observer]:
     """Of the server that the test uses, on which nobody is left from another test."""
-    name = next(name for name in ("server", "mariadb", "postgresql") if name in request.fixturenames)
+    name = next(name for name in ("server", "mariadb", "mysql", "postgresql") if name in request.fixturenames)
     with observing(request.getfixturevalue(name)) as observer:
         eventually(lambda: observer.connections() == 0, PATIENCE)
         yield observer

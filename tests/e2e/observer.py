@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.servers import DatabaseServer, MariaDB, PostgreSQL
+from tests.servers import DatabaseServer, MySQL, MySQLFamily, PostgreSQL
 
 DATABASE = "e2e"
 SAMPLE_SECONDS = 0.02
-# Of MariaDB: it has ended by itself meanwhile.
+# Of MySQL and MariaDB: it has ended by itself meanwhile.
 NO_SUCH_THREAD = 1094
 
 
@@ -95,11 +95,20 @@ class Observer:
             return list(cursor.fetchall()) if cursor.description else []
 
 
-class MariaDBObserver(Observer):
-    """On the extra port, so it works when all connections are taken."""
+class MySQLObserver(Observer):
+    """Of MariaDB, too. On the extra port, so it works when all connections are taken."""
 
     _connects_before = 0
     _lost_before = 0
+
+    def __init__(self, connection: Any, server: MySQLFamily) -> None:
+        super().__init__(connection)
+        self._last_used = "SELECT id, query_id FROM information_schema.processlist"
+        if isinstance(server, MySQL):
+            self._last_used = (
+                "SELECT processlist_id, event_id FROM performance_schema.threads"
+                " JOIN performance_schema.events_statements_current USING (thread_id)"
+            )
 
     def numbers(self) -> list[int]:
         others = "id <> CONNECTION_ID() AND command <> 'Daemon'"
@@ -109,7 +118,7 @@ class MariaDBObserver(Observer):
         ]
 
     def last_used(self) -> dict[int, Any]:
-        return dict(self._rows("SELECT id, query_id FROM information_schema.processlist"))
+        return dict(self._rows(self._last_used))
 
     def kill(self) -> None:
         for number in self.numbers():
@@ -184,12 +193,12 @@ class PostgreSQLObserver(Observer):
 
 @contextmanager
 def observing(server: DatabaseServer) -> Iterator[Observer]:
-    if isinstance(server, MariaDB):
+    if isinstance(server, MySQLFamily):
         import pymysql
 
         account = {"host": server.host, "user": server.user, "password": server.password}
         with closing(pymysql.connect(port=server.extra_port, autocommit=True, **account)) as connection:
-            yield MariaDBObserver(connection)
+            yield MySQLObserver(connection, server)
     elif isinstance(server, PostgreSQL):
         import psycopg
 

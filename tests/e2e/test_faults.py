@@ -14,7 +14,7 @@ import pytest
 
 from tests import processes
 from tests.e2e.checks import assert_every_slot_is_usable, assert_tokens_are_their_own, is_at_rest
-from tests.e2e.observer import MariaDBObserver, Observer
+from tests.e2e.observer import MySQLObserver, Observer
 from tests.e2e.sites import Answer, Site, eventually, gunicorn
 from tests.servers import HOST, DatabaseServer, MariaDB
 
@@ -217,7 +217,7 @@ def test_two_workers_open_at_most_two_times_max_outstanding(
 
 
 def test_a_graceful_stop_answers_what_has_begun_and_leaves_no_connection(
-    mariadb: MariaDB, observer: MariaDBObserver
+    mariadb: MariaDB, observer: MySQLObserver
 ) -> None:
     with gunicorn(mariadb, pooling=POOLING) as site, ThreadPoolExecutor(3) as pool:
         assert {answer.status for answer in site.get_all(["/hold?s=0.3"] * MOST)} == {200}

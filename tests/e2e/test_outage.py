@@ -13,7 +13,7 @@ import pytest
 from tests import processes
 from tests.e2e.checks import assert_every_slot_is_usable, assert_tokens_are_their_own, is_at_rest
 from tests.e2e.manners import good_manners
-from tests.e2e.observer import MariaDBObserver, Observer
+from tests.e2e.observer import MySQLObserver, Observer
 from tests.e2e.sites import Answer, Site, eventually, gunicorn, url_through
 from tests.proxy import TcpProxy
 from tests.servers import DatabaseServer, MariaDB
@@ -298,7 +298,7 @@ def test_a_graceful_stop_under_load_says_goodbye(server: DatabaseServer, observe
 
 
 def test_a_worker_that_gunicorn_ends_for_its_silence_leaves_no_connection(
-    mariadb: MariaDB, observer: MariaDBObserver
+    mariadb: MariaDB, observer: MySQLObserver
 ) -> None:
     with gunicorn(mariadb, pooling=POOLING, arguments=["--timeout=2"]) as site, ThreadPoolExecutor(1) as pool:
         fill(site)

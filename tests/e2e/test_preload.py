@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from tests.conftest import ALL_OF_MYSQL
 from tests.e2e.checks import assert_tokens_are_their_own
 from tests.e2e.manners import good_manners
 from tests.e2e.observer import Observer
@@ -25,6 +26,12 @@ WAYS = [
     ("gthread", "postgresql", "psycopg"),
     ("gthread", "postgresql", "psycopg2"),
 ]
+if ALL_OF_MYSQL:
+    WAYS += [
+        ("gevent", "mysql", "pymysql"),
+        ("gthread", "mysql", "pymysql"),
+        ("gthread", "mysql", "mysqlclient"),
+    ]
 MODULES = {"mysqlclient": "MySQLdb"}
 
 

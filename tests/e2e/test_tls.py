@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.conftest import ALL_OF_MYSQL
 from tests.e2e.checks import PATIENCE, assert_tokens_are_their_own, is_at_rest
 from tests.e2e.sites import Site, eventually, gunicorn, uvicorn
 from tests.servers import DatabaseServer
@@ -28,6 +29,7 @@ def running(worker: str, server: DatabaseServer) -> AbstractContextManager[Site]
 
 # libpq speaks TLS in C, whatever the worker is.
 WAYS = [*(("mariadb", worker) for worker in (*GUNICORN, "uvicorn")), ("postgresql", "gevent")]
+WAYS += [("mysql", worker) for worker in ((*GUNICORN, "uvicorn") if ALL_OF_MYSQL else ["gevent, preloaded"])]
 
 
 @pytest.mark.parametrize("way", WAYS, ids="-".join)

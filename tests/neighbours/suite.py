@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.source import cache_directory
+from tests.caches import cache_directory
 
 DOWNLOAD_SECONDS = 300
 

@@ -155,7 +155,7 @@ def expect(found: Any, expected: Any, what: str) -> None:
 
 
 def all_ways() -> list[ways.Way]:
-    return ways.WAYS[connection.vendor]
+    return ways.of(connection)
 
 
 def look(text: str, mine: str) -> Any:
