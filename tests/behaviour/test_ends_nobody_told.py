@@ -225,6 +225,12 @@ def test_in_another_thread_nothing_is_taken_from_its_own() -> None:
 
 def test_a_request_inside_of_another_one_keeps_nothing_alive() -> None:
     """Neither the wrapper nor the slot of the outer one: dropped, they are reclaimed at once."""
+    # In a thread whose wrapper nobody has had before.
+    in_thread(_lose_in_the_inner_request)
+    assert_whole()
+
+
+def _lose_in_the_inner_request() -> None:
     reclaimed = pooling.stats("default").reclaimed
     request_started()
     token()
@@ -241,4 +247,3 @@ def test_a_request_inside_of_another_one_keeps_nothing_alive() -> None:
     assert ref() is None
     request_finished()
     request_finished()
-    assert_whole()

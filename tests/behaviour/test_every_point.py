@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.only("threads"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-LEAST_POINTS = 8
+# Python 3.12 has comprehensions in line, which are calls before.
+LEAST_POINTS = 5
 
 ENDS: dict[str, Callable[[], Any]] = {
     "close": lambda: connection.close(),

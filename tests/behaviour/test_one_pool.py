@@ -173,6 +173,7 @@ def test_a_pool_that_is_forgotten_while_a_wrapper_finds_it_is_made_anew(
 ) -> None:
     with another_alias() as alias:
         in_thread(lambda: one(alias))
+        eventually(lambda: pooling.stats(alias).idle == 1)
         pool, find = registry.by_alias[alias], DatabasePool.identity_of
 
         def forget_and_find(self: DatabasePool, wrapper: Any) -> Identity:

@@ -326,7 +326,7 @@ def test_whatever_strikes_a_unit_the_next_one_begins_and_ends_as_always(file: st
             assert owner.current().scopes == ()
         return number
 
-    assert in_thread(rounds) > 10
+    assert in_thread(rounds) > 5
 
 
 # -- threads without an end ----------------------------------------------------------------------------
