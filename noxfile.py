@@ -43,7 +43,6 @@ COMPILED = ("mysqlclient", "python-ldap", "mprov-django-ldapdb", "pyuwsgi")
 
 setup = configparser.ConfigParser()
 setup.read(ROOT / "setup.cfg", encoding="utf-8")
-nox.options.error_on_missing_interpreters = False
 
 
 def requirements(django: str) -> list[str]:

@@ -239,14 +239,6 @@ def pooled(cls: type[Any]) -> type[Any]:
     return made
 
 
-def make_pooled(wrapper: Any) -> None:
-    """Pool one that Django has made, with what it has made for itself already."""
-    before = wrapper.features_class
-    wrapper.__class__ = pooled(wrapper.__class__)
-    if wrapper.features_class is not before and type(wrapper.features) is before:
-        wrapper.features.__class__ = wrapper.features_class
-
-
 def _pooled_cursor(cls: type[Any]) -> type[Any]:
     return _cursor_classes.setdefault(cls, mixed(PooledCursor, cls))
 
