@@ -35,7 +35,7 @@ DRIVERS = {
     "postgresql": "psycopg",
     "mysql": "pymysql or mysqlclient",
 }
-ONE_SERVER = "sqlite3 or pymysql-gevent"
+ONE_SERVER = "sqlite3-threads or pymysql-gevent"
 EXTRAS = ["test", "conformance", "mysqlclient", "test-ldap", "test-uwsgi"]
 # Compiled on the machine where there is no wheel. Where that can't be done their tests are skipped, but not
 # in CI.

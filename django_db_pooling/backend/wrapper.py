@@ -218,6 +218,14 @@ class PooledWrapper(LeaseHolder):
         self.__dict__.pop("wrap_database_errors", None)
 
 
+def make_pooled(wrapper: Any) -> None:
+    """Pool one that Django has made, with what it has made for itself already."""
+    cls = wrapper.__class__
+    wrapper.__class__ = made = pooled(cls)
+    if made.features_class is not cls.features_class and type(wrapper.features) is cls.features_class:
+        wrapper.features.__class__ = made.features_class
+
+
 @functools.cache
 def pooled(cls: type[Any]) -> type[Any]:
     """The pooled subclass of a backend's DatabaseWrapper, which goes by the same name.
