@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import ldap
 
+from django_db_pooling.ldap import endings
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.servers import servers
+from django_db_pooling.log import redact
 
 C = TypeVar("C", bound=Connector)
 
@@ -31,8 +33,8 @@ def connect(
 ) -> C:
     """A connection to the next server in turn, or else to another one of the list (I/O that blocks).
 
-    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this, but a TLS
-    handshake can't be limited. A wrong password isn't tried on another server: that could lock the account.
+    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this; only an attempt
+    limits a TLS handshake. A wrong password isn't tried on another server: that could lock the account.
     Raises ldap.LDAPError.
     """
     balancer = servers(uris)
@@ -43,19 +45,14 @@ def connect(
         left = None if until is None else max(until - time.monotonic(), 0.01)
         connection = cls(uri)
         connection.timeout = timeout
+        seconds_for_one = balancer.seconds_for_one(left, others)
         try:
-            with balancer.trying(uri):
-                connection.open(
-                    bind,
-                    password,
-                    start_tls=start_tls,
-                    options=options,
-                    seconds=balancer.seconds_for_one(left, others),
-                )
+            with balancer.trying(uri), endings.limited(seconds_for_one) as step:
+                _open(connection, step, bind, password, start_tls, options, seconds_for_one)
         except SERVER_AWAY:
             balancer.mark_away(uri)
             close(connection)
-            if not others:
+            if not others or endings.is_given_up():
                 raise
         except BaseException:
             close(connection)
@@ -64,6 +61,30 @@ def connect(
             balancer.mark_up(uri)
             return connection
     raise AssertionError("a list of URIs is never empty")
+
+
+def _open(
+    connection: Connector,
+    step: endings.Step | None,
+    bind: str | None,
+    password: str | None,
+    start_tls: bool,
+    options: Mapping[int, Any] | None,
+    seconds: float | None,
+) -> None:
+    began = time.monotonic()
+    mark = None if step is None else step.mark
+    try:
+        connection.open(bind, password, start_tls=start_tls, options=options, seconds=seconds, mark=mark)
+        if step is None or not step.has_ended:
+            return
+    except ldap.LDAPError:
+        if step is None or not step.has_ended:
+            raise
+    info = f"{redact(connection._uri)} is still silent after {time.monotonic() - began:.1f} s"
+    if start_tls or connection._uri.lower().startswith("ldaps:"):
+        info += ", perhaps in the TLS handshake"
+    raise ldap.TIMEOUT({"desc": "Timed out", "info": info})
 
 
 def close(connection: Connector) -> None:

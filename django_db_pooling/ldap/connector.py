@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ldap
 from ldap.ldapobject import SimpleLDAPObject
 
+from django_db_pooling.ldap import endings
 from django_db_pooling.process import fork, green
 
 # Functions of libldap that send a request and return its message number, and those that change the session.
@@ -28,6 +29,10 @@ _SENDS = frozenset(
     }
 )
 _CHANGES = frozenset({"simple_bind", "sasl_bind_s", "sasl_interactive_bind_s", "start_tls_s"})
+# Where libldap follows a referral by itself, it does so in the hub, as nobody, for as long as it takes.
+_USUAL = {ldap.OPT_REFERRALS: 0}
+# Which option of libldap sets which part of a mark.
+_KEEPALIVE = (ldap.OPT_X_KEEPALIVE_IDLE, ldap.OPT_X_KEEPALIVE_INTERVAL)
 # Messages of an answer that others follow.
 _PARTIAL = (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIATE)
 # After these errors the connection can't be used any more.
@@ -70,13 +75,14 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         start_tls: bool = False,
         options: Mapping[int, Any] | None = None,
         seconds: float | None = None,
+        mark: endings.Mark | None = None,
     ) -> None:
         """Connect and bind (I/O that blocks). ``bind`` None: stay anonymous, without a bind.
 
-        ``seconds``: for each answer, and for TCP to connect; a TLS handshake has no limit. Raises
-        ldap.LDAPError.
+        ``seconds``: for each answer, and for TCP to connect; a TLS handshake has no limit. ``mark``: of its
+        socket until this is over. Raises ldap.LDAPError.
         """
-        options = dict(options or {})
+        options = {**_USUAL, **(options or {})}
         # Otherwise any signal, SIGCHLD for example, looks like the end of the connection.
         self.set_option(ldap.OPT_RESTART, True)
         if seconds is not None:
@@ -89,6 +95,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if ldap.OPT_X_TLS_NEWCTX not in options and any(map(_is_tls_option, options)):
             # TLS options have no effect on a connection unless this one is set, after them.
             self.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+        if mark is not None:
+            self._set_keepalive(mark)
         limit = -1 if seconds is None else seconds
         if start_tls:
             self.start_tls_s()
@@ -106,8 +114,16 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if seconds is not None:
             self.set_option(ldap.OPT_TIMEOUT, options.get(ldap.OPT_TIMEOUT, -1))
         self._timeout_as_opened = self.timeout
+        if mark is not None:
+            intervals = [options.get(option, 0) for option in _KEEPALIVE]
+            self._set_keepalive(intervals)
+            endings.set_intervals(self.fileno(), intervals)
         self.descriptor = self.fileno()
         self.is_dirty = False
+
+    def _set_keepalive(self, intervals: Sequence[int]) -> None:
+        for option, seconds in zip(_KEEPALIVE, intervals, strict=True):
+            self.set_option(option, seconds)
 
     @property
     def has_options_as_opened(self) -> bool:

@@ -31,9 +31,9 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_fill, slot, make))
+        attempt = slot.attempt = Attempt(make, partial(_fill, slot), close, seconds)
         try:
-            attempt.wait(seconds)
+            attempt.wait()
         except AttemptTimeout as error:
             info = f"still connecting after {error.seconds:.1f} s"
             raise ldap.TIMEOUT({"desc": "Timed out", "info": info}) from None
@@ -78,8 +78,8 @@ class LDAP(Driver):
         params["seconds"] = seconds
 
 
-def _fill(slot: Slot, make: Callable[[], Any]) -> None:
-    slot.connection = make()
+def _fill(slot: Slot, connection: Any) -> None:
+    slot.connection = connection
 
 
 DRIVER = LDAP()
