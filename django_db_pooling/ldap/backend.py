@@ -16,6 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
+from django_db_pooling.ldap.state import REPEATS
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process.deadline import Deadline
 
@@ -105,21 +106,24 @@ class DirectoryWrapper(Backend):
         """django-ldapdb's, but complete before the first entry is handed out: between two entries the
         connection may be used for something else, or be given back.
 
-        Where it turns out to be broken, the search is made once more on a fresh one.
+        Where it turns out to be broken, the search is made again on a fresh one.
         """
         yield from self._search(super().search_s, arguments, keywords)
 
     def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
-        with self._operation():
-            timeout = None if self.slot is None else self.slot.pool.limits.timeout
-            try:
-                with self.wrap_database_errors:
-                    return list(search(*arguments, **keywords))
-            except ldap.SERVER_DOWN:
-                if self.connection is not None:
-                    raise
-        with self._operation(Deadline(timeout, began)), self.wrap_database_errors:
+        deadline: Deadline | None = None
+        for _ in range(REPEATS):
+            with self._operation(deadline):
+                timeout = None if self.slot is None else self.slot.pool.limits.timeout
+                try:
+                    with self.wrap_database_errors:
+                        return list(search(*arguments, **keywords))
+                except ldap.SERVER_DOWN:
+                    if self.connection is not None:
+                        raise
+            deadline = Deadline(timeout, began)
+        with self._operation(deadline), self.wrap_database_errors:
             return list(search(*arguments, **keywords))
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import ldap
 
-from django_db_pooling.ldap import endings
+from django_db_pooling.ldap import endings, tls
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.servers import servers
 from django_db_pooling.log import redact
@@ -73,18 +74,35 @@ def _open(
     seconds: float | None,
 ) -> None:
     began = time.monotonic()
+    uses_tls = start_tls or connection._uri.lower().startswith("ldaps:")
     mark = None if step is None else step.mark
     try:
         connection.open(bind, password, start_tls=start_tls, options=options, seconds=seconds, mark=mark)
+    except (ldap.SERVER_DOWN, ldap.CONNECT_ERROR) as error:
+        if uses_tls and (step is None or not step.has_ended):
+            left = math.inf if seconds is None else began + seconds - time.monotonic()
+            why = _trouble(connection, start_tls, error, left)
+            if why is not None:
+                raise tls.with_trouble(error, why) from None
         if step is None or not step.has_ended:
-            return
+            raise
     except ldap.LDAPError:
         if step is None or not step.has_ended:
             raise
-    info = f"{redact(connection._uri)} is still silent after {time.monotonic() - began:.1f} s"
-    if start_tls or connection._uri.lower().startswith("ldaps:"):
-        info += ", perhaps in the TLS handshake"
-    raise ldap.TIMEOUT({"desc": "Timed out", "info": info})
+    if step is not None and step.has_ended:
+        info = f"{redact(connection._uri)} is still silent after {time.monotonic() - began:.1f} s"
+        if uses_tls:
+            info += ", perhaps in the TLS handshake"
+        raise ldap.TIMEOUT({"desc": "Timed out", "info": info})
+
+
+def _trouble(connection: Connector, start_tls: bool, error: ldap.LDAPError, seconds: float) -> str | None:
+    """Why TLS has failed, if it has."""
+    why = tls.trouble(connection._uri, start_tls, connection.get_option, seconds)
+    if why is None and "unknown error code" in str(error):
+        # What libldap says when GnuTLS has no error and it is libldap that refuses.
+        return "the handshake has failed, libldap doesn't say why"
+    return why
 
 
 def close(connection: Connector) -> None:
