@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ldap
@@ -17,7 +17,9 @@ from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
 from django_db_pooling.ldap.state import REPEATS
+from django_db_pooling.ldap.turns import give_way
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.waiter import Waiter
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ def _also_operational_error(error: type[Exception]) -> type[Exception]:
 
 class DirectoryWrapper(Backend):
     """Mixed in between the pooled wrapper and django-ldapdb's."""
+
+    # Who was to have the connection when the last operation ended.
+    _waiter: Waiter | None = None
 
     def translate(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         """Errors of the connection become Django's, too; what the server says of data stays python-ldap's."""
@@ -108,45 +113,52 @@ class DirectoryWrapper(Backend):
 
         Where it turns out to be broken, the search is made again on a fresh one.
         """
-        yield from self._search(super().search_s, arguments, keywords)
+        found = self._search(super().search_s, arguments, keywords)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and self.slot is None:
+            give_way(waiter)
+        yield from found
 
     def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
         deadline: Deadline | None = None
         for _ in range(REPEATS):
-            with self._operation(deadline):
-                timeout = None if self.slot is None else self.slot.pool.limits.timeout
+            with self.operation(deadline):
+                self._limit_answers(deadline)
+                slot = self.slot
+                timeout = None if slot is None else slot.pool.limits.timeout
                 try:
                     with self.wrap_database_errors:
-                        return list(search(*arguments, **keywords))
+                        found = list(search(*arguments, **keywords))
+                    self._waiter = None if slot is None else slot.pool.queue.head()
+                    return found
                 except ldap.SERVER_DOWN:
                     if self.connection is not None:
                         raise
             deadline = Deadline(timeout, began)
-        with self._operation(deadline), self.wrap_database_errors:
+        with self.operation(deadline), self.wrap_database_errors:
+            self._limit_answers(deadline)
             return list(search(*arguments, **keywords))
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().add_s(*arguments, **keywords)
 
     def modify_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().modify_s(*arguments, **keywords)
 
     def delete_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().delete_s(*arguments, **keywords)
 
     def rename_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().rename_s(*arguments, **keywords)
-
-    @contextmanager
-    def _operation(self, deadline: Deadline | None = None) -> Iterator[None]:
-        with self.operation(deadline):
-            self._limit_answers(deadline)
-            yield
 
     def _limit_answers(self, deadline: Deadline | None = None) -> None:
         """The server must answer by this deadline; None: within the pool's timeout."""

@@ -11,6 +11,7 @@ import ldap
 from ldap.ldapobject import SimpleLDAPObject
 
 from django_db_pooling.ldap import endings
+from django_db_pooling.ldap.turns import wait_for_answer
 from django_db_pooling.process import fork, green
 
 # Functions of libldap that send a request and return its message number, and those that change the session.
@@ -54,6 +55,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         self.pending: set[int] = set()
         # What has come of answers that weren't complete in time, by message number.
         self._partial_answers: dict[int, deque[Any]] = {}
+        # The request that was sent last, while nothing else is outstanding and nothing was read since.
+        self._just_sent: int | None = None
         self.is_broken = False
         # Its user has bound it as another user, or set an option that can't be set back.
         self.is_dirty = False
@@ -230,6 +233,9 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         """What ``result4`` does, waiting at the socket instead of in C."""
         until = None if seconds < 0 else time.monotonic() + seconds
         collects = all == 1
+        if message == self._just_sent and seconds != 0:
+            # Nothing of it can be in libldap's buffer.
+            self._wait_for_data(until)
         while True:
             if not collects and (part := self._next_partial_answer(message)) is not None:
                 return part
@@ -263,13 +269,15 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if left <= 0:
             raise ldap.TIMEOUT({"desc": "Timed out"})
         descriptor = self.fileno() if self.descriptor is None else self.descriptor
-        green.cooperative_wait(descriptor, min(left, RECHECK_INTERVAL))
+        wait_for_answer(descriptor, min(left, RECHECK_INTERVAL))
 
     def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
         if not fork.noticed[0]:
             fork.notice()
         name = func.__name__
-        if name in _CHANGES:
+        if name == "result4":
+            self._just_sent = None
+        elif name in _CHANGES:
             self.is_dirty = True
         elif name == "unbind_ext":
             # The system may give this number to another file at once.
@@ -283,6 +291,7 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
             # Nothing yet. Without this python-ldap would fail on the missing controls.
             return None
         if name in _SENDS:
+            self._just_sent = None if self.pending else result
             self.pending.add(result)
         elif name == "abandon_ext":
             self._forget(arguments[0])
