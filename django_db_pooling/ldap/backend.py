@@ -17,7 +17,7 @@ from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
 from django_db_pooling.ldap.state import REPEATS
-from django_db_pooling.ldap.turns import give_way
+from django_db_pooling.ldap.turns import give_way, let_reader_go_first
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.waiter import Waiter
 from django_db_pooling.process.deadline import Deadline
@@ -121,6 +121,8 @@ class DirectoryWrapper(Backend):
 
     def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
         began = time.monotonic()
+        if self.slot is None:
+            let_reader_go_first()
         deadline: Deadline | None = None
         for _ in range(REPEATS):
             with self.operation(deadline):

@@ -7,6 +7,8 @@ given one back, and goes on with work that needs none, lets the hub read the ans
 
 from __future__ import annotations
 
+import contextlib
+import select
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +16,10 @@ from typing import Any
 
 from django_db_pooling.pool.waiter import Waiter
 from django_db_pooling.process import green
+
+
+# Of libev: what is ready is handled in this order. libuv has none.
+_FIRST = 2
 
 
 class _Turn:
@@ -33,6 +39,9 @@ class _Turns:
         self._getcurrent: Callable[[], Any] = sys.modules["greenlet"].getcurrent
         self._waiting: deque[_Turn] = deque()
         self._timer = hub.loop.timer(0.0)
+        # Who waits for an answer, by the descriptor. The original poll: gevent's yields to the hub.
+        self._readers: dict[int, Any] = {}
+        self._poller = green.original("select", "poll")()
 
     def wait(self, goes_first: Any) -> None:
         """``goes_first``: the greenlet to go on with at once; None: whatever the hub has."""
@@ -47,6 +56,35 @@ class _Turns:
             (goes_first or self.hub).switch()
         finally:
             turn.asleep = None
+
+    def wait_for_answer(self, descriptor: int, seconds: float) -> None:
+        current = self._getcurrent()
+        ready = self.hub.loop.io(descriptor, 1, True, _FIRST)
+        late = self.hub.loop.timer(seconds)
+        try:
+            self._readers[descriptor] = current
+            self._poller.register(descriptor, select.POLLIN)
+            ready.start(current.switch)
+            late.start(current.switch)
+            self.hub.switch()
+        finally:
+            self._forget(descriptor)
+            ready.stop()
+            late.stop()
+            ready.close()
+            late.close()
+
+    def _forget(self, descriptor: int) -> None:
+        if self._readers.pop(descriptor, None) is not None:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(descriptor)
+
+    def reader(self) -> Any:
+        """A greenlet whose answer is there; None: there is none. It is its turn then."""
+        if not self._readers:
+            return None
+        ready = self._poller.poll(0)
+        return self._readers.get(ready[0][0]) if ready else None
 
     def _next(self) -> None:
         """Called in the hub."""
@@ -63,46 +101,46 @@ class _Turns:
 _local: Any = None
 
 
+def _here() -> _Turns:
+    """Of this thread's hub."""
+    global _local
+    if _local is None:
+        # Of native threads, and gone with them, whatever gevent has patched.
+        _local = green.original("_thread", "_local")()
+    hub = green.hub_of_this_thread()
+    turns: _Turns | None = getattr(_local, "turns", None)
+    if turns is None or turns.hub is not hub:
+        turns = _local.turns = _Turns(hub)
+    return turns
+
+
 def give_way(waiter: Waiter) -> None:
     """Let greenlets that have connections go on first, before all ``waiter``, where it has just been served.
 
     Does nothing in native threads.
     """
-    global _local
-    if not green.patched("threading"):
-        return
-    if _local is None:
-        # Of native threads, and gone with them, whatever gevent has patched.
-        _local = green.original("_thread", "_local")()
-    hub = green.hub_of_this_thread()
-    turns = getattr(_local, "turns", None)
-    if turns is None or turns.hub is not hub:
-        turns = _local.turns = _Turns(hub)
-    is_served = waiter.outcome is not None and getattr(waiter.sleepers, "hub", None) is hub
-    turns.wait(waiter.asleep if is_served else None)
+    if green.patched("select"):
+        turns = _here()
+        is_served = waiter.outcome is not None and getattr(waiter.sleepers, "hub", None) is turns.hub
+        turns.wait(waiter.asleep if is_served else None)
 
 
-# Of libev: what is ready is handled in this order. libuv has none.
-_FIRST = 2
+def let_reader_go_first() -> None:
+    """Called by who is about to ask for a connection: an answer may be there that somebody waits for, and
+    gevent's hub looks for them only when all is done that was ready the last time.
+    """
+    if green.patched("select"):
+        turns = _here()
+        reader = turns.reader()
+        if reader is not None:
+            turns.wait(reader)
 
 
 def wait_for_answer(descriptor: int, seconds: float) -> None:
     """Until something can be read, for so long at most; it may return earlier. Under gevent other greenlets
     run meanwhile, but this one comes before those that are ready at the same time.
     """
-    if not green.patched("select"):
+    if green.patched("select"):
+        _here().wait_for_answer(descriptor, seconds)
+    else:
         green.cooperative_wait(descriptor, seconds)
-        return
-    hub = green.hub_of_this_thread()
-    switch = sys.modules["greenlet"].getcurrent().switch
-    ready = hub.loop.io(descriptor, 1, True, _FIRST)
-    late = hub.loop.timer(seconds)
-    try:
-        ready.start(switch)
-        late.start(switch)
-        hub.switch()
-    finally:
-        ready.stop()
-        late.stop()
-        ready.close()
-        late.close()
