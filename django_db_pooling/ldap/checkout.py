@@ -18,6 +18,7 @@ from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Credentials, Identities
 from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
+from django_db_pooling.ldap.turns import let_reader_go_first
 from django_db_pooling.log import safe_label
 from django_db_pooling.pool.growth import MAX_PAUSE
 from django_db_pooling.pool.limits import Limits
@@ -118,6 +119,7 @@ class Checkouts:
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
         deadline = Deadline(self.wait_timeout)
+        let_reader_go_first()
         who = self._identities.credentials(bind, passwd)
         while True:
             slot = self._try(who, deadline)

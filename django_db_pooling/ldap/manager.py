@@ -20,6 +20,7 @@ import ldap
 from django_db_pooling.ldap.checkout import Checkouts
 from django_db_pooling.ldap.identities import Secret
 from django_db_pooling.ldap.state import StateConnector
+from django_db_pooling.ldap.turns import give_way
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.stats import PoolStats
@@ -136,7 +137,10 @@ class ConnectionManager(Checkouts):
             yield connection
         finally:
             connection._reopen, connection.active = None, False
+            waiter = slot.pool.queue.head()
             self._check_in(slot)
+        if waiter is not None:
+            give_way(waiter)
 
     def authenticate(self, dn: str, password: str) -> bool:
         """Whether the server accepts this password for this name; it checks each time.

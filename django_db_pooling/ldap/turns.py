@@ -17,7 +17,6 @@ from typing import Any
 from django_db_pooling.pool.waiter import Waiter
 from django_db_pooling.process import green
 
-
 # Of libev: what is ready is handled in this order. libuv has none.
 _FIRST = 2
 
