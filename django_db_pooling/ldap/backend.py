@@ -56,9 +56,6 @@ def _also_operational_error(error: type[Exception]) -> type[Exception]:
 class DirectoryWrapper(Backend):
     """Mixed in between the pooled wrapper and django-ldapdb's."""
 
-    # Who was to have the connection when the last operation ended.
-    _waiter: Waiter | None = None
-
     def translate(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         """Errors of the connection become Django's, too; what the server says of data stays python-ldap's."""
         if not issubclass(exc_type, ldap.LDAPError) or issubclass(exc_type, DjangoError):
@@ -113,13 +110,17 @@ class DirectoryWrapper(Backend):
 
         Where it turns out to be broken, the search is made again on a fresh one.
         """
-        found = self._search(super().search_s, arguments, keywords)
-        waiter, self._waiter = self._waiter, None
+        found, waiter = self._search(super().search_s, arguments, keywords)
         if waiter is not None and self.slot is None:
             give_way(waiter)
+        # It refers to what it has got.
+        waiter = None
         yield from found
 
-    def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
+    def _search(
+        self, search: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> tuple[list[Any], Waiter | None]:
+        """What is found, and who waited for the connection then."""
         began = time.monotonic()
         if self.slot is None:
             let_reader_go_first()
@@ -132,15 +133,14 @@ class DirectoryWrapper(Backend):
                 try:
                     with self.wrap_database_errors:
                         found = list(search(*arguments, **keywords))
-                    self._waiter = None if slot is None else slot.pool.queue.head()
-                    return found
+                    return found, None if slot is None else slot.pool.queue.head()
                 except ldap.SERVER_DOWN:
                     if self.connection is not None:
                         raise
             deadline = Deadline(timeout, began)
         with self.operation(deadline), self.wrap_database_errors:
             self._limit_answers(deadline)
-            return list(search(*arguments, **keywords))
+            return list(search(*arguments, **keywords)), None
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
         with self.operation(), self.wrap_database_errors:

@@ -32,8 +32,12 @@ _SENDS = frozenset(
 _CHANGES = frozenset({"simple_bind", "sasl_bind_s", "sasl_interactive_bind_s", "start_tls_s"})
 # Where libldap follows a referral by itself, it does so in the hub, as nobody, for as long as it takes.
 _USUAL = {ldap.OPT_REFERRALS: 0}
-# Which option of libldap sets which part of a mark.
-_KEEPALIVE = (ldap.OPT_X_KEEPALIVE_IDLE, ldap.OPT_X_KEEPALIVE_INTERVAL)
+# Which option of libldap sets which part of a mark; not every libldap has them.
+_KEEPALIVE = [
+    getattr(ldap, name)
+    for name in ("OPT_X_KEEPALIVE_IDLE", "OPT_X_KEEPALIVE_INTERVAL")
+    if hasattr(ldap, name)
+]
 # Messages of an answer that others follow.
 _PARTIAL = (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIATE)
 # After these errors the connection can't be used any more.
@@ -98,7 +102,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if ldap.OPT_X_TLS_NEWCTX not in options and any(map(_is_tls_option, options)):
             # TLS options have no effect on a connection unless this one is set, after them.
             self.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
-        if mark is not None:
+        has_mark = mark is not None and len(mark) == len(_KEEPALIVE)
+        if mark is not None and has_mark:
             self._set_keepalive(mark)
         limit = -1 if seconds is None else seconds
         if start_tls:
@@ -117,7 +122,7 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if seconds is not None:
             self.set_option(ldap.OPT_TIMEOUT, options.get(ldap.OPT_TIMEOUT, -1))
         self._timeout_as_opened = self.timeout
-        if mark is not None:
+        if has_mark:
             intervals = [options.get(option, 0) for option in _KEEPALIVE]
             self._set_keepalive(intervals)
             endings.set_intervals(self.fileno(), intervals)

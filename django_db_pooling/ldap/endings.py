@@ -32,6 +32,8 @@ LOOK_EVERY = 0.1
 FREE_AFTER = 5.0
 MAX_FREED = 8
 
+# Linux has these options; where they are missing no try has a mark.
+CAN_MARK = hasattr(_socket, "TCP_KEEPIDLE") and hasattr(_socket, "TCP_KEEPINTVL")
 # Lists the descriptors of this process.
 DESCRIPTORS = "/proc/self/fd"
 
@@ -49,7 +51,9 @@ class Step:
     def __init__(self, until: float) -> None:
         self.until = until
         self.has_ended = False
-        self.mark: Mark = (secrets.choice(MARK_SECONDS), secrets.choice(MARK_SECONDS))
+        self.mark: Mark | None = None
+        if CAN_MARK:
+            self.mark = (secrets.choice(MARK_SECONDS), secrets.choice(MARK_SECONDS))
 
 
 class Ending(Protocol):
@@ -148,7 +152,8 @@ def _look_after(attempts: Collection[Ending], threads: _Threads) -> float:
         elif step is not None:
             # Before it is shut down: who takes the mark away reads this afterwards.
             step.has_ended = True
-            due.add(step.mark)
+            if step.mark is not None:
+                due.add(step.mark)
         if now - attempt.until >= FREE_AFTER:
             _free(attempt, threads)
     if due:
@@ -220,8 +225,8 @@ def _on_socket(descriptor: int, function: Callable[[_socket.socket], T]) -> T | 
         return None
     try:
         return function(handle)
-    except (OSError, AttributeError):
-        # Not TCP's, or a system without these options.
+    except OSError:
+        # Not TCP's.
         return None
     finally:
         handle.detach()

@@ -44,6 +44,8 @@ def trouble(uri: str, start_tls: bool, option: Callable[[int], Any], seconds: fl
     Blocks, in a native thread. ``option``: python-ldap's ``get_option`` of the connection that has failed.
     """
     parts = urlsplit(uri)
+    if parts.scheme.lower() not in ("ldap", "ldaps"):
+        return None
     host, port = parts.hostname or "localhost", parts.port
     # As in libldap, which wants to find the machine's name in the certificate then.
     name = _socket.gethostname() if host == "localhost" else host
