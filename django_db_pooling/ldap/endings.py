@@ -69,7 +69,10 @@ class _Threads:
     """Of this process."""
 
     def __init__(self) -> None:
-        self.lock = green.original("_thread", "allocate_lock")()
+        make_lock = green.original("_thread", "allocate_lock")
+        self.lock = make_lock()
+        # The watching thread sleeps on it.
+        self.bell = make_lock()
         self.is_watched = False
         # Native threads add and remove themselves.
         self.attempts: dict[Ending, None] = {}
@@ -104,6 +107,11 @@ def end(attempt: Ending) -> None:
     with threads.lock:
         threads.attempts.pop(attempt, None)
         threads.freed.pop(attempt, None)
+        if threads.attempts or not threads.bell.locked():
+            return
+    # A thread that isn't there does no harm to a fork.
+    with contextlib.suppress(RuntimeError):
+        threads.bell.release()
 
 
 @contextlib.contextmanager
@@ -130,14 +138,14 @@ def is_given_up() -> bool:
 
 
 def _watch(threads: _Threads) -> None:
-    sleep = green.original("time", "sleep")
     while True:
+        threads.bell.acquire(blocking=False)
         with threads.lock:
             attempts = list(threads.attempts)
             if not attempts:
                 threads.is_watched = False
                 return
-        sleep(_look_after(attempts, threads))
+        threads.bell.acquire(timeout=_look_after(attempts, threads))
 
 
 def _look_after(attempts: Collection[Ending], threads: _Threads) -> float:

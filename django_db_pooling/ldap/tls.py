@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import ldap
 
+from django_db_pooling.log import redact
+
 # More than this (seconds) nobody waits for an explanation.
 MAX_SECONDS = 2.0
 # The request to begin with TLS: https://www.rfc-editor.org/rfc/rfc4511#section-4.14
@@ -55,16 +57,16 @@ def trouble(uri: str, start_tls: bool, option: Callable[[int], Any], seconds: fl
     try:
         handshake = _Handshake(_context(option), name)
     except (ssl.SSLError, OSError) as error:
-        return f"the certificates to trust can't be read: {error}"
+        return f"the certificates to trust can't be read: {redact(error)}"
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
         _shake_hands(found, start_tls, handshake, until)
     except ssl.SSLCertVerificationError as error:
-        return f"certificate verify failed: {error.verify_message}"
+        return f"certificate verify failed: {redact(error.verify_message)}"
     except ssl.SSLEOFError:
         pass
     except ssl.SSLError as error:
-        return str(error.reason or error)
+        return redact(error.reason or error)
     except (OSError, ValueError):
         # It isn't there.
         pass

@@ -19,10 +19,12 @@ from django_db_pooling.process import green
 
 # Of libev: what is ready is handled in this order. libuv has none.
 _FIRST = 2
+# Whose turn it is is looked at so often (seconds), whatever was interrupted.
+RECHECK_INTERVAL = 0.05
 
 
 class _Turn:
-    """Of a greenlet that waits for it; None: it doesn't any more."""
+    """A greenlet that waits to be woken; None: it doesn't any more."""
 
     __slots__ = ("asleep",)
 
@@ -31,15 +33,20 @@ class _Turn:
 
 
 class _Turns:
-    """Of one hub: one greenlet each time the hub has been round to look for answers."""
+    """Of one hub: each time it has been round to look for answers, one of those who wait goes on.
+
+    Whatever interrupts a call of this, nobody is woken who doesn't wait any more, and nobody sleeps for good.
+    """
 
     def __init__(self, hub: Any) -> None:
         self.hub = hub
         self._getcurrent: Callable[[], Any] = sys.modules["greenlet"].getcurrent
         self._waiting: deque[_Turn] = deque()
         self._timer = hub.loop.timer(0.0)
+        # It goes on by itself while anybody waits: a call that starts the other one may be interrupted.
+        self._recheck = hub.loop.timer(RECHECK_INTERVAL, RECHECK_INTERVAL)
         # Who waits for an answer, by the descriptor. The original poll: gevent's yields to the hub.
-        self._readers: dict[int, Any] = {}
+        self._readers: dict[int, _Turn] = {}
         self._poller = green.original("select", "poll")()
 
     def wait(self, goes_first: Any) -> None:
@@ -50,51 +57,67 @@ class _Turns:
         turn = _Turn(current)
         try:
             self._waiting.append(turn)
+            if not self._recheck.active:
+                self._recheck.start(self._next)
             if not self._timer.active:
                 self._timer.start(self._next)
             (goes_first or self.hub).switch()
         finally:
             turn.asleep = None
 
+    def _next(self) -> None:
+        """Called in the hub."""
+        waiting = self._waiting
+        while waiting and waiting[0].asleep is None:
+            waiting.popleft()
+        if not waiting:
+            self._recheck.stop()
+            return
+        # The one that goes on now is removed the next time.
+        self._timer.start(self._next)
+        waiting[0].asleep.switch()
+
     def wait_for_answer(self, descriptor: int, seconds: float) -> None:
-        current = self._getcurrent()
+        turn = _Turn(self._getcurrent())
         ready = self.hub.loop.io(descriptor, 1, True, _FIRST)
         late = self.hub.loop.timer(seconds)
         try:
-            self._readers[descriptor] = current
+            self._readers[descriptor] = turn
             self._poller.register(descriptor, select.POLLIN)
-            ready.start(current.switch)
-            late.start(current.switch)
+            ready.start(_wake, turn, ready)
+            late.start(_wake, turn, late)
             self.hub.switch()
         finally:
-            self._forget(descriptor)
+            turn.asleep = None
             ready.stop()
             late.stop()
             ready.close()
             late.close()
-
-    def _forget(self, descriptor: int) -> None:
-        if self._readers.pop(descriptor, None) is not None:
-            with contextlib.suppress(KeyError):
-                self._poller.unregister(descriptor)
+            self._forget(descriptor)
 
     def reader(self) -> Any:
-        """A greenlet whose answer is there; None: there is none. It is its turn then."""
-        if not self._readers:
-            return None
-        ready = self._poller.poll(0)
-        return self._readers.get(ready[0][0]) if ready else None
+        """A greenlet whose answer is there; None: there is none."""
+        if self._readers:
+            for descriptor, _ in self._poller.poll(0):
+                turn = self._readers.get(descriptor)
+                if turn is not None and turn.asleep is not None:
+                    return turn.asleep
+                self._forget(descriptor)
+        return None
 
-    def _next(self) -> None:
-        """Called in the hub."""
-        waiting = self._waiting
-        greenlet = None
-        while waiting and greenlet is None:
-            greenlet = waiting.popleft().asleep
-        if waiting:
-            self._timer.start(self._next)
-        if greenlet is not None:
-            greenlet.switch()
+    def _forget(self, descriptor: int) -> None:
+        self._readers.pop(descriptor, None)
+        with contextlib.suppress(KeyError):
+            self._poller.unregister(descriptor)
+
+
+def _wake(turn: _Turn, watcher: Any) -> None:
+    """Called in the hub."""
+    if turn.asleep is None:
+        # What should have stopped it was interrupted.
+        watcher.stop()
+    else:
+        turn.asleep.switch()
 
 
 _local: Any = None
