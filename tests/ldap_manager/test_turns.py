@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.ldap_manager.conftest import Make, assert_whole, find, held
+from tests.ldap_manager.conftest import Make, assert_whole, eventually, find, held
 from tests.slapd import Slapd
 
 pytestmark = pytest.mark.gevent
@@ -33,9 +33,12 @@ def test_the_next_one_has_the_connection_before_the_last_one_goes_on(manager: Ma
         order.append(f"{name} goes on")
 
     with one.connection():
-        pass
-    gevent.joinall([gevent.spawn(use, name) for name in "abc"], raise_error=True)
-    assert order == ["a has it", "b has it", "a goes on", "c has it", "b goes on", "c goes on"]
+        greenlets = [gevent.spawn(use, name) for name in "abc"]
+        eventually(lambda: one.stats().waiting == 3)
+    gevent.joinall(greenlets, raise_error=True)
+    assert len(order) == 6
+    for name, following in ("ab", "bc"):
+        assert order.index(f"{following} has it") < order.index(f"{name} goes on"), order
 
 
 def test_an_answer_is_read_before_those_who_have_just_come_are_through(manager: Make, server: Slapd) -> None:
