@@ -147,6 +147,12 @@ class Slapd(Server):
     def _configuration(self) -> Path:
         return self.directory / "slapd.conf"
 
+    def expire_certificate(self) -> None:
+        """From now on it shows a certificate that is out of date; it restarts for that."""
+        command = [need("openssl"), "x509", "-in", str(self.certificate), "-signkey", str(self._key)]
+        self._run_set_up([*command, "-days", "-1", "-out", str(self.certificate)])
+        self.restart()
+
     @property
     def _password_file(self) -> Path:
         return self.directory / "password"

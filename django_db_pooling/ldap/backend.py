@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ldap
@@ -16,7 +16,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_db_pooling.ldap.connecting import SERVER_AWAY, close, connect
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.driver import LDAP
+from django_db_pooling.ldap.state import REPEATS
+from django_db_pooling.ldap.turns import give_way, let_reader_go_first
 from django_db_pooling.pool.slot import Slot
+from django_db_pooling.pool.waiter import Waiter
 from django_db_pooling.process.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -105,44 +108,59 @@ class DirectoryWrapper(Backend):
         """django-ldapdb's, but complete before the first entry is handed out: between two entries the
         connection may be used for something else, or be given back.
 
-        Where it turns out to be broken, the search is made once more on a fresh one.
+        Where it turns out to be broken, the search is made again on a fresh one.
         """
-        yield from self._search(super().search_s, arguments, keywords)
+        found, waiter = self._search(super().search_s, arguments, keywords)
+        if waiter is not None and self.slot is None:
+            give_way(waiter)
+        # It refers to what it has got.
+        waiter = None
+        yield from found
 
-    def _search(self, search: Callable[..., Any], arguments: Any, keywords: Any) -> list[Any]:
+    def _search(
+        self, search: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> tuple[list[Any], Waiter | None]:
+        """What is found, and who waited for the connection then."""
         began = time.monotonic()
-        with self._operation():
-            timeout = None if self.slot is None else self.slot.pool.limits.timeout
-            try:
-                with self.wrap_database_errors:
-                    return list(search(*arguments, **keywords))
-            except ldap.SERVER_DOWN:
-                if self.connection is not None:
-                    raise
-        with self._operation(Deadline(timeout, began)), self.wrap_database_errors:
-            return list(search(*arguments, **keywords))
+        if self.slot is None:
+            let_reader_go_first()
+        deadline: Deadline | None = None
+        for _ in range(REPEATS):
+            with self.operation(deadline):
+                self._limit_answers(deadline)
+                slot = self.slot
+                timeout = None if slot is None else slot.pool.limits.timeout
+                try:
+                    with self.wrap_database_errors:
+                        found = list(search(*arguments, **keywords))
+                    return found, None if slot is None else slot.pool.queue.head()
+                except ldap.SERVER_DOWN:
+                    if self.connection is not None:
+                        raise
+            deadline = Deadline(timeout, began)
+        with self.operation(deadline), self.wrap_database_errors:
+            self._limit_answers(deadline)
+            return list(search(*arguments, **keywords)), None
 
     def add_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().add_s(*arguments, **keywords)
 
     def modify_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().modify_s(*arguments, **keywords)
 
     def delete_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().delete_s(*arguments, **keywords)
 
     def rename_s(self, *arguments: Any, **keywords: Any) -> Any:
-        with self._operation(), self.wrap_database_errors:
+        with self.operation(), self.wrap_database_errors:
+            self._limit_answers()
             return super().rename_s(*arguments, **keywords)
-
-    @contextmanager
-    def _operation(self, deadline: Deadline | None = None) -> Iterator[None]:
-        with self.operation(deadline):
-            self._limit_answers(deadline)
-            yield
 
     def _limit_answers(self, deadline: Deadline | None = None) -> None:
         """The server must answer by this deadline; None: within the pool's timeout."""

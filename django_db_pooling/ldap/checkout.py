@@ -18,11 +18,13 @@ from django_db_pooling.ldap.driver import DRIVER
 from django_db_pooling.ldap.identities import Credentials, Identities
 from django_db_pooling.ldap.pool import DirectoryPool
 from django_db_pooling.ldap.state import StateConnector
+from django_db_pooling.ldap.turns import let_reader_go_first
 from django_db_pooling.log import safe_label
+from django_db_pooling.pool.growth import MAX_PAUSE
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.stats import Closed
-from django_db_pooling.pool.waiter import CheckoutTimeout
+from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 
@@ -32,6 +34,12 @@ LONG_IDLE = 60.0
 PING_TIMEOUT = 5.0
 # Idle seconds after which TCP probes whether the other side is still there.
 KEEPALIVE = 60.0
+
+
+# Between attempts to connect whose number is given (seconds): ldappool's default.
+RETRY_DELAY = 0.1
+# What there is in place of seconds for one that should queue up again, for another connection.
+QUEUE_AGAIN = -1.0
 
 
 class MaxConnectionReachedError(Exception):
@@ -64,8 +72,8 @@ class Checkouts:
         passwd: str | None,
         limits: Limits,
         *,
-        retry_max: int,
-        retry_delay: float,
+        retry_max: int | None,
+        retry_delay: float | None,
         use_tls: bool,
         timeout: float,
         connector_cls: type[StateConnector],
@@ -111,6 +119,7 @@ class Checkouts:
 
     def _check_out(self, bind: str | None, passwd: str | None) -> Slot:
         deadline = Deadline(self.wait_timeout)
+        let_reader_go_first()
         who = self._identities.credentials(bind, passwd)
         while True:
             slot = self._try(who, deadline)
@@ -126,9 +135,12 @@ class Checkouts:
             slot = self._pool.checkout(deadline.until, _holder(), deadline.began, who.identity)
         except CheckoutTimeout as error:
             raise MaxConnectionReachedError(str(error), error.waited) from None
+        except ServerAway as away:
+            raise _for_callers(_with_info(away.error, str(away))) from None
         try:
             if slot.connection is None:
-                self._open(slot, who, deadline)
+                if not self._open(slot, who, deadline):
+                    return None
             elif not self._is_good(slot, who, deadline):
                 slot.pool.found_broken()
                 slot.pool.discard(slot, Closed.BROKEN)
@@ -161,29 +173,53 @@ class Checkouts:
         slot.pool.validated(slot)
         return True
 
-    def _open(self, slot: Slot, who: Credentials, deadline: Deadline) -> None:
-        """Connect, and try again while no server is there. Raises as ``connection()`` says."""
+    def _open(self, slot: Slot, who: Credentials, deadline: Deadline, *, once: bool = False) -> bool:
+        """Connect, and try again while no server is there. Raises as ``connection()`` says.
+
+        False: rather queue up again. ``once``: don't try again.
+        """
         tries = 0
         while True:
             tries += 1
+            began = time.monotonic()
             try:
-                DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
+                DRIVER.open(slot, self._connecting(slot, who, deadline), deadline.left())
                 break
             except ldap.LDAPError as error:
-                is_last = tries >= self.retry_max or not DRIVER.server_away(error)
-                until = deadline.until
-                if is_last or (until is not None and time.monotonic() + self.retry_delay >= until):
+                pause = None if once else self._pause(slot, error, tries, began, deadline)
+                if pause is None:
                     self._opening_failed(slot, error)
-                    if isinstance(
-                        error,
-                        ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT,
-                    ):
+                    raised = _for_callers(error)
+                    if raised is error:
                         raise
-                    raise BackendError(str(error)) from error
-            time.sleep(self.retry_delay)
-        keep_alive(slot.connection.descriptor, KEEPALIVE, ())
+                    raise raised from error
+            if pause is QUEUE_AGAIN:
+                slot.pool.discard(slot)
+                return False
+            time.sleep(pause)
+        self._opened(slot)
         slot.pool.opened(slot)
         self._need_upkeep()
+        return True
+
+    def _opened(self, slot: Slot) -> None:
+        keep_alive(slot.connection.descriptor, KEEPALIVE, ())
+
+    def _pause(
+        self, slot: Slot, error: ldap.LDAPError, tries: int, began: float, deadline: Deadline
+    ) -> float | None:
+        """Seconds until connecting is tried again, after ``tries``; None: it is not, or QUEUE_AGAIN."""
+        if not DRIVER.server_away(error):
+            return None
+        until = deadline.until
+        if self.retry_max is not None:
+            delay = RETRY_DELAY if self.retry_delay is None else self.retry_delay
+            is_last = tries >= self.retry_max or (until is not None and time.monotonic() + delay >= until)
+            return None if is_last else delay
+        pause = slot.pool.retry_in(type(error)(*error.args), began, until, slot.affinity)
+        if pause is None:
+            return None
+        return QUEUE_AGAIN if pause <= 0 else self.retry_delay or pause
 
     def _opening_failed(self, slot: Slot, error: ldap.LDAPError) -> None:
         is_own = slot.affinity is self._own_identity
@@ -200,7 +236,12 @@ class Checkouts:
         self._is_used = True
         upkeep.ensure_running(self)
 
-    def _connecting(self, who: Credentials, deadline: Deadline) -> Callable[[], StateConnector]:
+    def _connecting(self, slot: Slot, who: Credentials, deadline: Deadline) -> Callable[[], StateConnector]:
+        left = deadline.left()
+        if slot.pool.growth.of(slot.affinity).outage:
+            # The others are turned away until this attempt ends.
+            most = max(slot.pool.limits.connect_retry, MIN_SECONDS)
+            left = most if left is None else min(left, most)
         return partial(
             connect,
             self.connector_cls,
@@ -210,7 +251,7 @@ class Checkouts:
             start_tls=self.use_tls,
             options=self.options,
             timeout=self.timeout,
-            seconds=deadline.left(),
+            seconds=left,
         )
 
     def _reopener(self, slot: Slot, who: Credentials) -> Callable[[Deadline], bool]:
@@ -232,16 +273,31 @@ class Checkouts:
                 return False
             if slot.attempt is not None or deadline.is_over:
                 return False
-            try:
-                DRIVER.open(slot, self._connecting(who, deadline), deadline.left())
-            except ldap.LDAPError:
+            if not self._open_again(slot, who, deadline):
                 return False
+            self._opened(slot)
             connection.replace_with(slot.connection)
             slot.connection = connection
             pool.reopened(slot)
             return True
 
         return reopen
+
+    def _open_again(self, slot: Slot, who: Credentials, deadline: Deadline) -> bool:
+        """In the place of a broken connection. False where no server is there for too long."""
+        tries = 0
+        while True:
+            tries += 1
+            began = time.monotonic()
+            try:
+                DRIVER.open(slot, self._connecting(slot, who, deadline), deadline.left())
+                return True
+            except ldap.LDAPError as error:
+                pause = self._pause(slot, error, tries, began, deadline)
+            if pause is None:
+                return False
+            # It has its place already, and no use for another one.
+            time.sleep(MAX_PAUSE if pause is QUEUE_AGAIN else pause)
 
     def _check_in(self, slot: Slot) -> None:
         if self.use_pool and not slot.broken and slot.pool.wants(slot) and _is_clean(slot.connection):
@@ -250,9 +306,25 @@ class Checkouts:
             slot.pool.close(slot)
 
 
+def _for_callers(error: Exception) -> Exception:
+    """What ``connection()`` raises where connecting fails with this error."""
+    is_known: bool = isinstance(
+        error, ldap.INVALID_CREDENTIALS | ldap.NO_SUCH_OBJECT | ldap.SERVER_DOWN | ldap.TIMEOUT
+    )
+    return error if is_known else BackendError(str(error))
+
+
+def _with_info(error: Exception, more: str) -> Exception:
+    """The same error, without the traceback, that says more."""
+    details = error.args[0] if error.args and isinstance(error.args[0], dict) else {"desc": str(error)}
+    info = "; ".join(filter(None, [details.get("info"), more]))
+    made: Exception = type(error)({**details, "info": info})
+    return made
+
+
 def _is_clean(connection: StateConnector) -> bool:
     """Restore its options. Whether it is as it was when it was opened."""
-    if DRIVER.broken(connection):
+    if not connection.connected:
         return False
     connection.restore_options()
     return not DRIVER.unread(connection)

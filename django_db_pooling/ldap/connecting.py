@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import ldap
 
+from django_db_pooling.ldap import endings, tls
 from django_db_pooling.ldap.connector import Connector
 from django_db_pooling.ldap.servers import servers
+from django_db_pooling.log import redact
 
 C = TypeVar("C", bound=Connector)
 
@@ -31,8 +34,8 @@ def connect(
 ) -> C:
     """A connection to the next server in turn, or else to another one of the list (I/O that blocks).
 
-    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this, but a TLS
-    handshake can't be limited. A wrong password isn't tried on another server: that could lock the account.
+    ``timeout``: seconds for each answer later on, -1: no limit. ``seconds``: for all of this; only an attempt
+    limits a TLS handshake. A wrong password isn't tried on another server: that could lock the account.
     Raises ldap.LDAPError.
     """
     balancer = servers(uris)
@@ -43,19 +46,14 @@ def connect(
         left = None if until is None else max(until - time.monotonic(), 0.01)
         connection = cls(uri)
         connection.timeout = timeout
+        seconds_for_one = balancer.seconds_for_one(left, others)
         try:
-            with balancer.trying(uri):
-                connection.open(
-                    bind,
-                    password,
-                    start_tls=start_tls,
-                    options=options,
-                    seconds=balancer.seconds_for_one(left, others),
-                )
+            with balancer.trying(uri), endings.limited(seconds_for_one) as step:
+                _open(connection, step, bind, password, start_tls, options, seconds_for_one)
         except SERVER_AWAY:
             balancer.mark_away(uri)
             close(connection)
-            if not others:
+            if not others or endings.is_given_up():
                 raise
         except BaseException:
             close(connection)
@@ -64,6 +62,47 @@ def connect(
             balancer.mark_up(uri)
             return connection
     raise AssertionError("a list of URIs is never empty")
+
+
+def _open(
+    connection: Connector,
+    step: endings.Step | None,
+    bind: str | None,
+    password: str | None,
+    start_tls: bool,
+    options: Mapping[int, Any] | None,
+    seconds: float | None,
+) -> None:
+    began = time.monotonic()
+    uses_tls = start_tls or connection._uri.lower().startswith("ldaps:")
+    mark = None if step is None else step.mark
+    try:
+        connection.open(bind, password, start_tls=start_tls, options=options, seconds=seconds, mark=mark)
+    except (ldap.SERVER_DOWN, ldap.CONNECT_ERROR) as error:
+        if uses_tls and (step is None or not step.has_ended):
+            left = math.inf if seconds is None else began + seconds - time.monotonic()
+            why = _trouble(connection, start_tls, error, left)
+            if why is not None:
+                raise tls.with_trouble(error, why) from None
+        if step is None or not step.has_ended:
+            raise
+    except ldap.LDAPError:
+        if step is None or not step.has_ended:
+            raise
+    if step is not None and step.has_ended:
+        info = f"{redact(connection._uri)} is still silent after {time.monotonic() - began:.1f} s"
+        if uses_tls:
+            info += ", perhaps in the TLS handshake"
+        raise ldap.TIMEOUT({"desc": "Timed out", "info": info})
+
+
+def _trouble(connection: Connector, start_tls: bool, error: ldap.LDAPError, seconds: float) -> str | None:
+    """Why TLS has failed, if it has."""
+    why = tls.trouble(connection._uri, start_tls, connection.get_option, seconds)
+    if why is None and "unknown error code" in str(error):
+        # What libldap says when GnuTLS has no error and it is libldap that refuses.
+        return "the handshake has failed, libldap doesn't say why"
+    return why
 
 
 def close(connection: Connector) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ldap
 from ldap.ldapobject import SimpleLDAPObject
 
+from django_db_pooling.ldap import endings
+from django_db_pooling.ldap.turns import wait_for_answer
 from django_db_pooling.process import fork, green
 
 # Functions of libldap that send a request and return its message number, and those that change the session.
@@ -28,6 +30,14 @@ _SENDS = frozenset(
     }
 )
 _CHANGES = frozenset({"simple_bind", "sasl_bind_s", "sasl_interactive_bind_s", "start_tls_s"})
+# Where libldap follows a referral by itself, it does so in the hub, as nobody, for as long as it takes.
+_USUAL = {ldap.OPT_REFERRALS: 0}
+# Which option of libldap sets which part of a mark; not every libldap has them.
+_KEEPALIVE = [
+    getattr(ldap, name)
+    for name in ("OPT_X_KEEPALIVE_IDLE", "OPT_X_KEEPALIVE_INTERVAL")
+    if hasattr(ldap, name)
+]
 # Messages of an answer that others follow.
 _PARTIAL = (ldap.RES_SEARCH_ENTRY, ldap.RES_SEARCH_REFERENCE, ldap.RES_INTERMEDIATE)
 # After these errors the connection can't be used any more.
@@ -49,6 +59,8 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         self.pending: set[int] = set()
         # What has come of answers that weren't complete in time, by message number.
         self._partial_answers: dict[int, deque[Any]] = {}
+        # The request that was sent last, while nothing else is outstanding and nothing was read since.
+        self._just_sent: int | None = None
         self.is_broken = False
         # Its user has bound it as another user, or set an option that can't be set back.
         self.is_dirty = False
@@ -70,13 +82,14 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         start_tls: bool = False,
         options: Mapping[int, Any] | None = None,
         seconds: float | None = None,
+        mark: endings.Mark | None = None,
     ) -> None:
         """Connect and bind (I/O that blocks). ``bind`` None: stay anonymous, without a bind.
 
-        ``seconds``: for each answer, and for TCP to connect; a TLS handshake has no limit. Raises
-        ldap.LDAPError.
+        ``seconds``: for each answer, and for TCP to connect; a TLS handshake has no limit. ``mark``: of its
+        socket until this is over. Raises ldap.LDAPError.
         """
-        options = dict(options or {})
+        options = {**_USUAL, **(options or {})}
         # Otherwise any signal, SIGCHLD for example, looks like the end of the connection.
         self.set_option(ldap.OPT_RESTART, True)
         if seconds is not None:
@@ -89,6 +102,9 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if ldap.OPT_X_TLS_NEWCTX not in options and any(map(_is_tls_option, options)):
             # TLS options have no effect on a connection unless this one is set, after them.
             self.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+        has_mark = mark is not None and len(mark) == len(_KEEPALIVE)
+        if mark is not None and has_mark:
+            self._set_keepalive(mark)
         limit = -1 if seconds is None else seconds
         if start_tls:
             self.start_tls_s()
@@ -106,8 +122,16 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if seconds is not None:
             self.set_option(ldap.OPT_TIMEOUT, options.get(ldap.OPT_TIMEOUT, -1))
         self._timeout_as_opened = self.timeout
+        if has_mark:
+            intervals = [options.get(option, 0) for option in _KEEPALIVE]
+            self._set_keepalive(intervals)
+            endings.set_intervals(self.fileno(), intervals)
         self.descriptor = self.fileno()
         self.is_dirty = False
+
+    def _set_keepalive(self, intervals: Sequence[int]) -> None:
+        for option, seconds in zip(_KEEPALIVE, intervals, strict=True):
+            self.set_option(option, seconds)
 
     @property
     def has_options_as_opened(self) -> bool:
@@ -214,6 +238,9 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         """What ``result4`` does, waiting at the socket instead of in C."""
         until = None if seconds < 0 else time.monotonic() + seconds
         collects = all == 1
+        if message == self._just_sent and seconds != 0:
+            # Nothing of it can be in libldap's buffer.
+            self._wait_for_data(until)
         while True:
             if not collects and (part := self._next_partial_answer(message)) is not None:
                 return part
@@ -247,13 +274,15 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
         if left <= 0:
             raise ldap.TIMEOUT({"desc": "Timed out"})
         descriptor = self.fileno() if self.descriptor is None else self.descriptor
-        green.cooperative_wait(descriptor, min(left, RECHECK_INTERVAL))
+        wait_for_answer(descriptor, min(left, RECHECK_INTERVAL))
 
     def _ldap_call(self, func: Any, *arguments: Any, **keywords: Any) -> Any:
         if not fork.noticed[0]:
             fork.notice()
         name = func.__name__
-        if name in _CHANGES:
+        if name == "result4":
+            self._just_sent = None
+        elif name in _CHANGES:
             self.is_dirty = True
         elif name == "unbind_ext":
             # The system may give this number to another file at once.
@@ -267,6 +296,7 @@ class Connector(SimpleLDAPObject):  # type: ignore[misc]
             # Nothing yet. Without this python-ldap would fail on the missing controls.
             return None
         if name in _SENDS:
+            self._just_sent = None if self.pending else result
             self.pending.add(result)
         elif name == "abandon_ext":
             self._forget(arguments[0])

@@ -12,6 +12,7 @@ from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.rules import NO_STATEMENTS
 from django_db_pooling.ldap.attempt import Attempt, AttemptTimeout
 from django_db_pooling.ldap.connecting import close
+from django_db_pooling.ldap.tls import says_trouble
 from django_db_pooling.pool.slot import Slot
 
 
@@ -31,13 +32,15 @@ class LDAP(Driver):
         return descriptor
 
     def open(self, slot: Slot, make: Callable[[], Any], seconds: float | None) -> None:
-        attempt = slot.attempt = Attempt(partial(_fill, slot, make))
+        attempt = slot.attempt = Attempt(make, partial(_fill, slot), close, seconds)
         try:
-            attempt.wait(seconds)
+            attempt.wait()
         except AttemptTimeout as error:
             info = f"still connecting after {error.seconds:.1f} s"
             raise ldap.TIMEOUT({"desc": "Timed out", "info": info}) from None
-        slot.attempt = None
+        finally:
+            if attempt.is_over:
+                slot.attempt = None
 
     def disconnect(self, connection: Any) -> None:
         close(connection)
@@ -68,7 +71,9 @@ class LDAP(Driver):
 
     def server_away(self, error: BaseException) -> bool:
         # Not ldap.TIMEOUT: the attempt that was late may still go on.
-        return isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
+        # And a certificate that is refused will be refused again.
+        is_away = isinstance(error, ldap.SERVER_DOWN | ldap.CONNECT_ERROR | ldap.UNAVAILABLE | ldap.BUSY)
+        return is_away and not says_trouble(error)
 
     def detach_cursor(self, cursor: Any) -> bool:
         cursor.connection = None
@@ -78,8 +83,8 @@ class LDAP(Driver):
         params["seconds"] = seconds
 
 
-def _fill(slot: Slot, make: Callable[[], Any]) -> None:
-    slot.connection = make()
+def _fill(slot: Slot, connection: Any) -> None:
+    slot.connection = connection
 
 
 DRIVER = LDAP()

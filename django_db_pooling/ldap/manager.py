@@ -20,6 +20,7 @@ import ldap
 from django_db_pooling.ldap.checkout import Checkouts
 from django_db_pooling.ldap.identities import Secret
 from django_db_pooling.ldap.state import StateConnector
+from django_db_pooling.ldap.turns import give_way
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.stats import PoolStats
@@ -37,14 +38,17 @@ class ConnectionManager(Checkouts):
     ``uri``: one, or several with spaces or commas between them, which are used in turn. ``bind``, ``passwd``:
     who the connections are bound as, unless ``connection()`` is given another user; None: anonymous.
     ``size``: most connections at any moment, of all users together. ``retry_max``: attempts to connect,
-    ``retry_delay`` seconds apart. ``use_tls``: StartTLS. ``timeout``: seconds for each answer, -1:
-    ``wait_timeout``. ``connector_cls``: a subclass of StateConnector. ``use_pool`` False: each use has a
-    connection of its own. ``max_lifetime``: seconds after which a connection is replaced, less up to a tenth.
+    ``retry_delay`` (0.1) seconds apart; None: as many as there is time for in ``connect_retry``. ``use_tls``:
+    StartTLS. ``timeout``: seconds for each answer, -1: ``wait_timeout``. ``connector_cls``: a subclass of
+    StateConnector. ``use_pool`` False: each use has a connection of its own. ``max_lifetime``: seconds after
+    which a connection is replaced, less up to a tenth.
 
     ``wait_timeout``: seconds for ``connection()`` in all, that is to wait for a free one and to connect; 0:
     don't wait; None: no limit. ``idle_timeout``: seconds after which an idle one is closed, but not the last
-    ``min_size``, which are kept open from the first use on. ``options``: of python-ldap's ``set_option``, for
-    each connection. Raises ValueError for an empty ``uri`` and for numbers that make no sense.
+    ``min_size``, which are kept open from the first use on. ``connect_retry``: seconds for which a caller
+    waits for a server that is away. ``options``: of python-ldap's ``set_option``, for each connection;
+    ``OPT_REFERRALS`` is 0 where they don't say. Raises ValueError for an empty ``uri`` and for numbers that
+    make no sense.
     """
 
     def __init__(
@@ -53,8 +57,8 @@ class ConnectionManager(Checkouts):
         bind: str | None = None,
         passwd: str | None = None,
         size: int = 10,
-        retry_max: int = 3,
-        retry_delay: float = 0.1,
+        retry_max: int | None = None,
+        retry_delay: float | None = None,
         use_tls: bool = False,
         timeout: float = -1,
         connector_cls: type[StateConnector] = StateConnector,
@@ -64,6 +68,7 @@ class ConnectionManager(Checkouts):
         wait_timeout: float | None = 30.0,
         idle_timeout: float | None = 300.0,
         min_size: int = 0,
+        connect_retry: float = 5.0,
         options: Mapping[int, Any] | None = None,
     ) -> None:
         if not uri.strip():
@@ -79,6 +84,7 @@ class ConnectionManager(Checkouts):
             min_size=min_size if use_pool else 0,
             idle_timeout=idle_timeout,
             max_age=max_lifetime,
+            connect_retry=connect_retry,
         )
         super().__init__(
             uri,
@@ -126,11 +132,15 @@ class ConnectionManager(Checkouts):
         bind = self.bind if bind is None else bind
         slot = self._check_out(bind, passwd)
         connection: StateConnector = slot.connection
+        connection.active = True
         try:
             yield connection
         finally:
-            connection._reopen = None
+            connection._reopen, connection.active = None, False
+            waiter = slot.pool.queue.head()
             self._check_in(slot)
+        if waiter is not None:
+            give_way(waiter)
 
     def authenticate(self, dn: str, password: str) -> bool:
         """Whether the server accepts this password for this name; it checks each time.
@@ -184,7 +194,12 @@ class ConnectionManager(Checkouts):
             try:
                 # Who closes the manager, or ends the process, may wait for this.
                 seconds = min(self.wait_timeout or MAX_FILL, MAX_FILL)
-                self._open(slot, self._identities.credentials(self.bind, self._passwd()), Deadline(seconds))
+                self._open(
+                    slot,
+                    self._identities.credentials(self.bind, self._passwd()),
+                    Deadline(seconds),
+                    once=True,
+                )
                 pool.checkin(slot)
             except BaseException as error:
                 # Harmless where _open() has discarded it already.

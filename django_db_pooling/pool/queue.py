@@ -150,7 +150,7 @@ class Queue:
         self.waiters.insert(earlier, waiter)
 
     def _leave(self, waiter: Waiter) -> None:
-        was_first = self._head() is waiter
+        was_first = self.head() is waiter
         try:
             self.waiters.remove(waiter)
         except ValueError:
@@ -167,7 +167,8 @@ class Queue:
                 # Whoever is first now may be allowed to open, and has not checked since.
                 self.match()
 
-    def _head(self) -> Waiter | None:
+    def head(self) -> Waiter | None:
+        """Who is next."""
         try:
             return self.waiters[0]
         except IndexError:
@@ -223,7 +224,7 @@ class Queue:
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
         """The first waiter for whom there is something, and what that is."""
-        head = self._head()
+        head = self.head()
         if head is None:
             return None
         affinity = head.affinity

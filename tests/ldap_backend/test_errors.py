@@ -121,3 +121,19 @@ def test_an_error_in_the_middle_of_a_loop_leaves_nothing_behind(everywhere: Sett
             raise ZeroDivisionError
     ask()
     assert pooling.stats(everywhere.alias).opened == 1
+
+
+@both_scopes
+def test_a_referral_is_not_followed_and_its_error_says_where_to_write_to(
+    scope: str, configure: Configure
+) -> None:
+    provider = f"ldap://127.0.0.1:{free_port()}"
+    with Slapd(users=1, extra=[f"referral {provider}"]) as consumer:
+        alias = configure(NAME=consumer.uri, POOL={"SCOPE": scope})
+        with a_request():
+            change = [(ldap.MOD_REPLACE, "sn", [b"x"])]
+            with pytest.raises(ldap.REFERRAL, match=provider):
+                connections[alias].modify_s("cn=x,dc=elsewhere,dc=org", change)
+            assert mail(0)
+        assert pooling.stats(alias).opened == 1
+        assert pooling.close_all(alias)

@@ -15,7 +15,6 @@ from django.db import OperationalError
 
 from django_db_pooling import pooling
 from django_db_pooling.backend import base, opening
-from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.process import deadline
 from tests.concurrency import PATIENCE, eventually, in_thread, in_threads
 from tests.ldap_backend.conftest import (
@@ -302,24 +301,21 @@ def silent_server(says: bytes = b"") -> Iterator[tuple[int, Callable[[], None]]]
 
 @scopes
 @pytest.mark.parametrize("how", ["ldaps", "StartTLS"])
-def test_a_handshake_that_hangs_keeps_its_slot_until_it_is_over(
+def test_a_handshake_that_hangs_is_ended_in_time(
     how: str, scope: str, configure: Configure, server: Slapd
 ) -> None:
     with silent_server(b"" if how == "ldaps" else YES) as (port, end):
         name = f"ldaps://127.0.0.1:{port}" if how == "ldaps" else f"ldap://127.0.0.1:{port}"
-        pool = {"SIZE": 1, "MAX_OUTSTANDING": 1, "TIMEOUT": 0.2, "SCOPE": scope}
+        pool = {"SIZE": 1, "MAX_OUTSTANDING": 1, "TIMEOUT": 0.5, "SCOPE": scope}
         alias = configure(NAME=name, TLS=how == "StartTLS", POOL=pool)
         with a_request():
-            with pytest.raises(OperationalError) as raised:
-                mail()
-            assert isinstance(raised.value, ldap.TIMEOUT)
-            assert (pooling.stats(alias).opening, in_use(alias)) == (1, 0)
-            for _ in range(2):
-                with pytest.raises(PoolTimeout):
+            for _ in range(3):
+                with pytest.raises(OperationalError) as raised:
                     mail()
-            assert pooling.stats(alias).opening == 1
-        end()
+                assert isinstance(raised.value, ldap.TIMEOUT)
+                assert in_use(alias) == 0
         eventually(lambda: pooling.stats(alias).opening == 0)
+        end()
         with pytest.raises(OperationalError) as raised:
             mail()
         assert isinstance(raised.value, ldap.SERVER_DOWN)
@@ -367,22 +363,17 @@ def test_one_of_two_servers_goes_down(configure: Configure, server: Slapd, secon
 
 
 def test_one_of_two_servers_never_answers(configure: Configure, server: Slapd) -> None:
-    """While somebody waits in vain for its handshake, others go elsewhere."""
-    failed = 0
-    with silent_server() as (port, end):
+    """It costs its share of the time, and nobody an error."""
+    with silent_server() as (port, _):
         alias = configure(
             NAME=f"ldaps://127.0.0.1:{port} {server.tls_uri}",
-            POOL={"TIMEOUT": 0.6},
+            POOL={"TIMEOUT": 1.0},
             CONNECTION_OPTIONS={ldap.OPT_X_TLS_CACERTFILE: str(server.certificate)},
         )
         for _ in range(6):
-            try:
-                ask()
-            except ldap.TIMEOUT:
-                failed += 1
-            pooling.close_all(alias)
-        assert (failed, pooling.stats(alias).opening) == (1, 1)
-        end()
+            ask()
+            assert pooling.close_all(alias)
+        assert pooling.stats(alias).opening == 0
     assert_whole(alias, server)
 
 

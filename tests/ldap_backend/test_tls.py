@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import ldap
 import pytest
 from django.db import OperationalError
@@ -39,9 +41,13 @@ def test_a_server_that_is_not_trusted(how: str, configure: Configure, server: Sl
     uri = server.tls_uri if how == "ldaps" else server.uri
     options = {ldap.OPT_X_TLS_REQUIRE_CERT: ldap.OPT_X_TLS_DEMAND}
     alias = configure(NAME=uri, TLS=how == "StartTLS", CONNECTION_OPTIONS=options)
+    began = time.monotonic()
     with pytest.raises(OperationalError) as raised:
         mail()
     assert isinstance(raised.value, ldap.SERVER_DOWN | ldap.CONNECT_ERROR)
+    assert "TLS: certificate verify failed: self-signed certificate" in str(raised.value)
+    # CONNECT_RETRY is 5: it isn't tried again.
+    assert time.monotonic() - began < 2
     eventually(lambda: pooling.stats(alias).opening == 0)
     assert (pooling.stats(alias).in_use, pooling.stats(alias).idle) == (0, 0)
 

@@ -428,3 +428,33 @@ def test_a_checkout_that_is_dropped_is_reclaimed_without_the_garbage_collector(
     finally:
         gc.enable()
     assert_whole(one, server)
+
+
+# -- ldappool's attributes ------------------------------------------------------------------
+
+
+def test_a_connection_that_its_user_does_not_want_is_thrown_away(manager: Make, server: Slapd) -> None:
+    two = manager()
+    with two.connection() as connection:
+        assert connection.connected
+        connection.connected = False
+        assert not connection.connected
+        # It still works until then.
+        assert find(connection, server) == [server.user_dn(7)]
+    assert (len(two), two.stats().closed) == (0, 1)
+    with two.connection() as another:
+        assert another is not connection
+        another.connected = False
+        another.connected = True
+    assert len(two) == 1
+
+
+def test_a_connection_is_active_while_it_is_in_use(manager: Make, server: Slapd) -> None:
+    two = manager()
+    with two.connection() as connection:
+        assert connection.active
+    assert not connection.active
+    with two.connection() as again:
+        assert again is connection and again.active
+        two.close()
+    assert not again.active
