@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -120,7 +121,13 @@ def _native(module: str, name: str) -> Any:
 def end(pid: int) -> None:
     """Of a child that hangs."""
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    # gevent's loop, which isn't told of a silent fork and asks for any child, may have been faster.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
@@ -148,7 +155,7 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
         raise AssertionError("the child hangs")
     answer = os.read(reading, 65536)
     os.close(reading)
-    os.waitpid(pid, 0)
+    _reap(pid)
     assert answer, "the child has ended without a word"
     state, value = json.loads(answer)
     assert state == "ok", value

@@ -55,7 +55,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return create(self, alias)
 
     in_thread(one)
-    settle()
+    # A greenlet's storage goes a moment after it.
+    eventually(lambda: any(identity.spare_wrappers for identity in identities()))
     forget_spare()
     monkeypatch.setattr(ConnectionHandler, "create_connection", noting)
     gc.collect()
@@ -68,10 +69,13 @@ def settle() -> None:
     eventually(lambda: pooling.stats("default").in_use == 0)
 
 
+def identities() -> list[Any]:
+    return [identity for pool in registry.pools() for identity in pool.identities]
+
+
 def forget_spare() -> None:
-    for pool in registry.pools():
-        for identity in pool.identities:
-            identity.spare_wrappers.clear()
+    for identity in identities():
+        identity.spare_wrappers.clear()
 
 
 def wrapper() -> Any:
