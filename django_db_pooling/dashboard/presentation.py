@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 # With more processes than this, their table is collapsed.
 MAX_EXPANDED = 8
-LABELS = {"in_use": "in use", "opening": "opening", "idle": "idle", "unopened": "not opened"}
+LABELS = {
+    "in_use": "in use",
+    "opening": "opening",
+    "ending": "ending",
+    "idle": "idle",
+    "unopened": "not opened",
+}
 KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
 DONE = {Action.RECYCLE: "Recycle", Action.CLOSE_IDLE: "Close idle"}
 BUTTONS = [
@@ -151,7 +157,8 @@ def _row(member: Member) -> Row:
     stats = member.stats
     most = stats.max_outstanding
     segments = bar(
-        {name: (LABELS[name], int(getattr(stats, name))) for name in ("in_use", "opening", "idle")}, most or 0
+        {name: (LABELS[name], int(getattr(stats, name))) for name in ("in_use", "opening", "ending", "idle")},
+        most or 0,
     )
     return Row(
         pid=member.pid,
@@ -202,6 +209,7 @@ def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
         ("timeouts", f"{total.timeouts:,}", "callers that got no connection in time"),
         ("broken", f"{total.broken:,}", "closed by the server, or interrupted in a statement"),
         ("reclaimed", f"{total.reclaimed:,}", "not returned by their holder"),
+        ("abandoned", f"{total.abandoned:,}", "statements given up while the server executed them"),
         ("resets", f"{total.resets:,}", "sessions reset"),
         ("pins", f"{total.pins:,}", "connections pinned to the end of a request"),
         ("longest wait", humanize.duration(total.longest_wait_seconds), "of a single caller"),

@@ -7,13 +7,14 @@ from typing import Any
 from psycopg2 import OperationalError, extensions
 from psycopg2.sql import Composable
 
-from django_db_pooling.drivers import errors
+from django_db_pooling.drivers import ending, errors
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
 
 
 class Psycopg2(Driver):
+    ends_in_c = True
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = ("isolation_level", "readonly", "deferrable", "cursor_factory", "string_types", "binary_types")
@@ -29,6 +30,15 @@ class Psycopg2(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        # What is interrupted in a wait callback psycopg2 itself closes, and then it can't be cancelled.
+        return not connection.closed and self.unread(connection)
+
+    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+        """https://www.psycopg.org/docs/connection.html#connection.cancel"""
+        for connection in connections:
+            ending.by_cancel(self.fileno(connection), connection.cancel, seconds, green.native_wait)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_away(error)

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg import ServerCursor, waiting
 from psycopg import sql as composing
 from psycopg.pq import ConnStatus, Escaping, ExecStatus, TransactionStatus
 
-from django_db_pooling.drivers import errors, sockets
+from django_db_pooling.drivers import ending, errors, sockets
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
@@ -27,11 +28,16 @@ _TIME_ZONE = "time_zone_for_pool"
 # https://www.psycopg.org/psycopg3/docs/news.html
 _FORGETS = tuple(map(int, re.findall(r"\d+", psycopg.__version__)[:3])) >= (3, 3, 5)
 
+# Else there is only libpq's PQcancel, which blocks. https://www.psycopg.org/psycopg3/docs/api/capabilities.html
+_capabilities = getattr(psycopg, "capabilities", None)
+_CANCELS_SAFELY = bool(getattr(_capabilities, "has_cancel_safe", bool)())
+
 # Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
 _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
 class Psycopg3(Driver):
+    ends_in_c = not _CANCELS_SAFELY
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = (
@@ -74,6 +80,20 @@ class Psycopg3(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status == _ACTIVE)
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        pgconn = connection.pgconn
+        return bool(pgconn.status == _OK and pgconn.transaction_status == _ACTIVE)
+
+    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+        """https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS"""
+        for connection in connections:
+            fd = self.fileno(connection)
+            if _CANCELS_SAFELY:
+                cancel = partial(connection.cancel_safe, timeout=seconds)
+                ending.by_cancel(fd, cancel, seconds, green.cooperative_wait)
+            else:
+                ending.by_cancel(fd, connection.cancel, seconds, green.native_wait)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)

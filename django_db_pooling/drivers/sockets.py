@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
 # Keepalive probes: seconds between two of them, and how many may stay without an answer.
 INTERVAL = 10
 PROBES = 6
+# Bytes that nobody wants are read in pieces of this size.
+CHUNK = 1 << 16
 # libpq's own parameters, https://www.postgresql.org/docs/current/libpq-connect.html: the user's choice
 # comes first.
 _LIBPQ = ("keepalives", "tcp_user_timeout")
@@ -20,6 +23,25 @@ def shut_down(fd: int | None) -> None:
     if fd is not None:
         with contextlib.suppress(OSError):
             _on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
+
+
+def wait_for_end(fd: int, seconds: float, wait: Callable[[int, float], object]) -> None:
+    """Say that nothing more comes from here, and read on until the server has closed, too. ``fd``: one's own
+    duplicate. ``wait``: until something can be read, for so many seconds at most.
+    """
+    with contextlib.suppress(OSError):
+        _on_socket(fd, partial(_read_to_end, until=time.monotonic() + seconds, wait=wait))
+
+
+def _read_to_end(handle: _socket.socket, until: float, wait: Callable[[int, float], object]) -> None:
+    handle.shutdown(_socket.SHUT_WR)
+    while (left := until - time.monotonic()) > 0:
+        wait(handle.fileno(), left)
+        try:
+            if not handle.recv(CHUNK, _socket.MSG_DONTWAIT):
+                return
+        except BlockingIOError:
+            continue
 
 
 def keep_alive(fd: int, idle: float, params: Iterable[str]) -> None:

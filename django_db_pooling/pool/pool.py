@@ -16,6 +16,7 @@ from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
+from django_db_pooling.pool.ending import Endings
 from django_db_pooling.pool.growth import AT_A_TIME, Growth
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
@@ -48,13 +49,16 @@ class Pool:
         self.resting = Resting(slots)
         self.health = health = Health(slots)
         self.queue = Queue(name, slots, self.resting, health)
-        self.maintenance = Maintenance(slots, self.resting, health)
+        self.endings = Endings(slots)
+        self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
+        slots.give_up, slots.ending = self.endings.give_up, self.endings
         # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken
+        self.give_up = self.endings.give_up
 
     def server_of(self, affinity: Any) -> object:
         """Where connections of this affinity lead; None: where all do."""
@@ -256,8 +260,9 @@ class Pool:
         return len(self.slots)
 
     def connections(self) -> list[Any]:
-        """All physical connections, idle and in use."""
-        return [slot.connection for slot in self.slots.all() if slot.connection is not None]
+        """All physical connections, idle, in use and ending; and those through which others are ended."""
+        mine = [slot.connection for slot in self.slots.all() if slot.connection is not None]
+        return [*mine, *self.endings.helpers]
 
     def holders(self) -> list[object]:
         """Of the connections that are checked out."""

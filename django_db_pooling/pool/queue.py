@@ -291,7 +291,8 @@ class Queue:
         figures = self.figures()
         message = (
             f"No connection from pool {self._name!r}: {why}; {figures['in_use']} in use, "
-            f"{figures['idle']} idle, {figures['opening']} opening, {figures['waiting']} waiting, "
+            f"{figures['idle']} idle, {figures['opening']} opening, {figures['ending']} ending, "
+            f"{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
         if held:
@@ -309,11 +310,12 @@ class Queue:
 
     def figures(self) -> dict[str, Any]:
         """Counts of this moment, read without stopping anybody."""
-        idle, opening = self._slots.idle_count, len(self._growth)
+        idle, opening, ending = self._slots.idle_count, len(self._growth), len(self._slots.ending)
         return {
-            "in_use": max(0, len(self._slots) - idle - opening),
+            "in_use": max(0, len(self._slots) - idle - opening - ending),
             "idle": idle,
             "opening": opening,
+            "ending": ending,
             "waiting": len(self.waiters),
             "max_outstanding": self._slots.limits.max_outstanding,
         }

@@ -71,6 +71,9 @@ class Slots(Idle):
         self.waiting: Sized = ()
         # Whether one that has just come back was given to one of them; and whether it needs no look.
         self.hand_over: Callable[[Slot, bool], bool] = lambda slot, is_fresh: False
+        # Discards one for which the server may be executing something; and those of which that isn't over.
+        self.give_up: Callable[[Slot, Closed], None] = self.discard
+        self.ending: Sized = ()
         self._pool = pool
         self._process = fork.process
         self._numbers = itertools.count(1)
@@ -293,7 +296,7 @@ class Slots(Idle):
             return
         self.counts.reclaimed += 1
         holder = slot.holder
-        self.discard(slot, Closed.UNCLEAN)
+        self.give_up(slot, Closed.UNCLEAN)
         self.journal.note("reclaimed", request=request_label(holder))
 
     def free_lost(self) -> None:

@@ -53,6 +53,7 @@ class Counts:
         self.resets = 0
         self.pins = 0
         self.reclaimed = 0
+        self.abandoned = 0
         self.broken = 0
         self.longest_wait_seconds = 0.0
         self.busy_seconds = 0.0
@@ -86,13 +87,15 @@ class Counts:
 class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.
 
-    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment; everything from
-    ``checkouts`` on only grows. ``broken``: connections closed by the server or
+    ``in_use``, ``idle``, ``opening``, ``ending`` and ``waiting`` are numbers of the moment; everything from
+    ``checkouts`` on only grows. ``ending``: connections whose statement was given up, until the server has
+    ended it. ``broken``: connections closed by the server or
     interrupted in a statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says how well connections are
     used.
     ``resets``: sessions that were reset. ``pins``: connections pinned to the end of
     a request or scope. ``reclaimed``: connections whose holder ended without returning them.
+    ``abandoned``: statements that were given up while the server executed them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
@@ -104,6 +107,7 @@ class PoolStats:
     in_use: int = 0
     idle: int = 0
     opening: int = 0
+    ending: int = 0
     waiting: int = 0
     checkouts: int = 0
     opened: int = 0
@@ -112,6 +116,7 @@ class PoolStats:
     resets: int = 0
     pins: int = 0
     reclaimed: int = 0
+    abandoned: int = 0
     broken: int = 0
     wait_seconds: float = 0.0
     longest_wait_seconds: float = 0.0
@@ -128,7 +133,7 @@ class PoolStats:
         return (
             None
             if self.max_outstanding is None
-            else max(0, self.max_outstanding - self.in_use - self.opening)
+            else max(0, self.max_outstanding - self.in_use - self.opening - self.ending)
         )
 
     def plus(self, other: PoolStats) -> PoolStats:

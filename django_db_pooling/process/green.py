@@ -71,6 +71,20 @@ def in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
         loop.run_callback_threadsafe(function)
 
 
+def start(hub: Any, function: Callable[[], object]) -> None:
+    """Call it in a greenlet of this hub, or where that is None in a native thread. Doesn't switch.
+
+    Raises RuntimeError where there can't be one.
+    """
+    if hub is None:
+        original("_thread", "start_new_thread")(function, ())
+        return
+    loop = hub.loop
+    if loop is None:
+        raise RuntimeError("the hub's thread has ended")
+    loop.run_callback_threadsafe(sys.modules["gevent"].spawn, function)
+
+
 def cooperative_wait(fd: int, seconds: float) -> None:
     """Wait until something can be read, letting other greenlets run where there are any."""
     sockets = sys.modules.get("gevent.socket") if patched("select") else None
@@ -79,6 +93,11 @@ def cooperative_wait(fd: int, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             sockets.wait_read(fd, seconds)
         return
-    poller = select.poll()
+    native_wait(fd, seconds)
+
+
+def native_wait(fd: int, seconds: float) -> None:
+    """The same for a native thread, which has no greenlets, whatever gevent has patched."""
+    poller = original("select", "poll")()
     poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)
