@@ -99,8 +99,7 @@ def _state(overview: Overview) -> str:
 
 def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
     total = pool.total
-    counts = {name: (label, _count(pool, name)) for name, label in LABELS.items()}
-    segments = bar(counts, total.max_outstanding or 0)
+    segments = _bar({name: _count(pool, name) for name in LABELS}, total.max_outstanding)
     if total.max_outstanding is None:
         segments = [segment for segment in segments if segment.name != "unopened"]
     return {
@@ -124,6 +123,12 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         ],
         "buttons": BUTTONS,
     }
+
+
+def _bar(counts: dict[str, int], most: int | None) -> list[Segment]:
+    """What is rare is there only if there is any."""
+    shown = {name: (LABELS[name], count) for name, count in counts.items() if count or name != "ending"}
+    return bar(shown, most or 0)
 
 
 def _count(pool: PoolPicture, name: str) -> int:
@@ -156,10 +161,7 @@ def _times(title: str, spread: Spread) -> Times:
 def _row(member: Member) -> Row:
     stats = member.stats
     most = stats.max_outstanding
-    segments = bar(
-        {name: (LABELS[name], int(getattr(stats, name))) for name in ("in_use", "opening", "ending", "idle")},
-        most or 0,
-    )
+    segments = _bar({name: int(getattr(stats, name)) for name in LABELS if name != "unopened"}, most)
     return Row(
         pid=member.pid,
         program=member.program,

@@ -289,10 +289,10 @@ class Queue:
         now = time.monotonic()
         held = [slot for slot in self._slots.all() if slot.taken_at]
         figures = self.figures()
+        ending = f"{figures['ending']} ending, " if figures["ending"] else ""
         message = (
             f"No connection from pool {self._name!r}: {why}; {figures['in_use']} in use, "
-            f"{figures['idle']} idle, {figures['opening']} opening, {figures['ending']} ending, "
-            f"{figures['waiting']} waiting, "
+            f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
         if held:
