@@ -41,7 +41,7 @@ def django_db_pooling() -> Cycle:
     from django_db_pooling.pool.limits import Limits
 
     class Driver:
-        ends_together = ends_in_c = False
+        ends_together = False
 
         def hub(self) -> object:
             return None
@@ -52,7 +52,7 @@ def django_db_pooling() -> Cycle:
         def is_executing(self, connection: Any, error: BaseException | None) -> bool:
             return False
 
-        def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None: ...
+        def end(self, connections: list[Any], seconds: float) -> None: ...
 
         def drop(self, connection: Any) -> None: ...
 

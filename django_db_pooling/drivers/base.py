@@ -37,9 +37,8 @@ def _copied(value: Any) -> Any:
 class Socketed:
     """What the pool asks, of connections over a TCP or UNIX socket."""
 
-    # See pool/driver.py: is_executing() and end().
+    # See pool/driver.py, as is_executing() and end().
     ends_together = False
-    ends_in_c = False
 
     # Connections only work in the hub that opened them, where gevent patches sockets.
     hub: Callable[[], object] = staticmethod(green.hub_of_sockets)
@@ -81,8 +80,8 @@ class Socketed:
         """Whether the server may be executing something. ``error``: by which its user has given it up."""
         return False
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
-        """Have the server end that, and the sessions (I/O). ``helpers``: gets what is opened for it."""
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """Have the server end that, and the sessions (I/O). Called in a native thread, under gevent, too."""
 
     def fileno(self, connection: Any) -> int | None:
         """The socket's descriptor, None when it is closed."""

@@ -1,4 +1,4 @@
-"""How a server is told to end what it executes for a connection that was given up (I/O)."""
+"""How a server is told to end what it executes for a connection that was given up: I/O, in native threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django_db_pooling.drivers import sockets
+from django_db_pooling.process import green
 
 # Executes a statement; its rows.
 Execute = Callable[[str], Iterable[tuple[Any, ...]]]
@@ -18,9 +19,7 @@ NO_SUCH_THREAD = 1094
 LOOK_AGAIN, MOST_LOOKS = 0.005, 0.1
 
 
-def by_cancel(
-    fd: int | None, cancel: Callable[[], object], seconds: float, wait: Callable[[int, float], object]
-) -> None:
+def by_cancel(fd: int | None, cancel: Callable[[], object], seconds: float) -> None:
     """PostgreSQL: send the request, then wait for the end of the session. The connection must be open until
     the request is answered: else a proxy in between would not know any more whom it means.
     """
@@ -31,7 +30,7 @@ def by_cancel(
     duplicate = os.dup(fd)
     try:
         cancel()
-        sockets.wait_for_end(duplicate, until - time.monotonic(), wait)
+        sockets.wait_for_end(duplicate, until - time.monotonic())
     finally:
         os.close(duplicate)
 
@@ -60,9 +59,7 @@ def session(words: Sequence[Any], greeted: int) -> Session | None:
     return Session(words[0], tuple(words[1:]), time.monotonic())
 
 
-def by_kill(
-    execute: Execute, sessions: list[Session], seconds: float, sleep: Callable[[float], object]
-) -> None:
+def by_kill(execute: Execute, sessions: list[Session], seconds: float) -> None:
     """MySQL and MariaDB: from another connection, if that leads to the same server. Raises RuntimeError where
     it doesn't.
     """
@@ -77,7 +74,7 @@ def by_kill(
         if time.monotonic() >= until:
             break
         if left:
-            sleep(LOOK_AGAIN)
+            green.original("time", "sleep")(LOOK_AGAIN)
     if are_others:
         raise RuntimeError("another server answers than the one that executes the statement")
 

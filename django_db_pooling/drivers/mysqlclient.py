@@ -30,7 +30,7 @@ _NOT_OURS = frozenset({"db", "database", "init_command", "sql_mode", "cursorclas
 
 
 class MySQLClient(Driver):
-    ends_together = ends_in_c = True
+    ends_together = True
     rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = ("cursorclass", "converter", "encoders")
@@ -83,7 +83,7 @@ class MySQLClient(Driver):
             and getattr(connection, _SESSION, None) is not None
         )
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Any], seconds: float) -> None:
         """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""
         most = max(1, math.ceil(seconds))
         params = {
@@ -93,8 +93,7 @@ class MySQLClient(Driver):
         killer = MySQLdb.connect(**params)
         try:
             sessions = [getattr(connection, _SESSION) for connection in connections]
-            sleep = green.original("time", "sleep")
-            ending.by_kill(partial(_rows, killer), sessions, seconds, sleep)
+            ending.by_kill(partial(_rows, killer), sessions, seconds)
         finally:
             killer.close()
 

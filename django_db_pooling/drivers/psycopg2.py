@@ -14,7 +14,6 @@ from django_db_pooling.process import green
 
 
 class Psycopg2(Driver):
-    ends_in_c = True
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = ("isolation_level", "readonly", "deferrable", "cursor_factory", "string_types", "binary_types")
@@ -35,10 +34,10 @@ class Psycopg2(Driver):
         # What is interrupted in a wait callback psycopg2 itself closes, and then it can't be cancelled.
         return not connection.closed and self.unread(connection)
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Any], seconds: float) -> None:
         """https://www.psycopg.org/docs/connection.html#connection.cancel"""
         for connection in connections:
-            ending.by_cancel(self.fileno(connection), connection.cancel, seconds, green.native_wait)
+            ending.by_cancel(self.fileno(connection), connection.cancel, seconds)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, OperationalError) and errors.postgresql_server_away(error)

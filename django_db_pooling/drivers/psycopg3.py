@@ -28,7 +28,8 @@ _TIME_ZONE = "time_zone_for_pool"
 # https://www.psycopg.org/psycopg3/docs/news.html
 _FORGETS = tuple(map(int, re.findall(r"\d+", psycopg.__version__)[:3])) >= (3, 3, 5)
 
-# Else there is only libpq's PQcancel, which blocks. https://www.psycopg.org/psycopg3/docs/api/capabilities.html
+# Else there is only libpq's PQcancel, without TLS and without a timeout.
+# https://www.psycopg.org/psycopg3/docs/api/connections.html#psycopg.Connection.cancel_safe
 _capabilities = getattr(psycopg, "capabilities", None)
 _CANCELS_SAFELY = bool(getattr(_capabilities, "has_cancel_safe", bool)())
 
@@ -37,7 +38,6 @@ _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.A
 
 
 class Psycopg3(Driver):
-    ends_in_c = not _CANCELS_SAFELY
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = (
@@ -85,15 +85,13 @@ class Psycopg3(Driver):
         pgconn = connection.pgconn
         return bool(pgconn.status == _OK and pgconn.transaction_status == _ACTIVE)
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Any], seconds: float) -> None:
         """https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS"""
         for connection in connections:
-            fd = self.fileno(connection)
-            if _CANCELS_SAFELY:
-                cancel = partial(connection.cancel_safe, timeout=seconds)
-                ending.by_cancel(fd, cancel, seconds, green.cooperative_wait)
-            else:
-                ending.by_cancel(fd, connection.cancel, seconds, green.native_wait)
+            cancel = (
+                partial(connection.cancel_safe, timeout=seconds) if _CANCELS_SAFELY else connection.cancel
+            )
+            ending.by_cancel(self.fileno(connection), cancel, seconds)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(error)

@@ -98,12 +98,12 @@ class PyMySQL(Driver):
         # Of the database's errors: there was no answer within read_timeout.
         return not isinstance(error, pymysql.MySQLError) or isinstance(error.__context__, TimeoutError)
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Any], seconds: float) -> None:
         """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""
         found = [getattr(connection, _AT_FIRST, None) for connection in connections]
         sessions = [at_first.session for at_first in found if at_first is not None and at_first.session]
         if sessions:
-            pymysql_killer.kill(self, connections[0], sessions, seconds, helpers)
+            pymysql_killer.kill(self, connections[0], sessions, seconds)
 
     def server_away(self, error: BaseException) -> bool:
         # With the same number as a server that isn't there it says that a certificate is wrong.

@@ -15,21 +15,17 @@ from django_db_pooling.drivers.base import Socketed
 from django_db_pooling.process.deadline import SHORTEST
 
 
-def kill(
-    driver: Socketed, connection: Any, sessions: list[ending.Session], seconds: float, helpers: list[Any]
-) -> None:
+def kill(driver: Socketed, connection: Any, sessions: list[ending.Session], seconds: float) -> None:
     """As the user of this connection, from another one to where it led (I/O)."""
     until = time.monotonic() + seconds
     killer = _like(connection, seconds)
-    helpers.append(killer)
     try:
         killer.connect()
         killer._read_timeout = left = max(until - time.monotonic(), SHORTEST)
-        ending.by_kill(partial(_rows, killer), sessions, left, time.sleep)
+        ending.by_kill(partial(_rows, killer), sessions, left)
         # The next one comes when the server has seen the end of this one.
         driver.close(killer, left)
     finally:
-        helpers.remove(killer)
         driver.drop(killer)
 
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from django_db_pooling.process import green
+
 # Keepalive probes: seconds between two of them, and how many may stay without an answer.
 INTERVAL = 10
 PROBES = 6
@@ -25,18 +27,18 @@ def shut_down(fd: int | None) -> None:
             _on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
 
 
-def wait_for_end(fd: int, seconds: float, wait: Callable[[int, float], object]) -> None:
-    """Say that nothing more comes from here, and read on until the server has closed, too. ``fd``: one's own
-    duplicate. ``wait``: until something can be read, for so many seconds at most.
+def wait_for_end(fd: int, seconds: float) -> None:
+    """Say that nothing more comes from here, and read on until the other side has closed, too: in a native
+    thread. ``fd``: a duplicate of one's own.
     """
     with contextlib.suppress(OSError):
-        _on_socket(fd, partial(_read_to_end, until=time.monotonic() + seconds, wait=wait))
+        _on_socket(fd, partial(_read_to_end, until=time.monotonic() + seconds))
 
 
-def _read_to_end(handle: _socket.socket, until: float, wait: Callable[[int, float], object]) -> None:
+def _read_to_end(handle: _socket.socket, until: float) -> None:
     handle.shutdown(_socket.SHUT_WR)
     while (left := until - time.monotonic()) > 0:
-        wait(handle.fileno(), left)
+        green.native_wait(handle.fileno(), left)
         try:
             if not handle.recv(CHUNK, _socket.MSG_DONTWAIT):
                 return

@@ -10,8 +10,6 @@ class Driver(Protocol):
 
     # Whether one call of end() for many takes as long as for one.
     ends_together: bool
-    # Whether end() blocks in C: it is called in a native thread then, also where gevent has patched.
-    ends_in_c: bool
 
     def hub(self) -> object:
         """Where connections that are opened by this caller work: gevent's hub, for example. What is opened
@@ -30,7 +28,7 @@ class Driver(Protocol):
     def is_executing(self, connection: Any, error: BaseException | None) -> bool:
         """Whether the server may be executing something for it. ``error``: by which its user has given up."""
 
-    def end(self, connections: list[Any], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Any], seconds: float) -> None:
         """Have the server end what it executes for them, and their sessions; wait for that until ``seconds``
-        are over. ``helpers``: gets the connections that this opens, for as long as they are open.
+        are over. Called in a native thread.
         """

@@ -1,9 +1,10 @@
 """Statements that were given up: ended at the server, and counted until then.
 
 Cutting a connection doesn't end what the server executes for it, with its locks. So whoever gives one up
-notes it here, which is no I/O and no switch, and goes on. A native thread, or a greenlet of the connection's
-own hub, has the server end the session; then the connection is dropped and its slot is free. That takes
-milliseconds. Where nobody answers, the housekeeper drops it.
+notes it here, which is no I/O and no switch, and goes on. A native thread has the server end the session;
+then the connection is dropped and its slot is free. That takes milliseconds. Where nobody answers, the
+housekeeper drops it. The thread is native under gevent, too: that of a greenlet may be busy or end, and a
+forked child has no native threads that would go on with what is its parent's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
@@ -44,8 +44,6 @@ class Endings:
     """Those of one pool."""
 
     def __init__(self, slots: Slots) -> None:
-        # Connections through which others are ended.
-        self.helpers: list[Any] = []
         self._slots = slots
         self._driver: Driver = slots.driver
         self._process = fork.process
@@ -79,7 +77,7 @@ class Endings:
         ending = Ending(slot, reason, now + END_TIME)
         self._all[slot.number] = ending
         self._waiting.append(ending)
-        self._start(slot.hub)
+        self._start()
 
     def is_executing(self, slot: Slot, error: BaseException | None = None) -> bool:
         """Whether the server may be, for a connection that isn't given up yet. No I/O."""
@@ -91,11 +89,11 @@ class Endings:
             observers.failed("looking for a statement", failure)
             return False
 
-    def _start(self, hub: Any) -> None:
+    def _start(self) -> None:
         # Written before it is read: who puts a permit back looks for what waits then.
         if self._permits:
             with suppress(RuntimeError):
-                green.start(None if self._driver.ends_in_c else hub, self._work)
+                green.start_native(self._work)
 
     def look_after(self) -> None:
         """Drop those that take too long, and see to it that somebody is at the others. No I/O, no switch."""
@@ -105,9 +103,9 @@ class Endings:
                 self._claim(ending)
                 self._end(ending)
         if self._waiting:
-            self._start(self._driver.hub())
+            self._start()
 
-    # -- in a thread or greenlet of its own ----------------------------------------------------------
+    # -- in a native thread ----------------------------------------------------------
 
     def _work(self) -> None:
         """Until nothing waits, or enough others are at it."""
@@ -127,7 +125,7 @@ class Endings:
             return
         try:
             seconds = max(endings[0].until - time.monotonic(), SHORTEST)
-            self._driver.end([ending.slot.connection for ending in endings], seconds, self.helpers)
+            self._driver.end([ending.slot.connection for ending in endings], seconds)
         except Exception as error:
             self._slots.journal.note("not_ended", error=redact(error))
         finally:

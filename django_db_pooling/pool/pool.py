@@ -260,9 +260,8 @@ class Pool:
         return len(self.slots)
 
     def connections(self) -> list[Any]:
-        """All physical connections, idle, in use and ending; and those through which others are ended."""
-        mine = [slot.connection for slot in self.slots.all() if slot.connection is not None]
-        return [*mine, *self.endings.helpers]
+        """All physical connections, idle, in use and ending."""
+        return [slot.connection for slot in self.slots.all() if slot.connection is not None]
 
     def holders(self) -> list[object]:
         """Of the connections that are checked out."""

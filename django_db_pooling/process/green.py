@@ -71,18 +71,21 @@ def in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
         loop.run_callback_threadsafe(function)
 
 
-def start(hub: Any, function: Callable[[], object]) -> None:
-    """Call it in a greenlet of this hub, or where that is None in a native thread. Doesn't switch.
+def start_native(function: Callable[[], object]) -> None:
+    """Call it in a native thread, also where gevent has patched. Doesn't switch; callable in finalizers.
 
     Raises RuntimeError where there can't be one.
     """
-    if hub is None:
-        original("_thread", "start_new_thread")(function, ())
-        return
-    loop = hub.loop
-    if loop is None:
-        raise RuntimeError("the hub's thread has ended")
-    loop.run_callback_threadsafe(sys.modules["gevent"].spawn, function)
+    original("_thread", "start_new_thread")(_run_natively, (function,))
+
+
+def _run_natively(function: Callable[[], object]) -> None:
+    try:
+        function()
+    finally:
+        if patched("socket"):
+            # Whatever is patched has made one for this thread.
+            hub_of_this_thread().destroy(destroy_loop=True)
 
 
 def cooperative_wait(fd: int, seconds: float) -> None:
@@ -97,7 +100,7 @@ def cooperative_wait(fd: int, seconds: float) -> None:
 
 
 def native_wait(fd: int, seconds: float) -> None:
-    """The same for a native thread, which has no greenlets, whatever gevent has patched."""
+    """The same for a native thread without greenlets, whatever gevent has patched."""
     poller = original("select", "poll")()
     poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)

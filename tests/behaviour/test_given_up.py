@@ -172,8 +172,9 @@ def test_fifty_timeouts_on_a_locked_row_leave_no_session_over_the_limit(observer
         in_threads([client] * 5)
     assert len(served) == 50
     # One more: that which has locked the row. PostgreSQL's cancel requests are no sessions.
-    assert (watch.most, watch.helpers) <= (5 + 1, 1)
-    assert watch.helpers <= 1
+    assert watch.most <= 5 + 1
+    # One at a time; MariaDB closes a connection before it takes it off its list.
+    assert watch.helpers <= 2
     assert abandoned() - before == 50
     pooling.close_all()
     soon(lambda: observer.count() == 0, seconds=2)
@@ -218,7 +219,7 @@ def test_a_statement_that_is_not_answered_within_read_timeout(observer: Observer
     """The driver gives it up, and not its user."""
     with another_alias(OPTIONS={"read_timeout": 1}) as alias:
         number = server_id(alias)
-        with pytest.raises(OperationalError, match="2013"):
+        with pytest.raises(OperationalError):
             sql(SLEEPING, using=alias)
         assert abandoned(alias) == 1
         soon(lambda: number not in observer.ids(), 1)
@@ -348,7 +349,7 @@ def test_a_child_ends_nothing_of_its_parents(observer: Observer, monkeypatch: py
         assert (ending(), abandoned()) == (0, 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ending_module.Endings, "_start", lambda self, hub: None)
+        patch.setattr(ending_module.Endings, "_start", lambda self: None)
         give_up(SLEEPING)
         assert ending() == 1
         in_child(child)

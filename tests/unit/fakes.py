@@ -55,7 +55,7 @@ class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
     connection_class: type[Connection] = Connection
-    ends_together = ends_in_c = False
+    ends_together = False
 
     def __init__(self) -> None:
         self.here: object = HERE
@@ -91,7 +91,7 @@ class FakeDriver:
     def is_executing(self, connection: Connection, error: BaseException | None) -> bool:
         return connection.executing
 
-    def end(self, connections: list[Connection], seconds: float, helpers: list[Any]) -> None:
+    def end(self, connections: list[Connection], seconds: float) -> None:
         self.ended.append([connection.number for connection in connections])
         self.at_end(seconds)
 
