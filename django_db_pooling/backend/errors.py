@@ -122,8 +122,8 @@ def lose(wrapper: LeaseHolder, error: BaseException | None = None) -> None:
         was_in_transaction = True
         try:
             was_in_transaction = lease.manual or driver.in_transaction(slot.connection) is not False
-        except Exception as error:
-            observers.failed("looking for a transaction", error)
+        except Exception as failure:
+            observers.failed("looking for a transaction", failure)
     lease.pool.give_up(slot, Closed.BROKEN, error)
     if not driver.has_transactions:
         wrapper.unset_connection()

@@ -92,11 +92,13 @@ class PyMySQL(Driver):
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     def is_executing(self, connection: Any, error: BaseException | None) -> bool:
-        if error is None:
-            # It was sent, and no packet of an answer has come; or some of them have.
-            return connection._next_seq_id == 1 or self.unread(connection)
-        # Of the database's errors: there was no answer within read_timeout.
-        return not isinstance(error, pymysql.MySQLError) or isinstance(error.__context__, TimeoutError)
+        if isinstance(error, pymysql.MySQLError):
+            # There was no answer within read_timeout: else the server is gone.
+            return isinstance(error.__context__, TimeoutError)
+        # A read that was cut short has closed the socket. Or a statement was sent, and no packet of an answer
+        # has come, or not all.
+        was_reading = error is not None and connection._sock is None
+        return was_reading or connection._next_seq_id == 1 or self.unread(connection)
 
     def end(self, connections: list[Any], seconds: float) -> None:
         """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""

@@ -3,8 +3,8 @@
 Cutting a connection doesn't end what the server executes for it, with its locks. So whoever gives one up
 notes it here, which is no I/O and no switch, and goes on. A native thread has the server end the session;
 then the connection is dropped and its slot is free. That takes milliseconds. Where nobody answers, the
-housekeeper drops it. The thread is native under gevent, too: that of a greenlet may be busy or end, and a
-forked child has no native threads that would go on with what is its parent's.
+housekeeper drops it, or whoever waits. The thread is native under gevent, too: that of a greenlet may be
+busy or end, and a forked child has no native threads that would go on with what is its parent's.
 """
 
 from __future__ import annotations
@@ -48,14 +48,11 @@ class Endings:
         self._driver: Driver = slots.driver
         self._process = fork.process
         # By number of the slot, to which nobody else refers.
-        self._all: dict[int, Ending] = {}
+        self.all: dict[int, Ending] = {}
         # Those that nobody is at yet.
         self._waiting: deque[Ending] = deque()
         # Whoever removes one may end something, and puts it back.
         self._permits: deque[None] = deque([None] * (1 if slots.driver.ends_together else AT_A_TIME))
-
-    def __len__(self) -> int:
-        return len(self._all)
 
     def give_up(self, slot: Slot, reason: Closed | None = None, error: BaseException | None = None) -> None:
         """As ``Slots.discard``, for a connection of which the server may be executing something.
@@ -75,13 +72,13 @@ class Endings:
         # Nobody waits for it to come back.
         slot.validated_at = -math.inf
         ending = Ending(slot, reason, now + END_TIME)
-        self._all[slot.number] = ending
+        self.all[slot.number] = ending
         self._waiting.append(ending)
         self._start()
 
     def is_executing(self, slot: Slot, error: BaseException | None = None) -> bool:
         """Whether the server may be, for a connection that isn't given up yet. No I/O."""
-        if slot.connection is None or not slot.opened_at or slot.number in self._all:
+        if slot.connection is None or not slot.opened_at or slot.number in self.all:
             return False
         try:
             return self._driver.is_executing(slot.connection, error)
@@ -97,13 +94,16 @@ class Endings:
 
     def look_after(self) -> None:
         """Drop those that take too long, and see to it that somebody is at the others. No I/O, no switch."""
+        self.drop_overdue()
+        if self._waiting:
+            self._start()
+
+    def drop_overdue(self) -> None:
         now = time.monotonic()
-        for ending in list(self._all.values()):
+        for ending in list(self.all.values()):
             if now >= ending.until:
                 self._claim(ending)
                 self._end(ending)
-        if self._waiting:
-            self._start()
 
     # -- in a native thread ----------------------------------------------------------
 
@@ -153,4 +153,4 @@ class Endings:
     def _end(self, ending: Ending) -> None:
         # In this order: if this is interrupted, the housekeeper finds it again.
         self._slots.discard(ending.slot, ending.reason)
-        self._all.pop(ending.slot.number, None)
+        self.all.pop(ending.slot.number, None)

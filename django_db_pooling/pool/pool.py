@@ -53,7 +53,8 @@ class Pool:
         self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
-        slots.give_up, slots.ending = self.endings.give_up, self.endings
+        slots.give_up, slots.ending = self.endings.give_up, self.endings.all
+        slots.drop_overdue = self.endings.drop_overdue
         # Methods of this pool, too, without a call in between: they are in slots.py and health.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
         self.is_suspect, self.suspect, self.validated = health.is_suspect, health.suspect, health.validated

@@ -199,6 +199,8 @@ class Queue:
 
     def _serve_waiters(self) -> None:
         slots = self._slots
+        if slots.ending:
+            slots.drop_overdue()
         while self.waiters and (slots.idle_count or len(self._resting) or slots.has_room):
             match = self._next_match()
             if match is None:

@@ -74,6 +74,7 @@ class Slots(Idle):
         # Discards one for which the server may be executing something; and those of which that isn't over.
         self.give_up: Callable[[Slot, Closed], None] = self.discard
         self.ending: Sized = ()
+        self.drop_overdue: Callable[[], None] = lambda: None
         self._pool = pool
         self._process = fork.process
         self._numbers = itertools.count(1)

@@ -105,6 +105,17 @@ def test_one_that_takes_too_long_is_free_all_the_same(
     del others
 
 
+def test_who_waits_gets_the_place_of_one_that_takes_too_long_without_a_housekeeper(
+    pool: FakePool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "END_TIME", 0.1)
+    pool.limits = FakePool(size=1, max_outstanding=1).limits
+    pool.give_up(executing(pool))
+    (waiter,) = queue_up(pool, 1)
+    assert waiter.result(2.0).connection is None
+    assert (pool.snapshot().ending, server.busy) == (0, 1)
+
+
 @pytest.mark.parametrize(("together", "most"), [(False, ending.AT_A_TIME), (True, 1)])
 def test_few_are_ended_at_a_time(together: bool, most: int, pool: FakePool) -> None:
     driver = FakeDriver()
