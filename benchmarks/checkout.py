@@ -41,7 +41,7 @@ def django_db_pooling() -> Cycle:
     from django_db_pooling.pool.limits import Limits
 
     class Driver:
-        ends_together = False
+        can_end = ends_elsewhere = False
 
         def hub(self) -> object:
             return None

@@ -38,7 +38,8 @@ class Socketed:
     """What the pool asks, of connections over a TCP or UNIX socket."""
 
     # See pool/driver.py, as is_executing() and end().
-    ends_together = False
+    can_end = False
+    ends_elsewhere = False
 
     # Connections only work in the hub that opened them, where gevent patches sockets.
     hub: Callable[[], object] = staticmethod(green.hub_of_sockets)

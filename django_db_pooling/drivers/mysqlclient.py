@@ -30,7 +30,7 @@ _NOT_OURS = frozenset({"db", "database", "init_command", "sql_mode", "cursorclas
 
 
 class MySQLClient(Driver):
-    ends_together = True
+    can_end = ends_elsewhere = True
     rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = ("cursorclass", "converter", "encoders")

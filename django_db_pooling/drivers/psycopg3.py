@@ -28,16 +28,12 @@ _TIME_ZONE = "time_zone_for_pool"
 # https://www.psycopg.org/psycopg3/docs/news.html
 _FORGETS = tuple(map(int, re.findall(r"\d+", psycopg.__version__)[:3])) >= (3, 3, 5)
 
-# Else there is only libpq's PQcancel, without TLS and without a timeout.
-# https://www.psycopg.org/psycopg3/docs/api/connections.html#psycopg.Connection.cancel_safe
-_capabilities = getattr(psycopg, "capabilities", None)
-_CANCELS_SAFELY = bool(getattr(_capabilities, "has_cancel_safe", bool)())
-
 # Before Python 3.12 a member of an Enum takes longer to look up than a function takes to call.
 _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.ACTIVE
 
 
 class Psycopg3(Driver):
+    can_end = bool(getattr(getattr(psycopg, "capabilities", None), "has_cancel_safe", bool)())
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = (
@@ -88,9 +84,8 @@ class Psycopg3(Driver):
     def end(self, connections: list[Any], seconds: float) -> None:
         """https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS"""
         for connection in connections:
-            cancel = (
-                partial(connection.cancel_safe, timeout=seconds) if _CANCELS_SAFELY else connection.cancel
-            )
+            # Before libpq 17 there is only cancel(): without a timeout, and it keeps the GIL.
+            cancel = partial(connection.cancel_safe, timeout=seconds)
             ending.by_cancel(self.fileno(connection), cancel, seconds)
 
     def server_away(self, error: BaseException) -> bool:

@@ -34,7 +34,7 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
-    ends_together = True
+    can_end = ends_elsewhere = True
     rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = (

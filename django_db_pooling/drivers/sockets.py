@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from django_db_pooling.process import green
 
@@ -25,6 +26,13 @@ def shut_down(fd: int | None) -> None:
     if fd is not None:
         with contextlib.suppress(OSError):
             _on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
+
+
+def local_port(fd: int) -> int:
+    """The client's, as servers see it where nothing is in between; -1 for a UNIX socket."""
+    found: list[Any] = []
+    _on_socket(fd, lambda handle: found.append(handle.getsockname()))
+    return found[0][1] if isinstance(found[0], tuple) else -1
 
 
 def wait_for_end(fd: int, seconds: float) -> None:

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 class Driver(Protocol):
     """Only ``close`` and ``end`` may talk to the server."""
 
-    # Whether one call of end() for many takes as long as for one.
-    ends_together: bool
+    # Whether end() does anything.
+    can_end: bool
+    # Whether it uses another connection, one for many: what is to be ended is dropped before.
+    ends_elsewhere: bool
 
     def hub(self) -> object:
         """Where connections that are opened by this caller work: gevent's hub, for example. What is opened

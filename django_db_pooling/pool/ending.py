@@ -32,10 +32,11 @@ AT_A_TIME = 4
 class Ending:
     """A connection whose session is to be ended, until a time of ``time.monotonic()``."""
 
-    __slots__ = ("reason", "slot", "until")
+    __slots__ = ("connection", "reason", "slot", "until")
 
     def __init__(self, slot: Slot, reason: Closed | None, until: float) -> None:
         self.slot = slot
+        self.connection = slot.connection
         self.reason = reason
         self.until = until
 
@@ -52,7 +53,7 @@ class Endings:
         # Those that nobody is at yet.
         self._waiting: deque[Ending] = deque()
         # Whoever removes one may end something, and puts it back.
-        self._permits: deque[None] = deque([None] * (1 if slots.driver.ends_together else AT_A_TIME))
+        self._permits: deque[None] = deque([None] * (1 if slots.driver.ends_elsewhere else AT_A_TIME))
 
     def give_up(self, slot: Slot, reason: Closed | None = None, error: BaseException | None = None) -> None:
         """As ``Slots.discard``, for a connection of which the server may be executing something.
@@ -66,13 +67,15 @@ class Endings:
         slots.counts.abandoned += 1
         now = time.monotonic()
         slots.count_held(slot, now)
-        if not slots.limits.cancel or fork.forks_silently():
+        if not (slots.limits.cancel and self._driver.can_end) or fork.forks_silently():
             slots.discard(slot, reason)
             return
         # Nobody waits for it to come back.
         slot.validated_at = -math.inf
         ending = Ending(slot, reason, now + END_TIME)
         self.all[slot.number] = ending
+        if self._driver.ends_elsewhere:
+            slots.drop(slot)
         self._waiting.append(ending)
         self._start()
 
@@ -125,7 +128,7 @@ class Endings:
             return
         try:
             seconds = max(endings[0].until - time.monotonic(), SHORTEST)
-            self._driver.end([ending.slot.connection for ending in endings], seconds)
+            self._driver.end([ending.connection for ending in endings], seconds)
         except Exception as error:
             self._slots.journal.note("not_ended", error=redact(error))
         finally:
@@ -134,7 +137,7 @@ class Endings:
     def _take(self) -> list[Ending]:
         """What one call ends, first come, first served."""
         waiting = list(self._waiting)
-        if self._driver.ends_together:
+        if self._driver.ends_elsewhere:
             waiting = [one for one in waiting if one.slot.affinity == waiting[0].slot.affinity]
             return [one for one in waiting if self._claim(one)]
         return next(([one] for one in waiting if self._claim(one)), [])

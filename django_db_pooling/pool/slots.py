@@ -218,7 +218,7 @@ class Slots(Idle):
         try:
             self._say_goodbye(slot)
         finally:
-            self._drop(slot)
+            self.drop(slot)
             self._count_closed(slot, reason)
             slot.renew(self.generation, affinity, self.driver.hub())
 
@@ -231,7 +231,8 @@ class Slots(Idle):
         except Exception as error:
             self.journal.note("close_failed", error=redact(error))
 
-    def _drop(self, slot: Slot) -> None:
+    def drop(self, slot: Slot) -> None:
+        """Drop its connection without a word to the server; the slot is still taken. No I/O, no switch."""
         connection, slot.connection = slot.connection, None
         if connection is not None:
             try:
@@ -260,7 +261,7 @@ class Slots(Idle):
             return
         if self._is_inherited(slot):
             return
-        self._drop(slot)
+        self.drop(slot)
         if self._forget(slot):
             self.count_held(slot, time.monotonic())
             self._count_closed(slot, reason)

@@ -55,7 +55,8 @@ class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
     connection_class: type[Connection] = Connection
-    ends_together = False
+    can_end = True
+    ends_elsewhere = False
 
     def __init__(self) -> None:
         self.here: object = HERE

@@ -119,7 +119,7 @@ def test_who_waits_gets_the_place_of_one_that_takes_too_long_without_a_housekeep
 @pytest.mark.parametrize(("together", "most"), [(False, ending.AT_A_TIME), (True, 1)])
 def test_few_are_ended_at_a_time(together: bool, most: int, pool: FakePool) -> None:
     driver = FakeDriver()
-    driver.ends_together = together
+    driver.ends_elsewhere = together
     pool = FakePool(driver, size=10, max_outstanding=10)
     server = Server(driver)
     slots = [executing(pool) for _ in range(10)]
@@ -137,7 +137,7 @@ def test_few_are_ended_at_a_time(together: bool, most: int, pool: FakePool) -> N
 
 def test_those_of_other_settings_are_not_ended_with_them() -> None:
     driver = FakeDriver()
-    driver.ends_together = True
+    driver.ends_elsewhere = True
     pool = FakePool(driver)
     server = Server(driver)
     for affinity in ("a", "b", "a"):
