@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import Error, OperationalError, connections, transaction
 
-from django_db_pooling import pooling
+from django_db_pooling import conf, pooling
 from django_db_pooling.pool import ending as ending_module
 from django_db_pooling.pool import journal
 from django_db_pooling.registry import registry
@@ -175,7 +175,7 @@ def test_fifty_timeouts_on_a_locked_row_leave_no_session_over_the_limit(observer
     with locked(note), Watch(observer) as watch:
         in_threads([client] * 5)
     assert len(served) == 50
-    # One more: that which has locked the row. PostgreSQL's cancel requests are no sessions; psycopg2 has a helper.
+    # One more: that which has locked the row. PostgreSQL's cancel requests are no sessions, psycopg2's are.
     assert watch.most <= 5 + 1 + (2 if DRIVER == "psycopg2" else 0)
     # One at a time; MariaDB closes a connection before it takes it off its list.
     assert watch.helpers <= 2
@@ -378,3 +378,12 @@ def test_no_password_is_said_when_ending_fails(
     eventually(lambda: any("Access denied" in record.message for record in caplog.records))
     assert "was-changed" not in caplog.text
     observer.kill()
+
+
+@pytest.mark.parametrize("value", [1, None, "no"])
+def test_the_switch_is_true_or_false(value: object) -> None:
+    [problem] = conf.problems("default", {"POOL": {"CANCEL": value}})
+    assert problem.id == "django_db_pooling.E003"
+    assert "True or False" in problem.hint
+    assert not conf.limits_for("default", {"POOL": {"CANCEL": False}}).cancel
+    assert conf.limits_for("default", {}).cancel
