@@ -83,9 +83,11 @@ def _run_natively(function: Callable[[], object]) -> None:
     try:
         function()
     finally:
-        if patched("socket"):
-            # Whatever is patched has made one for this thread.
-            hub_of_this_thread().destroy(destroy_loop=True)
+        # What is patched has made one for this thread, if it was used.
+        found = sys.modules.get("gevent._hub_local")
+        hub = None if found is None else found.get_hub_if_exists()
+        if hub is not None:
+            hub.destroy(destroy_loop=True)
 
 
 def cooperative_wait(fd: int, seconds: float) -> None:
