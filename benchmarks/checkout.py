@@ -41,11 +41,18 @@ def django_db_pooling() -> Cycle:
     from django_db_pooling.pool.limits import Limits
 
     class Driver:
+        can_end = ends_elsewhere = False
+
         def hub(self) -> object:
             return None
 
         def alive(self, connection: Any) -> bool | None:
             return True
+
+        def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+            return False
+
+        def end(self, connections: list[Any], seconds: float) -> None: ...
 
         def drop(self, connection: Any) -> None: ...
 

@@ -91,6 +91,7 @@ _KEYS = {
     "CONNECT_RETRY": _Key("connect_retry", _seconds, "seconds, 0 or more"),
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "CANCEL": _Key("cancel", lambda value: isinstance(value, bool), "True or False"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
     "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),

@@ -43,6 +43,7 @@ STATS = PoolStats(
     in_use=3,
     idle=4,
     opening=2,
+    ending=1,
     waiting=5,
     checkouts=100,
     opened=30,
@@ -52,6 +53,7 @@ STATS = PoolStats(
     resets=7,
     pins=8,
     reclaimed=9,
+    abandoned=12,
     broken=11,
     closed_by_reason={reason: number for number, reason in enumerate(REASONS, 1)},
     waits=Durations((90, 0, 0, 0, 0, 0, 0, 9, *[0] * 6, 7), 250.5),
@@ -68,8 +70,9 @@ def test_every_figure_has_a_metric() -> None:
         "max_outstanding": 20,
         "in_use": 3,
         "idle": 4,
-        "free": 15,
+        "free": 14,
         "opening": 2,
+        "ending": 1,
         "waiting": 5,
         "checkouts_total": 100,
         "opened_total": 30,
@@ -78,6 +81,7 @@ def test_every_figure_has_a_metric() -> None:
         "resets_total": 7,
         "pins_total": 8,
         "reclaimed_total": 9,
+        "abandoned_total": 12,
         "broken_total": 11,
         "wait_seconds_count": 106,
         "wait_seconds_sum": 250.5,
@@ -449,7 +453,7 @@ def test_two_workers_add_up_to_what_the_server_counts(
 
 
 def is_open(samples: Samples) -> float:
-    return sum(total(samples, state) for state in ("in_use", "idle", "opening"))
+    return sum(total(samples, state) for state in ("in_use", "idle", "opening", "ending"))
 
 
 def total(samples: Samples, name: str) -> float:

@@ -218,7 +218,7 @@ class LeaseHolder(Backend):
         """Drop the connection, if there is one."""
         if self._lease is not None:
             lease = self.end_lease()
-            lease.pool.discard(lease.slot)
+            lease.pool.give_up(lease.slot)
         self.connection = None
 
     def unset_connection(self) -> None:

@@ -39,7 +39,7 @@ def close(wrapper: LeaseHolder) -> None:
         if wrapper._vacant is not LOST:
             wrapper.plain._close()
     elif wrapper.in_atomic_block and lease.driver.has_transactions:
-        lease.pool.close(wrapper.end_lease().slot)
+        _close(wrapper.end_lease())
         wrapper._vacant = LOST
     else:
         try:
@@ -93,7 +93,7 @@ def abandon(wrapper: LeaseHolder) -> None:
         slot.dirty = slot.dirty or lease.identity.reset_mode == "always"
         lease.pool.checkin(slot)
     else:
-        lease.pool.discard(slot)
+        lease.pool.give_up(slot)
     wrapper.clear_state()
 
 
@@ -158,8 +158,8 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
             and (is_clean or (not lease.is_damaged() and roll_back(wrapper, lease)))
             and (not must_reset or reset_session(wrapper, lease))
         )
-    except BaseException:
-        pool.discard(slot)
+    except BaseException as error:
+        pool.give_up(slot, None, error)
         raise
     # From here on it may be another wrapper's.
     wrapper.connection = None
@@ -167,6 +167,17 @@ def check_in(wrapper: LeaseHolder, may_rest: bool = False, is_clean: bool = Fals
         wrapper._resting = pool.rest(slot)
     elif is_as_new:
         pool.checkin(slot)
+    else:
+        _close(lease)
+
+
+def _close(lease: Lease) -> None:
+    """Close it (I/O); where another thread is in the middle of a statement, or rows are still to come, end
+    that at the server.
+    """
+    slot, pool = lease.slot, lease.pool
+    if not lease.driver.broken(slot.connection) and pool.endings.is_executing(slot):
+        pool.give_up(slot)
     else:
         pool.close(slot)
 

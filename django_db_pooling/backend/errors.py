@@ -50,8 +50,8 @@ def is_usable(wrapper: LeaseHolder, ask: Callable[[], bool]) -> bool:
         return wrapper.connection is not None and wrapper._vacant is not LOST and ask()
     try:
         usable: bool = lease.driver.usable(wrapper.connection, ask, wrapper.seconds_to_ask(lease))
-    except BaseException:
-        lose(wrapper)
+    except BaseException as error:
+        lose(wrapper, error)
         raise
     if usable:
         lease.pool.validated(lease.slot)
@@ -76,7 +76,7 @@ def statement_failed(wrapper: LeaseHolder, error: BaseException) -> None:
         lease.slot.broken = True
     if is_lost:
         lease.pool.journal.trouble("lost", error, request=request_label(lease.slot.holder))
-        lose(wrapper)
+        lose(wrapper, error)
 
 
 def _has_lost(wrapper: LeaseHolder, lease: Lease, error: BaseException) -> bool:
@@ -111,8 +111,8 @@ def _retire_what_is_unfit(lease: Lease, error: BaseException) -> None:
         identity.pool.wrong_server(slot, error)
 
 
-def lose(wrapper: LeaseHolder) -> None:
-    """Cut this connection: its slot is free at once, and a transaction on it fails."""
+def lose(wrapper: LeaseHolder, error: BaseException | None = None) -> None:
+    """Cut this connection because of an error, and what the server executes for it: a transaction fails."""
     if wrapper._lease is None:
         return
     lease = wrapper.end_lease()
@@ -122,9 +122,9 @@ def lose(wrapper: LeaseHolder) -> None:
         was_in_transaction = True
         try:
             was_in_transaction = lease.manual or driver.in_transaction(slot.connection) is not False
-        except Exception as error:
-            observers.failed("looking for a transaction", error)
-    lease.pool.discard(slot, Closed.BROKEN)
+        except Exception as failure:
+            observers.failed("looking for a transaction", failure)
+    lease.pool.give_up(slot, Closed.BROKEN, error)
     if not driver.has_transactions:
         wrapper.unset_connection()
         return

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 # With more processes than this, their table is collapsed.
 MAX_EXPANDED = 8
-LABELS = {"in_use": "in use", "opening": "opening", "idle": "idle", "unopened": "not opened"}
+LABELS = {
+    "in_use": "in use",
+    "opening": "opening",
+    "ending": "ending",
+    "idle": "idle",
+    "unopened": "not opened",
+}
 KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
 DONE = {Action.RECYCLE: "Recycle", Action.CLOSE_IDLE: "Close idle"}
 BUTTONS = [
@@ -93,8 +99,7 @@ def _state(overview: Overview) -> str:
 
 def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
     total = pool.total
-    counts = {name: (label, _count(pool, name)) for name, label in LABELS.items()}
-    segments = bar(counts, total.max_outstanding or 0)
+    segments = _bar({name: _count(pool, name) for name in LABELS}, total.max_outstanding)
     if total.max_outstanding is None:
         segments = [segment for segment in segments if segment.name != "unopened"]
     return {
@@ -118,6 +123,12 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         ],
         "buttons": BUTTONS,
     }
+
+
+def _bar(counts: dict[str, int], most: int | None) -> list[Segment]:
+    """What is rare is there only if there is any."""
+    shown = {name: (LABELS[name], count) for name, count in counts.items() if count or name != "ending"}
+    return bar(shown, most or 0)
 
 
 def _count(pool: PoolPicture, name: str) -> int:
@@ -150,9 +161,7 @@ def _times(title: str, spread: Spread) -> Times:
 def _row(member: Member) -> Row:
     stats = member.stats
     most = stats.max_outstanding
-    segments = bar(
-        {name: (LABELS[name], int(getattr(stats, name))) for name in ("in_use", "opening", "idle")}, most or 0
-    )
+    segments = _bar({name: int(getattr(stats, name)) for name in LABELS if name != "unopened"}, most)
     return Row(
         pid=member.pid,
         program=member.program,
@@ -203,6 +212,7 @@ def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
         ("refused", f"{total.refused:,}", "by the server, which has too many"),
         ("broken", f"{total.broken:,}", "closed by the server, or interrupted in a statement"),
         ("reclaimed", f"{total.reclaimed:,}", "not returned by their holder"),
+        ("abandoned", f"{total.abandoned:,}", "statements given up while the server executed them"),
         ("resets", f"{total.resets:,}", "sessions reset"),
         ("pins", f"{total.pins:,}", "connections pinned to the end of a request"),
         ("longest wait", humanize.duration(total.longest_wait_seconds), "of a single caller"),

@@ -37,6 +37,10 @@ def _copied(value: Any) -> Any:
 class Socketed:
     """What the pool asks, of connections over a TCP or UNIX socket."""
 
+    # See pool/driver.py, as is_executing() and end().
+    can_end = False
+    ends_elsewhere = False
+
     # Connections only work in the hub that opened them, where gevent patches sockets.
     hub: Callable[[], object] = staticmethod(green.hub_of_sockets)
 
@@ -76,6 +80,13 @@ class Socketed:
         finally:
             if duplicate is not None:
                 os.close(duplicate)
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        """Whether the server may be executing something. ``error``: by which its user has given it up."""
+        return False
+
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """Have the server end that, and the sessions (I/O). Called in a native thread, under gevent, too."""
 
     def fileno(self, connection: Any) -> int | None:
         """The socket's descriptor, None when it is closed."""

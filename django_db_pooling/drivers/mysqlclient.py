@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import MySQLdb
 from MySQLdb import MySQLError, ProgrammingError, cursors
 
-from django_db_pooling.drivers import errors
+from django_db_pooling.drivers import ending, errors
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
 # The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
-_LOST = frozenset({2006, 2013, 2055, 1927, 4031, 1053})
+_SERVER_LOST = 2013
+_LOST = frozenset({2006, _SERVER_LOST, 2055, 1927, 4031, 1053})
 # Attribute of a connection: its descriptor, as it was when the connection was opened.
 _DESCRIPTOR = "descriptor_for_pool"
+# Two more, where its user may give a statement up: its session, and the parameters of connecting.
+_SESSION, _PARAMS = "session_for_pool", "params_for_pool"
 # Another one, of those that were asked.
 _TAKES_WRITES = "takes_writes_for_pool"
 
 
+# Not of the session through which others are ended.
+_NOT_OURS = frozenset({"db", "database", "init_command", "sql_mode", "cursorclass"})
+
+
 class MySQLClient(Driver):
+    can_end = ends_elsewhere = True
     rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = ("cursorclass", "converter", "encoders")
@@ -46,6 +57,12 @@ class MySQLClient(Driver):
         super().open(slot, make, seconds)
         setattr(slot.connection, _DESCRIPTOR, slot.connection.fileno())
 
+    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+        if params.get("read_timeout"):
+            found = _rows(connection, f"SELECT {ending.SESSION}")[0]
+            setattr(connection, _SESSION, ending.session(found, connection.thread_id()))
+            setattr(connection, _PARAMS, params)
+
     def disconnect(self, connection: Any) -> None:
         if connection.open:
             connection.close()
@@ -62,6 +79,28 @@ class MySQLClient(Driver):
             return bool(connection.next_result() != -1)
         except MySQLError:
             return True
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        # It can only be interrupted by its own read_timeout.
+        return (
+            isinstance(error, MySQLError)
+            and error.args[:1] == (_SERVER_LOST,)
+            and getattr(connection, _SESSION, None) is not None
+        )
+
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""
+        most = max(1, math.ceil(seconds))
+        params = {
+            name: value for name, value in getattr(connections[0], _PARAMS).items() if name not in _NOT_OURS
+        }
+        params |= {"connect_timeout": most, "read_timeout": most, "write_timeout": most}
+        killer = MySQLdb.connect(**params)
+        try:
+            sessions = [getattr(connection, _SESSION) for connection in connections]
+            ending.by_kill(partial(_rows, killer), sessions, seconds)
+        finally:
+            killer.close()
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_away(error)
@@ -91,9 +130,7 @@ class MySQLClient(Driver):
         return not isinstance(cursor, cursors.CursorUseResultMixIn)
 
     def server_timeout(self, connection: Any) -> float:
-        with connection.cursor(cursors.Cursor) as cursor:
-            cursor.execute("SELECT @@wait_timeout, @@read_only")
-            seconds, read_only = cursor.fetchone()
+        seconds, read_only = _rows(connection, "SELECT @@wait_timeout, @@read_only")[0]
         setattr(connection, _TAKES_WRITES, read_only in errors.MYSQL_OFF)
         return float(seconds)
 
@@ -104,6 +141,12 @@ class MySQLClient(Driver):
             "mysqlclient waits for the server in C code and blocks all greenlets meanwhile. "
             "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
         )
+
+
+def _rows(connection: Any, sql: str) -> Any:
+    with connection.cursor(cursors.Cursor) as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
 
 
 DRIVER = MySQLClient()

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg import ServerCursor, waiting
 from psycopg import sql as composing
 from psycopg.pq import ConnStatus, Escaping, ExecStatus, TransactionStatus
 
-from django_db_pooling.drivers import errors, sockets
+from django_db_pooling.drivers import ending, errors, sockets
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.rules import POSTGRESQL
 from django_db_pooling.process import green
@@ -32,6 +33,7 @@ _OK, _IDLE, _ACTIVE = ConnStatus.OK, TransactionStatus.IDLE, TransactionStatus.A
 
 
 class Psycopg3(Driver):
+    can_end = bool(getattr(getattr(psycopg, "capabilities", None), "has_cancel_safe", bool)())
     rules = POSTGRESQL
     learned = ("isolation_level", "pg_version")
     told = (
@@ -74,6 +76,17 @@ class Psycopg3(Driver):
 
     def unread(self, connection: Any) -> bool:
         return bool(connection.pgconn.transaction_status == _ACTIVE)
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        pgconn = connection.pgconn
+        return bool(pgconn.status == _OK and pgconn.transaction_status == _ACTIVE)
+
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS"""
+        for connection in connections:
+            # Before libpq 17 there is only cancel(): without a timeout, and it keeps the GIL.
+            cancel = partial(connection.cancel_safe, timeout=seconds)
+            ending.by_cancel(self.fileno(connection), cancel, seconds)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.OperationalError) and errors.postgresql_server_away(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pymysql
 from pymysql.constants import SERVER_STATUS
 
-from django_db_pooling.drivers import errors, sockets, trackers
+from django_db_pooling.drivers import ending, errors, pymysql_killer, sockets, trackers
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
@@ -34,6 +34,7 @@ _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
 class PyMySQL(Driver):
+    can_end = ends_elsewhere = True
     rules = MYSQL
     learned = ("isolation_level", "mysql_server_data")
     told = (
@@ -89,6 +90,22 @@ class PyMySQL(Driver):
     def unread(self, connection: Any) -> bool:
         result = connection._result
         return result is not None and bool(result.unbuffered_active or result.has_next)
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        if isinstance(error, pymysql.MySQLError):
+            # There was no answer within read_timeout: else the server is gone.
+            return isinstance(error.__context__, TimeoutError)
+        # A read that was cut short has closed the socket. Or a statement was sent, and no packet of an answer
+        # has come, or not all.
+        was_reading = error is not None and connection._sock is None
+        return was_reading or connection._next_seq_id == 1 or self.unread(connection)
+
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""
+        found = [getattr(connection, _AT_FIRST, None) for connection in connections]
+        sessions = [at_first.session for at_first in found if at_first is not None and at_first.session]
+        if sessions:
+            pymysql_killer.kill(self, connections[0], sessions, seconds)
 
     def server_away(self, error: BaseException) -> bool:
         # With the same number as a server that isn't there it says that a certificate is wrong.
@@ -198,27 +215,36 @@ class PyMySQL(Driver):
 
 class _State(NamedTuple):
     """Of a session, read in one round trip. ``role``: the active ones; ``init_connect``: statements that the
-    server executes for each new connection; ``wait_timeout``: in seconds; ``read_only``: in its words.
+    server executes for each new connection; ``wait_timeout``: in seconds; ``read_only``: in its words;
+    ``session``: where it can be told from others.
     """
 
     role: str | None
     init_connect: str | None
     wait_timeout: int
     read_only: int | str
+    session: ending.Session | None
 
 
 def _read_state(connection: Any) -> _State | None:
     """None where the server is too old to have roles."""
     try:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
-            cursor.execute("SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout, @@read_only")
+            cursor.execute(
+                f"SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout, @@read_only, {ending.SESSION}"
+            )
             found = cursor.fetchone()
     except pymysql.MySQLError:
         if not connection.open:
             raise
         return None
-    # A proxy may answer anything.
-    return _State(*found) if found and len(found) == len(_State._fields) else None
+    try:
+        role, init_connect, wait_timeout, read_only, *words = found
+    except (TypeError, ValueError):
+        # A proxy may answer anything.
+        return None
+    session = ending.session(words, connection.thread_id())
+    return _State(role, init_connect, wait_timeout, read_only, session)
 
 
 def _track_session(connection: Any) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
+
+from django_db_pooling.process import green
 
 # Keepalive probes: seconds between two of them, and how many may stay without an answer.
 INTERVAL = 10
 PROBES = 6
+# Bytes that nobody wants are read in pieces of this size.
+CHUNK = 1 << 16
 # libpq's own parameters, https://www.postgresql.org/docs/current/libpq-connect.html: the user's choice
 # comes first.
 _LIBPQ = ("keepalives", "tcp_user_timeout")
@@ -20,6 +26,32 @@ def shut_down(fd: int | None) -> None:
     if fd is not None:
         with contextlib.suppress(OSError):
             _on_socket(fd, lambda handle: handle.shutdown(_socket.SHUT_RDWR))
+
+
+def local_port(fd: int) -> int:
+    """The client's, as servers see it where nothing is in between; -1 for a UNIX socket."""
+    found: list[Any] = []
+    _on_socket(fd, lambda handle: found.append(handle.getsockname()))
+    return found[0][1] if isinstance(found[0], tuple) else -1
+
+
+def wait_for_end(fd: int, seconds: float) -> None:
+    """Say that nothing more comes from here, and read on until the other side has closed, too: in a native
+    thread. ``fd``: a duplicate of one's own.
+    """
+    with contextlib.suppress(OSError):
+        _on_socket(fd, partial(_read_to_end, until=time.monotonic() + seconds))
+
+
+def _read_to_end(handle: _socket.socket, until: float) -> None:
+    handle.shutdown(_socket.SHUT_WR)
+    while (left := until - time.monotonic()) > 0:
+        green.native_wait(handle.fileno(), left)
+        try:
+            if not handle.recv(CHUNK, _socket.MSG_DONTWAIT):
+                return
+        except BlockingIOError:
+            continue
 
 
 def keep_alive(fd: int, idle: float, params: Iterable[str]) -> None:

@@ -42,6 +42,7 @@ GAUGES = {
     "idle": "Open connections that are not in use.",
     "free": "Connections that could be checked out at this moment without waiting; +Inf: no limit.",
     "opening": "Connections that are being opened.",
+    "ending": "Connections whose statement was given up, until the server has ended it.",
     "waiting": "Callers that wait for a connection.",
 }
 COUNTERS = {
@@ -51,6 +52,7 @@ COUNTERS = {
     "refused": "Connections that the server refused since it has too many.",
     "broken": "Connections that were broken: closed by the server, or interrupted in a statement.",
     "reclaimed": "Connections whose holder ended without returning them.",
+    "abandoned": "Statements that were given up while the server executed them.",
     "resets": "Sessions that were reset.",
     "pins": "Connections that were pinned to the end of a request or scope.",
 }

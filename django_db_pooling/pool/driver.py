@@ -6,7 +6,12 @@ from typing import Any, Protocol
 
 
 class Driver(Protocol):
-    """Only ``close`` may talk to the server."""
+    """Only ``close`` and ``end`` may talk to the server."""
+
+    # Whether end() does anything.
+    can_end: bool
+    # Whether it uses another connection, one for many: what is to be ended is dropped before.
+    ends_elsewhere: bool
 
     def hub(self) -> object:
         """Where connections that are opened by this caller work: gevent's hub, for example. What is opened
@@ -24,3 +29,11 @@ class Driver(Protocol):
 
     def close(self, connection: Any, close_wait: float) -> None:
         """Say goodbye, and wait up to ``close_wait`` seconds for the server to have closed, too."""
+
+    def is_executing(self, connection: Any, error: BaseException | None) -> bool:
+        """Whether the server may be executing something for it. ``error``: by which its user has given up."""
+
+    def end(self, connections: list[Any], seconds: float) -> None:
+        """Have the server end what it executes for them, and their sessions; wait for that until ``seconds``
+        are over. Called in a native thread.
+        """

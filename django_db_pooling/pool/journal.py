@@ -52,6 +52,9 @@ EVENTS = {
     "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
     "dead": Event(logging.INFO, "idle connection found broken", True),
     "lost": Event(logging.WARNING, "connection lost during a statement of %(request)s: %(error)s", True),
+    "not_ended": Event(
+        logging.WARNING, "a statement that was given up may go on at the server: %(error)s", True
+    ),
     "rolled_back": Event(logging.WARNING, "transaction left open was rolled back: %(request)s", True),
     "rollback_failed": Event(logging.WARNING, "rolling back a transaction failed: %(error)s", True),
     "atomic_left_open": Event(

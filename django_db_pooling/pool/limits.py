@@ -19,3 +19,5 @@ class Limits:
     connect_retry: float = 5.0
     keepalive: float | None = 60.0
     leak_threshold: float | None = None
+    # Whether statements that are given up are ended at the server.
+    cancel: bool = True

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from django_db_pooling.log import redact
+from django_db_pooling.pool.ending import Endings
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.resting import Resting
 from django_db_pooling.pool.slots import Slots
@@ -19,10 +20,11 @@ EXCESS_STAYS = 10.0
 class Maintenance:
     """Of one pool. The housekeeper calls ``run`` every second."""
 
-    def __init__(self, slots: Slots, resting: Resting, health: Health) -> None:
+    def __init__(self, slots: Slots, resting: Resting, health: Health, endings: Endings) -> None:
         self._slots = slots
         self._resting = resting
         self._health = health
+        self._endings = endings
 
     def run(self) -> None:
         """Everything, also where a part of it fails. Raises what failed."""
@@ -32,6 +34,7 @@ class Maintenance:
             last_first.callback(self._close_unwanted)
             last_first.callback(self._slots.free_lost)
             last_first.callback(self._cut_late_openings)
+            last_first.callback(self._endings.look_after)
 
     def drain(self) -> None:
         """Close what is idle."""

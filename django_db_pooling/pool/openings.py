@@ -40,7 +40,7 @@ class Openings:
         self._growth.end(slot.number)
         failed_at = self._growth.of(slot.affinity).succeeded()
         self._counts.opened += 1
-        if self._full is not None and len(self._slots) - len(self._growth) > self._full[1]:
+        if self._full is not None and self._open > self._full[1]:
             self._full = None
         self._queue.match()
         if failed_at is not None:
@@ -88,7 +88,7 @@ class Openings:
         """The holder of a bare slot got this error since the server has as many connections as it allows."""
         now, most = time.monotonic(), self._slots.limits.max_outstanding
         self._counts.refused += 1
-        self._full = now, len(self._slots) - len(self._growth)
+        self._full = now, self._open
         allowed = "any number of" if most is None else str(most)
         self._journal.trouble("full", error, open=self._full[1], allowed=allowed)
 
@@ -101,6 +101,11 @@ class Openings:
             return False
         self._note_failure(slot, error).rest(now)
         return True
+
+    @property
+    def _open(self) -> int:
+        """How many connections are open, with those that the server is ending."""
+        return len(self._slots) - len(self._growth)
 
     def when_refused(self) -> int | None:
         """How many connections were open when the server refused another one, in the last minute."""

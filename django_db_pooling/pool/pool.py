@@ -14,6 +14,7 @@ from typing import Any
 
 from django_db_pooling.log import redact
 from django_db_pooling.pool.driver import Driver
+from django_db_pooling.pool.ending import Endings
 from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.journal import Journal
@@ -44,9 +45,12 @@ class Pool:
         self.resting = Resting(slots)
         self.health = health = Health(slots)
         self.queue = Queue(name, slots, self.resting, health)
-        self.maintenance = Maintenance(slots, self.resting, health)
+        self.endings = Endings(slots)
+        self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
+        slots.give_up, slots.ending = self.endings.give_up, self.endings.all
+        slots.drop_overdue = self.endings.drop_overdue
         self.openings = openings = Openings(slots, self.queue)
         # Methods of this pool, too, without a call in between: they are in slots.py, health.py, openings.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
@@ -54,6 +58,7 @@ class Pool:
         self.suspect_all, self.found_broken = health.suspect_all, health.found_broken
         self.opened, self.open_failed, self.retry_in = openings.opened, openings.failed, openings.retry_in
         self.server_full, self.should_queue_again = openings.server_full, openings.should_queue_again
+        self.give_up = self.endings.give_up
 
     def server_of(self, affinity: Any) -> object:
         """Where connections of this affinity lead; None: where all do."""
@@ -206,7 +211,7 @@ class Pool:
         return len(self.slots)
 
     def connections(self) -> list[Any]:
-        """All physical connections, idle and in use."""
+        """All physical connections, idle, in use and ending."""
         return [slot.connection for slot in self.slots.all() if slot.connection is not None]
 
     def holders(self) -> list[object]:

@@ -210,6 +210,8 @@ class Queue:
 
     def _serve_waiters(self) -> None:
         slots = self._slots
+        if slots.ending:
+            slots.drop_overdue()
         while self.waiters and (slots.idle_count or len(self._resting) or slots.has_room):
             match = self._next_match()
             if match is None:
@@ -303,9 +305,10 @@ class Queue:
         now = time.monotonic()
         held = [slot for slot in self._slots.all() if slot.taken_at]
         figures = self.figures()
+        ending = f"{figures['ending']} ending, " if figures["ending"] else ""
         message = (
             f"No connection from pool {self._name!r}: {why}; {figures['in_use']} in use, "
-            f"{figures['idle']} idle, {figures['opening']} opening, {figures['waiting']} waiting, "
+            f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
         if held:
@@ -323,11 +326,12 @@ class Queue:
 
     def figures(self) -> dict[str, Any]:
         """Counts of this moment, read without stopping anybody."""
-        idle, opening = self._slots.idle_count, len(self._growth)
+        idle, opening, ending = self._slots.idle_count, len(self._growth), len(self._slots.ending)
         return {
-            "in_use": max(0, len(self._slots) - idle - opening),
+            "in_use": max(0, len(self._slots) - idle - opening - ending),
             "idle": idle,
             "opening": opening,
+            "ending": ending,
             "waiting": len(self.waiters),
             "max_outstanding": self._slots.limits.max_outstanding,
         }

@@ -71,6 +71,10 @@ class Slots(Idle):
         self.waiting: Sized = ()
         # Whether one that has just come back was given to one of them; and whether it needs no look.
         self.hand_over: Callable[[Slot, bool], bool] = lambda slot, is_fresh: False
+        # Discards one for which the server may be executing something; and those of which that isn't over.
+        self.give_up: Callable[[Slot, Closed], None] = self.discard
+        self.ending: Sized = ()
+        self.drop_overdue: Callable[[], None] = lambda: None
         self._pool = pool
         self._process = fork.process
         self._numbers = itertools.count(1)
@@ -214,7 +218,7 @@ class Slots(Idle):
         try:
             self._say_goodbye(slot)
         finally:
-            self._drop(slot)
+            self.drop(slot)
             self._count_closed(slot, reason)
             slot.renew(self.generation, affinity, self.driver.hub())
 
@@ -227,7 +231,8 @@ class Slots(Idle):
         except Exception as error:
             self.journal.note("close_failed", error=redact(error))
 
-    def _drop(self, slot: Slot) -> None:
+    def drop(self, slot: Slot) -> None:
+        """Drop its connection without a word to the server; the slot is still taken. No I/O, no switch."""
         connection, slot.connection = slot.connection, None
         if connection is not None:
             try:
@@ -256,7 +261,7 @@ class Slots(Idle):
             return
         if self._is_inherited(slot):
             return
-        self._drop(slot)
+        self.drop(slot)
         if self._forget(slot):
             self.count_held(slot, time.monotonic())
             self._count_closed(slot, reason)
@@ -293,7 +298,7 @@ class Slots(Idle):
             return
         self.counts.reclaimed += 1
         holder = slot.holder
-        self.discard(slot, Closed.UNCLEAN)
+        self.give_up(slot, Closed.UNCLEAN)
         self.journal.note("reclaimed", request=request_label(holder))
 
     def free_lost(self) -> None:

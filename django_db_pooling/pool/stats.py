@@ -56,6 +56,7 @@ class Counts:
         self.resets = 0
         self.pins = 0
         self.reclaimed = 0
+        self.abandoned = 0
         self.broken = 0
         self.longest_wait_seconds = 0.0
         self.busy_seconds = 0.0
@@ -89,8 +90,9 @@ class Counts:
 class PoolStats:
     """One alias's pool at one moment; counts and seconds since the process started.
 
-    ``in_use``, ``idle``, ``opening`` and ``waiting`` are numbers of the moment; everything from
-    ``checkouts`` on only grows. ``broken``: connections closed by the server or
+    ``in_use``, ``idle``, ``opening``, ``ending`` and ``waiting`` are numbers of the moment; everything from
+    ``checkouts`` on only grows. ``ending``: connections whose statement was given up, until the server has
+    ended it. ``broken``: connections closed by the server or
     interrupted in a statement. ``held_seconds``: connections checked out;
     ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says how well connections are
     used.
@@ -98,6 +100,7 @@ class PoolStats:
     it didn't. ``refused``: how often it has. ``resets``: sessions that were reset. ``pins``: connections
     pinned to the end of a request or scope. ``reclaimed``: connections whose holder ended without returning
     them.
+    ``abandoned``: statements that were given up while the server executed them.
     ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
@@ -109,6 +112,7 @@ class PoolStats:
     in_use: int = 0
     idle: int = 0
     opening: int = 0
+    ending: int = 0
     waiting: int = 0
     open_when_refused: int | None = None
     checkouts: int = 0
@@ -119,6 +123,7 @@ class PoolStats:
     resets: int = 0
     pins: int = 0
     reclaimed: int = 0
+    abandoned: int = 0
     broken: int = 0
     wait_seconds: float = 0.0
     longest_wait_seconds: float = 0.0
@@ -133,7 +138,7 @@ class PoolStats:
     def free(self) -> int | None:
         """How many could be checked out at this moment without waiting; None: no limit."""
         limits = [limit for limit in (self.max_outstanding, self.open_when_refused) if limit is not None]
-        return max(0, min(limits) - self.in_use - self.opening) if limits else None
+        return max(0, min(limits) - self.in_use - self.opening - self.ending) if limits else None
 
     def plus(self, other: PoolStats) -> PoolStats:
         """Both together; alias and limits are this one's."""

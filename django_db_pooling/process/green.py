@@ -71,6 +71,25 @@ def in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
         loop.run_callback_threadsafe(function)
 
 
+def start_native(function: Callable[[], object]) -> None:
+    """Call it in a native thread, also where gevent has patched. Doesn't switch; callable in finalizers.
+
+    Raises RuntimeError where there can't be one.
+    """
+    original("_thread", "start_new_thread")(_run_natively, (function,))
+
+
+def _run_natively(function: Callable[[], object]) -> None:
+    try:
+        function()
+    finally:
+        # What is patched has made one for this thread, if it was used.
+        found = sys.modules.get("gevent._hub_local")
+        hub = None if found is None else found.get_hub_if_exists()
+        if hub is not None:
+            hub.destroy(destroy_loop=True)
+
+
 def cooperative_wait(fd: int, seconds: float) -> None:
     """Wait until something can be read, letting other greenlets run where there are any."""
     sockets = sys.modules.get("gevent.socket") if patched("select") else None
@@ -79,6 +98,11 @@ def cooperative_wait(fd: int, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             sockets.wait_read(fd, seconds)
         return
-    poller = select.poll()
+    native_wait(fd, seconds)
+
+
+def native_wait(fd: int, seconds: float) -> None:
+    """The same for a native thread without greenlets, whatever gevent has patched."""
+    poller = original("select", "poll")()
     poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)

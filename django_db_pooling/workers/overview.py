@@ -110,7 +110,7 @@ class PoolPicture:
     def unopened(self) -> int | None:
         """How many more could be opened; None: no limit."""
         most = self.total.max_outstanding
-        there = self.total.in_use + self.total.idle + self.total.opening
+        there = self.total.in_use + self.total.idle + self.total.opening + self.total.ending
         return None if most is None else max(0, most - there)
 
 

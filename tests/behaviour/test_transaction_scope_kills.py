@@ -268,7 +268,8 @@ def test_killed_while_a_hook_waits_for_a_connection(how: str, observer: Observer
     eventually(lambda: committed() == ["a"] and pooling.stats("default").waiting == 1)
     victim.strike(how)
     assert victim.join() in BLOWS
-    assert pooling.stats("default").waiting == 0
+    # Its COMMIT may have been answered and not read: then the server is told to end that session first.
+    eventually(lambda: pooling.stats("default").waiting == 0)
     letting_go.set()
     other.join(PATIENCE)
     assert_exact("default", observer)

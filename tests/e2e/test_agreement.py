@@ -47,11 +47,11 @@ def test_under_400_clients_all_say_the_same(mariadb: MariaDB) -> None:
             return total(json.loads(site.manage("db_pools", "--json").stdout))
 
         def is_open(told: dict[str, Any]) -> int:
-            return int(told["in_use"] + told["idle"] + told["opening"])
+            return int(told["in_use"] + told["idle"] + told["opening"] + told["ending"])
 
         def agree() -> bool:
             page, asked = total(boss.overview()), command()
-            shown = sum(scraped(site.site, name) for name in ("in_use", "idle", "opening"))
+            shown = sum(scraped(site.site, name) for name in ("in_use", "idle", "opening", "ending"))
             counted = observer.connections()
             print(is_open(page), is_open(asked), shown, counted, asked["waiting"])
             return is_open(page) == is_open(asked) == shown == counted == WORKERS * MOST

@@ -42,6 +42,7 @@ class Connection:
         self.number = number
         self.looks: bool | None = True
         self.user: object = None
+        self.executing = False
 
     def __repr__(self) -> str:
         return f"<connection {self.number}>"
@@ -54,6 +55,8 @@ class FakeDriver:
     """Counts its connections, and fails where it is told to."""
 
     connection_class: type[Connection] = Connection
+    can_end = True
+    ends_elsewhere = False
 
     def __init__(self) -> None:
         self.here: object = HERE
@@ -65,6 +68,8 @@ class FakeDriver:
         self.dropped: list[int] = []
         self.close_error: BaseException | None = None
         self.drop_error: BaseException | None = None
+        self.ended: list[list[int]] = []
+        self.at_end: Callable[[float], object] = lambda seconds: None
         self.at_close: Callable[[], object] = lambda: None
         self.at_drop: Callable[[], object] = lambda: None
         self._lock = threading.RLock()
@@ -83,6 +88,13 @@ class FakeDriver:
     def alive(self, connection: Connection) -> bool | None:
         # In the middle of a query there is something to be read.
         return connection.looks if connection.user is None else self.used_looks
+
+    def is_executing(self, connection: Connection, error: BaseException | None) -> bool:
+        return connection.executing
+
+    def end(self, connections: list[Connection], seconds: float) -> None:
+        self.ended.append([connection.number for connection in connections])
+        self.at_end(seconds)
 
     def drop(self, connection: Connection) -> None:
         self.at_drop()

@@ -12,7 +12,7 @@ from typing import Any
 
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.pool.stats import Closed
-from tests.unit.fakes import PASSED, SOON, Connection, FakeDriver, FakePool
+from tests.unit.fakes import PASSED, SOON, Connection, FakeDriver, FakePool, until
 
 CAP = 5
 CALLERS = 24
@@ -59,6 +59,13 @@ class StormyDriver(FakeDriver):
         if self.happens(0.05):
             return self.luck.choice([None, False])
         return True
+
+    def end(self, connections: list[Connection], seconds: float) -> None:
+        time.sleep(0.002 * self.luck.random())
+        if self.happens(0.1):
+            raise OSError
+        if self.happens(0.05):
+            raise SystemExit
 
     def drop(self, connection: Connection) -> None:
         super().drop(connection)
@@ -141,6 +148,7 @@ class Storm:
             self.faults.append(f"{connection} is {number}'s, and {connection.user} has it")
         self.served += 1
         connection.user = None
+        connection.executing = luck.random() < 0.3
         fate = luck.random()
         if fate < 0.04:
             return  # It is dropped.
@@ -151,8 +159,10 @@ class Storm:
             pool.discard(slot, Closed.BROKEN)
             pool.discard(slot)
         elif fate < 0.14:
+            pool.give_up(slot, Closed.BROKEN)
+        elif fate < 0.17:
             pool.close(slot)
-        elif fate < 0.16:
+        elif fate < 0.19:
             raise Misfortune
         else:
             pool.give(slot)
@@ -198,11 +208,13 @@ class Storm:
 
     def check(self) -> None:
         gc.collect()
-        self.driver.stormy = False
         pool = self.pool
+        until(lambda: not pool.snapshot().ending)
+        self.driver.stormy = False
         stats = pool.snapshot()
         assert not self.faults, self.faults
-        assert self.served > 100
+        assert self.served > 100, (self.served, stats)
+        assert stats.abandoned > 0
         assert self.driver.peak <= self.most_open, self.driver.peak
         assert (stats.waiting, stats.opening, stats.in_use) == (0, 0, 0), stats
         assert len(pool) == stats.idle == len(self.driver.open), stats

@@ -58,6 +58,7 @@ from django_db_pooling.pool import Pool
 from django_db_pooling.pool.limits import Limits
 
 class Driver:
+    ends_elsewhere = False
     def hub(self): return None
     def alive(self, connection): return True
 

@@ -43,7 +43,7 @@ class StubPool:
     def reclaim(self, slot: Slot) -> None:
         pass
 
-    def discard(self, slot: Slot) -> None:
+    def give_up(self, slot: Slot) -> None:
         self.discarded.append(slot)
 
 

@@ -15,6 +15,7 @@ from django_db_pooling.pool import CheckoutTimeout, Pool
 from django_db_pooling.pool.limits import Limits
 
 class Driver:
+    ends_elsewhere = False
     def hub(self): return None
     def alive(self, connection): return True
     def cut(self, connection): connection.append("cut")
