@@ -35,7 +35,7 @@ test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-newest: $(VENV)/dev.stamp | provision-test
-	$(BIN)/nox --tags newest
+	$(BIN)/nox --tags newest $(if $(ARGS),-- $(ARGS))
 
 test-versions: $(VENV)/dev.stamp | provision-test
 	$(BIN)/nox --tags between
