@@ -1,6 +1,6 @@
-"""Private servers for tests and the demo: databases here, a directory in ``tests.slapd``.
+"""Private servers for tests and the demo: databases and PgBouncer here, a directory in ``tests.slapd``.
 
-Each server, and each proxy, has its own data directory and a port of its own on 127.0.0.1, and is gone when the process that
+Each server has its own data directory and a port of its own on 127.0.0.1, and is gone when the process that
 started it is gone, however that ended. Owns processes and files; knows neither Django nor a database driver
 and speaks to a server only through a client program.
 """
