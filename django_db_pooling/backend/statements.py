@@ -33,14 +33,10 @@ def traits(lease: Lease, sql: Any) -> Traits:
     """``sql``: whatever cursors execute, bytes and psycopg's objects included."""
     try:
         driver: Driver = lease.driver
-        return driver.rules.traits(_text(lease, sql))
+        return driver.rules.traits(sql if isinstance(sql, str) else driver.text(sql, lease.slot.connection))
     except Exception as error:
         observers.failed("reading a statement", error)
         return UNKNOWN
-
-
-def _text(lease: Lease, sql: Any) -> str:
-    return sql if isinstance(sql, str) else lease.driver.text(sql, lease.slot.connection)
 
 
 def before(wrapper: LeaseHolder, sql: Any) -> None:
@@ -75,7 +71,10 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
 def _refuse_in_shared_session(wrapper: LeaseHolder, lease: Lease, sql: Any) -> None:
     """What would work on somebody else's session, behind a proxy that shares these by transaction."""
     found = traits(lease, sql)
-    if found.changes and found is not UNKNOWN and not _PERHAPS.match(_text(lease, sql)):
+    is_sure = found.changes and found is not UNKNOWN
+    if is_sure and not isinstance(sql, str):
+        sql = lease.driver.text(sql, lease.slot.connection)
+    if is_sure and not _PERHAPS.match(sql):
         raise TransactionManagementError(
             'This statement would change its session, which others get after this transaction: POOL["PROXY"] '
             f'is "transaction". {_REMEDIES.get(wrapper.vendor, _REMEDY)}'
