@@ -104,6 +104,9 @@ def servers(reported: Mapping[str, int | None]) -> dict[Server, list[Share]]:
 def _server(alias: str) -> Server | None:
     """None: not pooled, has no such limit, or can't be loaded, and Django says why."""
     settings_dict = connections.settings[alias]
+    if conf.proxy(settings_dict) == conf.TRANSACTION:
+        # How many of ours there may be the proxy says, not the server.
+        return None
     try:
         vendor = None if conf.is_off(settings_dict) else connections[alias].vendor
     except Exception:

@@ -168,6 +168,19 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
                 "Remove CONN_HEALTH_CHECKS: connections that the server has closed are noticed without it.",
             )
         )
+    if (
+        conf.proxy(settings_dict) == conf.TRANSACTION
+        and getattr(_backend(settings_dict["ENGINE"]), "vendor", None) == "postgresql"
+        and not settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+    ):
+        found.append(
+            Problem(
+                "django_db_pooling.W011",
+                f'{where}["POOL"]["PROXY"] is "transaction", and server-side cursors are on: outside of '
+                "atomic(), iterator() would look for its rows in another session.",
+                f'Set {where}["DISABLE_SERVER_SIDE_CURSORS"] = True.',
+            )
+        )
     other = _other_pool(settings_dict["ENGINE"])
     if other is not None:
         found.append(

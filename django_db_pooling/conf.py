@@ -26,6 +26,8 @@ DUMMY = "django.db.backends.dummy"
 
 # The scopes: a connection is held to the end of the request, or only as long as a transaction needs it.
 REQUEST, TRANSACTION = "request", "transaction"
+# What a proxy lends a connection of the server's for: a transaction (TRANSACTION), or as long as ours lasts.
+SESSION = "session"
 
 
 class Unchanged:
@@ -56,7 +58,7 @@ def _seconds(value: Any) -> bool:
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
-def _one_of(*values: str) -> Callable[[Any], bool]:
+def _one_of(*values: str | None) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
@@ -95,6 +97,7 @@ _KEYS = {
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
     "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
+    "PROXY": _Key(None, _one_of(None, TRANSACTION, SESSION), "'transaction', 'session' or None"),
 }
 
 
@@ -215,8 +218,17 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
 
 def reset_mode(settings_dict: Settings) -> str:
     """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``, or closed instead: ``"close"``."""
+    if proxy(settings_dict) == TRANSACTION:
+        # It would be somebody else's.
+        return "never"
     pool = settings_dict.get("POOL")
     return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
+
+
+def proxy(settings_dict: Settings) -> str | None:
+    """What a proxy in front of the server lends its connections for: TRANSACTION, SESSION; None: no proxy."""
+    pool = settings_dict.get("POOL")
+    return pool.get("PROXY") if isinstance(pool, Mapping) else None
 
 
 def scope(settings_dict: Settings, default: str = REQUEST) -> str:

@@ -50,6 +50,11 @@ class Identity:
         self.autocommit = bool(self.settings_dict["AUTOCOMMIT"])
         self.scope = conf.scope(self.settings_dict, pool.driver.scope)
         self.reset_mode = conf.reset_mode(self.settings_dict)
+        proxy = conf.proxy(self.settings_dict)
+        # Whether others may get the server's session after each transaction.
+        self.is_shared = proxy == conf.TRANSACTION
+        # Whether the server is asked and told what the user has not: a proxy may take it amiss.
+        self.asks_server = proxy is None
         self.credentials = conf.credentials(self.settings_dict)
         self.backend_remembers = _is_foreign(self.wrapper_class, "close")
         # Whether a reset undoes no part of what the backend sets up when it connects.
@@ -127,7 +132,7 @@ class Identity:
         if learned != self.learned:
             # Wrappers see by the object whether they know it already.
             self.learned = learned
-        if self.server_timeout == math.inf:
+        if self.asks_server and self.server_timeout == math.inf:
             seconds = driver.server_timeout(wrapper.connection)
             # Some time before the server closes it: that may happen just when somebody checks it out.
             self.server_timeout = max(seconds - 2, seconds / 2)

@@ -20,7 +20,9 @@ from tests.servers import HOST
 CHUNK_BYTES = 65_536
 
 HANG_UP = "hang up"
-# An error's number, or HANG_UP.
+# Answered as if it were done.
+SWALLOW = "swallow"
+# An error's number, or one of these.
 Refusal = int | str
 
 
@@ -131,10 +133,15 @@ class MySQLDoorman(Doorman):
                     return
                 if refusal is None:
                     _send(server, number, packet)
+                elif refusal == SWALLOW:
+                    _send(client, 1, b"\x00\x00\x00\x02\x00\x00\x00")
                 else:
                     _send(client, 1, b"\xff" + struct.pack("<H", refusal) + b"#HY000refused by the doorman")
 
     def _refusal(self, packet: bytes, since: float) -> Refusal | None:
+        self.asked["all"] += 1
+        if b"@@" in packet:
+            self.asked["@@"] += 1
         if packet == b"\x1f":
             self.asked["reset"] += 1
             return self.reset

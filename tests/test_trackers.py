@@ -9,7 +9,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from django_db_pooling.drivers.pymysql import DRIVER
+from django_db_pooling.drivers.pymysql import _TRACKS, DRIVER
 from django_db_pooling.drivers.trackers import tell_a_change
 from tests.conftest import require
 from tests.servers import MariaDB, MySQL, MySQLFamily
@@ -62,6 +62,7 @@ def told(server: MySQLFamily, request: pytest.FixtureRequest) -> Iterator[Told]:
     DRIVER.adapt(params, None)
     with closing(pymysql.connect(**params)) as connection, connection.cursor() as cursor:
         DRIVER.connected(connection, params)
+        assert getattr(connection, _TRACKS)
         cursor.execute(f"SET session_track_transaction_info = '{request.param}'")
         if isinstance(server, MySQL):
             cursor.execute("SET session_track_gtids = 'ALL_GTIDS'")

@@ -5,6 +5,7 @@ Where Django would close a connection, at the end of its owner, and in forked ch
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 
@@ -252,13 +253,16 @@ def reset_session(wrapper: LeaseHolder, lease: Lease) -> bool:
         wrapper._set_autocommit(identity.autocommit)
         wrapper.init_connection_state()
     except (wrapper.Database.Error, DjangoError, OSError) as error:
+        is_news = identity.no_reset_before == -math.inf
         identity.no_reset_before = time.monotonic() + NO_RESET
-        pool.journal.note("reset_failed", error=redact(error))
+        if is_news:
+            pool.journal.note("reset_failed", error=redact(error))
         return False
     finally:
         wrapper.queries_log, wrapper.execute_wrappers = log_and_wrappers
         if wrapper.connection is plain:
             wrapper.connection = slot.connection
+    identity.no_reset_before = -math.inf
     slot.dirty = False
     slot.locks = 0
     pool.counts.resets += 1

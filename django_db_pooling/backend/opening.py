@@ -101,7 +101,7 @@ def _open(wrapper: LeaseHolder, lease: Lease, identity: Identity) -> None:
     fd, idle = driver.fileno(slot.connection), lease.pool.limits.keepalive
     if fd is not None and idle is not None:
         keep_alive(fd, idle, lease.params)
-    driver.connected(slot.connection, lease.params)
+    driver.connected(slot.connection, lease.params, identity.asks_server)
     lease.params = {}
     slot.settings = driver.settings(slot.connection)
     slot.resettable = identity.resettable and not foreign_receivers(wrapper.backend_class)

@@ -6,6 +6,7 @@ counts as changed.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -17,6 +18,15 @@ from django_db_pooling.drivers.base import Driver
 from django_db_pooling.drivers.rules import NOTHING, UNKNOWN, Traits
 from django_db_pooling.process import fork
 from django_db_pooling.process.observers import observers
+
+# What may change its session, or may not; and what Django does in loaddata, which MySQL's proxies know.
+_PERHAPS = re.compile(r"\s*(?:CALL|DO|SET\s+foreign_key_checks)\b", re.IGNORECASE)
+
+_REMEDY = "Set what is to hold for all at the server or at the proxy."
+_REMEDIES = {
+    "postgresql": "Use SET LOCAL and pg_advisory_xact_lock() in atomic(), and ALTER ROLE ... SET for what is "
+    "to hold for all."
+}
 
 
 def traits(lease: Lease, sql: Any) -> Traits:
@@ -44,6 +54,8 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
     except Exception as error:
         lease.was_in_transaction = True
         observers.failed("watching a statement", error)
+    if lease.identity.is_shared and lease.slot.opened_at:
+        _refuse_in_shared_session(wrapper, lease, sql)
     if (
         not (lease.executed or wrapper.in_atomic_block or lease.pinned)
         and len(lease.cursors) <= 1
@@ -53,6 +65,25 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
             "This statement depends on the previous one's session, and in transaction scope, or when others "
             "have needed the connection, each statement may run in another session. Wrap both in atomic(), "
             "or use one cursor."
+        )
+
+
+def _refuse_in_shared_session(wrapper: LeaseHolder, lease: Lease, sql: Any) -> None:
+    """What would work on somebody else's session, behind a proxy that shares these by transaction."""
+    found = traits(lease, sql)
+    is_sure = found.changes and found is not UNKNOWN
+    if is_sure and not isinstance(sql, str):
+        sql = lease.driver.text(sql, lease.slot.connection)
+    if is_sure and not _PERHAPS.match(sql):
+        raise TransactionManagementError(
+            'This statement would change its session, which others get after this transaction: POOL["PROXY"] '
+            f'is "transaction". {_REMEDIES.get(wrapper.vendor, _REMEDY)}'
+        )
+    is_in_transaction = wrapper.in_atomic_block or lease.has_begun_by_text or not wrapper.autocommit
+    if found.asks and not is_in_transaction:
+        raise TransactionManagementError(
+            "This statement depends on the previous one's session, which may be another one already: "
+            'POOL["PROXY"] is "transaction". Wrap both in atomic().'
         )
 
 
@@ -101,5 +132,5 @@ def pin_session(wrapper: LeaseHolder) -> None:
     """``pooling.pin()``: keep the connection, and reset its session before others get it."""
     wrapper.ensure_connection()
     if wrapper._lease is not None:
-        wrapper._lease.slot.dirty = True
+        wrapper._lease.slot.dirty = not wrapper._lease.identity.is_shared
         wrapper.pin()

@@ -267,7 +267,7 @@ def _collected(opened: Any) -> None:
     lease.cursors.discard(opened)
     if opened.is_named:
         # The server still has its portal.
-        lease.slot.dirty = True
+        lease.slot.dirty = not lease.identity.is_shared
     is_safe = wrapper._thread_ident == _thread.get_ident() and lease.identity.reset_mode != "always"
     if is_safe and lease.pool.wants(lease.slot):
         release_if_free(wrapper)

@@ -207,8 +207,11 @@ class Driver(Socketed):
             most = max(1, math.ceil(seconds))
             params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        """Called when a connection is open and initialised (I/O). ``params``: as before adapt()."""
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
+        """Called when a connection is open and initialised (I/O). ``params``: as before adapt().
+
+        ``asks``: whether the server may be asked and told what the user has not.
+        """
 
     def settings(self, connection: Any) -> object:
         """What its user may have told the driver's object, to be compared with ``==``."""

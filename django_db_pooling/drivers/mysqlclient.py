@@ -57,8 +57,8 @@ class MySQLClient(Driver):
         super().open(slot, make, seconds)
         setattr(slot.connection, _DESCRIPTOR, slot.connection.fileno())
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        if params.get("read_timeout"):
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
+        if asks and params.get("read_timeout"):
             found = _rows(connection, f"SELECT {ending.SESSION}")[0]
             setattr(connection, _SESSION, ending.session(found, connection.thread_id()))
             setattr(connection, _PARAMS, params)

@@ -41,7 +41,7 @@ class Psycopg2(Driver):
     def unread(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         # It has no attributes of others.
         _backends[connection] = _Backend(
             connection.info.backend_pid,

@@ -148,7 +148,7 @@ class Psycopg3(Driver):
         # A template, which psycopg knows since 3.3.
         return composing.as_string(sql, connection)
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         setattr(connection, _TIME_ZONE, connection.info.parameter_status("TimeZone"))
 
     def detach_cursor(self, cursor: Any) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import os
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import pymysql
 from pymysql.constants import SERVER_STATUS
 
-from django_db_pooling.drivers import ending, errors, pymysql_killer, sockets, trackers
+from django_db_pooling.drivers import ending, errors, pymysql_killer, sockets, tls, trackers
 from django_db_pooling.drivers.base import Driver, passed_through
 from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.process import green
@@ -28,8 +26,13 @@ _CLIENT_SESSION_TRACK = 1 << 23
 _SERVER_SESSION_STATE_CHANGED = 1 << 14
 # Attribute of a connection: its session's state when it was opened.
 _AT_FIRST = "at_first_for_pool"
-# Another one: its character set and collation then, which set_character_set() overwrites.
+# Another one: its character set, collation and encoding then, which set_character_set() overwrites.
 _CHARACTERS = "characters_for_pool"
+# Another one: whether the server says when a statement changes the session.
+_TRACKS = "tracks_for_pool"
+_TRACK = "SET session_track_state_change = ON, default_week_format = @@SESSION.default_week_format"
+# The server's error for a value that a variable can't have.
+_WRONG_VALUE = 1231
 _CONVERTING = frozenset({"literal", "escape", "escape_string", "_quote_bytes"})
 
 
@@ -153,7 +156,7 @@ class PyMySQL(Driver):
             connection.rollback()
 
     def reset(self, connection: Any, seconds: float | None) -> bool:
-        """The server's reset, and then what else PyMySQL's ``connect()`` sets.
+        """The server's reset, and then what else PyMySQL's ``connect()`` sets: two round trips.
 
         https://dev.mysql.com/doc/refman/8.4/en/mysql-reset-connection.html. It doesn't undo a USE, leaves
         roles as they are and doesn't do again what the server's ``init_connect`` says.
@@ -164,18 +167,14 @@ class PyMySQL(Driver):
         with _answering_within(connection, seconds):
             connection._execute_command(_COM_RESET_CONNECTION, b"")
             connection._read_ok_packet()
-            connection.select_db(connection.db)
-            connection.set_character_set(*getattr(connection, _CHARACTERS))
-            with connection.cursor(pymysql.cursors.Cursor) as cursor:
-                if connection.sql_mode is not None:
-                    cursor.execute("SET sql_mode = %s", (connection.sql_mode,))
-                if connection.init_command is not None:
+            is_as_at_first = at_first is not None and _set_up(connection, at_first)
+            if not is_as_at_first:
+                connection.select_db(connection.db)
+                is_as_at_first = _set_up(connection, at_first)
+            if is_as_at_first and connection.init_command is not None:
+                with connection.cursor(pymysql.cursors.Cursor) as cursor:
                     cursor.execute(connection.init_command)
-            _track_session(connection)
-            if at_first is None:
-                return True
-            found = _read_state(connection)
-            return found is not None and found.role == at_first.role
+        return is_as_at_first
 
     def detach_cursor(self, cursor: Any) -> bool:
         # Django's own wrapper is around it. Closing would read what is left of the result.
@@ -190,10 +189,11 @@ class PyMySQL(Driver):
         for name in ("connect_timeout", "read_timeout", "write_timeout"):
             params[name] = min(params.get(name) or (10 if name == "connect_timeout" else math.inf), seconds)
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
-        _track_session(connection)
-        setattr(connection, _AT_FIRST, _read_state(connection))
-        setattr(connection, _CHARACTERS, (connection.charset, connection.collation))
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
+        setattr(connection, _TRACKS, asks and _track_session(connection))
+        setattr(connection, _AT_FIRST, _read_state(connection) if asks else None)
+        characters = connection.charset, connection.collation, connection.encoding
+        setattr(connection, _CHARACTERS, characters)
         connection._read_timeout = params.get("read_timeout")
         connection._write_timeout = params.get("write_timeout")
 
@@ -214,12 +214,13 @@ class PyMySQL(Driver):
 
 
 class _State(NamedTuple):
-    """Of a session, read in one round trip. ``role``: the active ones; ``init_connect``: statements that the
-    server executes for each new connection; ``wait_timeout``: in seconds; ``read_only``: in its words;
-    ``session``: where it can be told from others.
+    """Of a session, read in one round trip. ``role``: the active ones, and ``database``: in hexadecimal,
+    which no character set changes; ``init_connect``: statements that the server executes for each new one;
+    ``wait_timeout``: in seconds; ``read_only``: in its words; ``session``: where it can be told from others.
     """
 
     role: str | None
+    database: str | None
     init_connect: str | None
     wait_timeout: int
     read_only: int | str
@@ -231,7 +232,8 @@ def _read_state(connection: Any) -> _State | None:
     try:
         with connection.cursor(pymysql.cursors.Cursor) as cursor:
             cursor.execute(
-                f"SELECT CURRENT_ROLE(), @@init_connect, @@wait_timeout, @@read_only, {ending.SESSION}"
+                "SELECT HEX(CURRENT_ROLE()), HEX(DATABASE()), @@init_connect, @@wait_timeout, @@read_only, "
+                f"{ending.SESSION}"
             )
             found = cursor.fetchone()
     except pymysql.MySQLError:
@@ -239,26 +241,56 @@ def _read_state(connection: Any) -> _State | None:
             raise
         return None
     try:
-        role, init_connect, wait_timeout, read_only, *words = found
+        role, database, init_connect, wait_timeout, read_only, *words = found
     except (TypeError, ValueError):
         # A proxy may answer anything.
         return None
     session = ending.session(words, connection.thread_id())
-    return _State(role, init_connect, wait_timeout, read_only, session)
+    return _State(role, database, init_connect, wait_timeout, read_only, session)
 
 
-def _track_session(connection: Any) -> None:
+def _track_session(connection: Any) -> bool:
     """Have the server say when a statement changes the session: in a trigger or a function, for example.
 
-    https://dev.mysql.com/doc/refman/8.4/en/session-state-tracking.html
+    https://dev.mysql.com/doc/refman/8.4/en/session-state-tracking.html. Whether it will: MariaDB says already
+    that this is a change, MySQL of what is set after it, here to what it is. A proxy may not know it, forbid
+    it, or answer and do nothing.
     """
-    if connection.server_capabilities & _CLIENT_SESSION_TRACK:
-        try:
-            connection.query("SET SESSION session_track_state_change = ON")
-        except pymysql.MySQLError:
-            # A proxy may not know it, or forbid it.
-            if not connection.open:
-                raise
+    if not connection.server_capabilities & _CLIENT_SESSION_TRACK:
+        return False
+    try:
+        connection.query(_TRACK)
+    except pymysql.MySQLError:
+        if not connection.open:
+            raise
+        return False
+    return bool(connection.server_status & _SERVER_SESSION_STATE_CHANGED)
+
+
+def _set_up(connection: Any, at_first: _State | None) -> bool:
+    """What ``connect()`` sets, after a reset, in one round trip. False: role or database are others than at
+    first. Then a value is wrong, so that nothing is set.
+    """
+    charset, collation, encoding = getattr(connection, _CHARACTERS)
+    settings = [f"NAMES {charset} COLLATE {collation}" if collation else f"NAMES {charset}"]
+    if connection.sql_mode is not None:
+        settings.append(f"sql_mode = {connection.escape(connection.sql_mode)}")
+    if getattr(connection, _TRACKS):
+        settings.append("session_track_state_change = ON")
+    if at_first is not None:
+        role, database = (
+            "NULL" if found is None else f"'{found}'" for found in (at_first.role, at_first.database)
+        )
+        same = f"HEX(CURRENT_ROLE()) <=> {role} AND HEX(DATABASE()) <=> {database}"
+        settings.append(f"autocommit = IF({same}, 1, 2)")
+    try:
+        connection.query(f"SET {', '.join(settings)}")
+    except pymysql.MySQLError as error:
+        if at_first is None or error.args[0] != _WRONG_VALUE:
+            raise
+        return False
+    connection.charset, connection.collation, connection.encoding = charset, collation, encoding
+    return True
 
 
 @contextlib.contextmanager
@@ -272,77 +304,7 @@ def _answering_within(connection: Any, seconds: float | None) -> Iterator[None]:
         connection._read_timeout = timeout
 
 
-def _file_state(path: Any) -> tuple[object, ...]:
-    """What changes when a file or a directory of certificates is replaced."""
-    try:
-        stat = os.stat(path)
-    except (OSError, TypeError, ValueError):
-        return (path,)
-    return (path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-class _Context:
-    """A TLS context whose sockets are closed when their handshake is interrupted.
-
-    wrap_socket() takes the descriptor over before the handshake: the socket that PyMySQL closes has none.
-    """
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-
-    def wrap_socket(self, sock: Any, **options: Any) -> Any:
-        wrapped = self._context.wrap_socket(sock, do_handshake_on_connect=False, **options)
-        try:
-            wrapped.do_handshake()
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-
-def _cache_tls_contexts() -> None:
-    """Make PyMySQL build its TLS context once for the same options and files, not in every connect.
-
-    Building one loads the system's certificates, 20 ms of CPU. PyMySQL 1.2 does it by default,
-    because it tries TLS first. A context given as ``ssl=`` would mean that TLS is required, so the
-    place to cache it is where PyMySQL makes it. A context is meant to serve many connections.
-    """
-    build = pymysql.connections.Connection._create_ssl_ctx
-    if hasattr(build, "__wrapped__"):
-        return
-    # Options and files -> what ssl.SSLContext was then, and the context.
-    contexts: dict[Any, tuple[type[ssl.SSLContext], _Context]] = {}
-
-    @functools.wraps(build)
-    def create_ssl_ctx(self: Any, options: Any) -> _Context:
-        if isinstance(options, ssl.SSLContext):
-            return _Context(build(self, options))
-        system = ssl.get_default_verify_paths()
-        files = [options.get(name) for name in ("ca", "capath", "cert", "key")]
-        files += [system.cafile, system.capath]
-        try:
-            key = (tuple(sorted(options.items())), tuple(_file_state(path) for path in files if path))
-            cached = contexts.get(key)
-        except TypeError:
-            return _Context(build(self, options))
-        if cached is not None and cached[0] is ssl.SSLContext:
-            return cached[1]
-        # A context from before gevent's patch does not work after it.
-        context = _Context(build(self, options))
-        if len(contexts) >= 16:
-            contexts.clear()
-        contexts[key] = (ssl.SSLContext, context)
-        return context
-
-    pymysql.connections.Connection._create_ssl_ctx = create_ssl_ctx
-
-
 with contextlib.suppress(AttributeError):
-    _cache_tls_contexts()
+    tls.cache_contexts()
 
 DRIVER = PyMySQL()

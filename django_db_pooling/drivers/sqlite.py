@@ -33,7 +33,7 @@ class SQLite(Driver):
     def fileno(self, connection: Any) -> int | None:
         return None
 
-    def connected(self, connection: Any, params: dict[str, Any]) -> None:
+    def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         for _, name, path in connection.execute("PRAGMA database_list"):
             if name == "main" and path:
                 self._files[id(connection)] = (path, _same_file(path))

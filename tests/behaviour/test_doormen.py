@@ -21,10 +21,12 @@ from tests.behaviour.conftest import (
     in_threads,
     one,
     request,
+    request_finished,
+    request_started,
     sql,
 )
 from tests.behaviour.observer import Observer
-from tests.doormen import HANG_UP, MySQLDoorman, PostgreSQLDoorman, Refusal
+from tests.doormen import HANG_UP, SWALLOW, MySQLDoorman, PostgreSQLDoorman, Refusal
 
 only_pymysql = pytest.mark.only("pymysql")
 only_postgresql = pytest.mark.only("psycopg", "psycopg2")
@@ -80,19 +82,78 @@ def test_a_reset_that_is_refused_is_not_asked_for_again(doorman: MySQLDoorman, r
         assert pooling.stats(alias).resets == TIMES + 1
 
 
+@only_pymysql
+def test_a_refused_reset_is_told_once(doorman: MySQLDoorman, caplog: pytest.LogCaptureFixture) -> None:
+    doorman.reset = 1047
+    with another_alias(PORT=str(doorman.port)) as alias:
+        [pool] = _pools(alias)
+
+        def refused() -> int:
+            pool.journal.write(is_last=True)
+            return sum("resetting a session failed" in message for message in caplog.messages)
+
+        for _ in range(3):
+            request(lambda: change(alias))
+            assert pool.current is not None
+            pool.current.no_reset_before -= NO_RESET
+        assert (doorman.asked["reset"], refused()) == (3, 1)
+        doorman.reset = None
+        request(lambda: change(alias))
+        doorman.reset = 1047
+        request(lambda: change(alias))
+        assert refused() == 2
+
+
+@only_pymysql
+@pytest.mark.parametrize(
+    ("work", "trips"),
+    [("SET @mine = 1", 2), ("SET NAMES latin1", 2), ("SET autocommit = 0", 2), ("USE information_schema", 4)],
+)
+def test_a_reset_takes_two_round_trips(doorman: MySQLDoorman, work: str, trips: int) -> None:
+    """After a USE two more, with which the database is changed back."""
+    # Without what Django itself sets.
+    options = {"sql_mode": "STRICT_ALL_TABLES,ANSI_QUOTES", "isolation_level": None}
+    with another_alias(PORT=str(doorman.port), OPTIONS=options, POOL={"SIZE": 1}) as alias:
+        new = _session(alias)
+        for _ in range(2):
+            request_started()
+            sql(work, using=alias)
+            before = doorman.asked["all"]
+            request_finished()
+            # A transaction that was left open is rolled back.
+            is_left = work == "SET autocommit = 0"
+            assert doorman.asked["all"] - before == trips + is_left
+            assert _session(alias) == new
+        assert (pooling.stats(alias).resets, pooling.stats(alias).opened) == (2, 1)
+
+
+def _session(alias: str) -> list[Any]:
+    names = "sql_mode", "autocommit", "character_set_client", "collation_connection", "time_zone"
+    names += ("session_track_state_change",)
+    columns = ", ".join(f"@@SESSION.{name}" for name in names)
+    found: list[Any] = request(lambda: sql(f"SELECT DATABASE(), CONNECTION_ID(), {columns}", using=alias))
+    return found
+
+
+def _pools(alias: str) -> list[Any]:
+    request(lambda: one(alias))
+    return list(registry.pools(alias))
+
+
 # -- session tracking -----------------------------------------------------------------------------------
 
 
 @only_pymysql
-@pytest.mark.parametrize("refusal", [1193, 1231, 1227, 1047, 9006])
-def test_who_refuses_to_track_sessions_is_used_all_the_same(doorman: MySQLDoorman, refusal: int) -> None:
+@pytest.mark.parametrize("refusal", [1193, 1231, 1227, 1047, 9006, SWALLOW])
+def test_who_refuses_to_track_sessions_is_used_all_the_same(doorman: MySQLDoorman, refusal: Refusal) -> None:
     doorman.track = refusal
     with another_alias(PORT=str(doorman.port)) as alias:
         for _ in range(2):
             request(lambda: change(alias))
             assert request(lambda: mine(alias)) is None
         assert (pooling.stats(alias).resets, pooling.stats(alias).opened) == (2, 1)
-        assert doorman.asked["track"] == 3
+        # And isn't asked for it again.
+        assert doorman.asked["track"] == 1
 
 
 @only_pymysql

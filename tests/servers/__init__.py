@@ -1,4 +1,4 @@
-"""Private servers for tests and the demo: databases here, a directory in ``tests.slapd``.
+"""Private servers for tests and the demo: databases and PgBouncer here, a directory in ``tests.slapd``.
 
 Each server has its own data directory and a port of its own on 127.0.0.1, and is gone when the process that
 started it is gone, however that ended. Owns processes and files; knows neither Django nor a database driver
@@ -8,6 +8,7 @@ and speaks to a server only through a client program.
 from tests.servers.mysql import MariaDB as MariaDB
 from tests.servers.mysql import MySQL as MySQL
 from tests.servers.mysql import MySQLFamily as MySQLFamily
+from tests.servers.pgbouncer import PgBouncer as PgBouncer
 from tests.servers.postgresql import PostgreSQL as PostgreSQL
 from tests.servers.server import HOST as HOST
 from tests.servers.server import DatabaseServer as DatabaseServer

@@ -36,7 +36,7 @@ class PostgreSQL(DatabaseServer):
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[str, ...]]:
         """Run statements and return the rows; NULL is the empty string."""
-        command = [self._program("psql"), "--no-psqlrc", "--csv", "--tuples-only", "--quiet", "--no-password"]
+        command = [self.program("psql"), "--no-psqlrc", "--csv", "--tuples-only", "--quiet", "--no-password"]
         command += ["--set=ON_ERROR_STOP=1", f"--host={self.host}", f"--port={self.port}"]
         command += [f"--username={self.user}", f"--dbname={database or 'postgres'}"]
         output = self._run_client(command, sql + "\n;", PGPASSWORD=self.password, PGSSLMODE="disable")
@@ -56,8 +56,9 @@ class PostgreSQL(DatabaseServer):
                 return directory
         return None
 
-    def _program(self, name: str) -> str:
-        directory = self._installation()
+    @classmethod
+    def program(cls, name: str) -> str:
+        directory = cls._installation()
         if directory is None:
             raise ServerError("PostgreSQL is not installed: no directory has initdb, postgres and psql")
         return str(directory / name)
@@ -66,7 +67,7 @@ class PostgreSQL(DatabaseServer):
         password_file = self.directory / "password"
         password_file.write_text(self.password)
         password_file.chmod(0o644)
-        command = [self._program("initdb"), f"--pgdata={self.directory / 'data'}", "--no-sync"]
+        command = [self.program("initdb"), f"--pgdata={self.directory / 'data'}", "--no-sync"]
         command += ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"]
         command += [f"--username={self.user}", f"--pwfile={password_file}"]
         self._run_set_up(command)
@@ -87,6 +88,6 @@ class PostgreSQL(DatabaseServer):
         }
         if self.tls:
             settings |= {"ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": self._key}
-        command = [self._program("postgres"), "-D", str(self.directory / "data")]
+        command = [self.program("postgres"), "-D", str(self.directory / "data")]
         command += [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
         return command + self.extra
