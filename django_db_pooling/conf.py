@@ -92,6 +92,7 @@ _KEYS = {
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
     "CONNECT_RETRY": _Key("connect_retry", _seconds, "seconds, 0 or more"),
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "FOLLOW_HOST": _Key("follow_host", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
     "CANCEL": _Key("cancel", lambda value: isinstance(value, bool), "True or False"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),

@@ -6,6 +6,7 @@ import threading
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable
+from functools import partial
 from inspect import getattr_static
 from types import FunctionType
 from typing import Any
@@ -20,6 +21,7 @@ from django.db.utils import ConnectionHandler
 from django.utils import connection as connection_utils
 
 from django_db_pooling import checks, conf, drivers, owner, units
+from django_db_pooling.addresses import HostWatch
 from django_db_pooling.backend import reuse
 from django_db_pooling.backend.wrapper import PooledWrapper, make_pooled
 from django_db_pooling.metrics import exporters
@@ -308,6 +310,7 @@ class _Wrappers:
 
 
 _wrappers = _Wrappers()
+host_watch = HostWatch(registry)
 
 
 def _plug_in() -> None:
@@ -317,8 +320,10 @@ def _plug_in() -> None:
     upkeep.add(_wrappers)
     upkeep.add(registry)
     upkeep.add(agent)
+    upkeep.add(host_watch, own_thread=True)
     registry.on_new_pool[:] = [
         ("starting the exporters", exporters.start),
+        ("looking up the servers' addresses", partial(upkeep.ensure_running, host_watch)),
         ("checking the settings", _advise),
         ("being the last to know of the end of a request", _finish_last),
         ("being told of the end of a worker process", upkeep.end_with_worker),

@@ -90,9 +90,10 @@ class TcpProxy:
     refuse(), deaf(), delay() and cut() stay in force, together if need be, until resume().
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host = HOST
-        self.port = free_port()
+    def __init__(self, host: str, port: int, at: str = HOST, own_port: int | None = None) -> None:
+        """``at``: its own address, of this machine; ``own_port``: if it matters which one."""
+        self.host = at
+        self.port = own_port or free_port()
         self._address = (host, port)
         self._links: list[_Link] = []
         self._forgotten: list[_Link] = []

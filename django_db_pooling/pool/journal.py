@@ -37,6 +37,7 @@ EVENTS = {
     "retired": Event(logging.INFO, "settings changed: connections opened with the old ones are closed"),
     "recycled": Event(logging.INFO, "recycled: every connection is replaced when it is returned"),
     "ordered": Event(logging.INFO, "%(action)s, requested by %(by)s"),
+    "moved": Event(logging.WARNING, "HOST leads elsewhere, every connection is replaced: %(reason)s"),
     "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),
     "closed": Event(logging.DEBUG, "connection %(connection)d closed after %(seconds).1f s: %(reason)s"),
     "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),

@@ -27,7 +27,7 @@ FLOORS = [
     ["checks", "registry"],
     ["owner"],
     ["backend"],
-    ["units"],
+    ["addresses", "units"],
     ["workers"],
     ["metrics", "management"],
     ["handler", "middleware"],
