@@ -20,6 +20,7 @@ from tests.servers import (
     MariaDB,
     MySQL,
     MySQLFamily,
+    PgBouncer,
     PostgreSQL,
     Server,
     ServerError,
@@ -102,6 +103,28 @@ def test_a_suspended_server_can_be_stopped(server: DatabaseServer) -> None:
     server.suspend()
     server.stop()
     server.start()
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_pgbouncer_hands_on_what_it_is_asked(mode: str) -> None:
+    require(PgBouncer)
+    with PostgreSQL() as server:
+        server.create("bank")
+        with PgBouncer(server.port, "bank", default_pool_size=1) as proxy:
+            url = f"postgres://{proxy.user}:{proxy.password}@{proxy.host}:{proxy.port}/{mode}"
+            for _ in range(2):
+                with (
+                    psycopg.connect(url, autocommit=True) as one,
+                    psycopg.connect(url, autocommit=True) as other,
+                ):
+                    assert one.execute("SELECT current_database()").fetchone() == ("bank",)
+                    assert proxy.execute("SHOW DATABASES")
+                    if mode == "transaction":
+                        query = "SELECT pg_backend_pid()"
+                        assert one.execute(query).fetchone() == other.execute(query).fetchone()
+                proxy.restart()
+            pid = proxy.pid
+        assert has_ended(pid)
 
 
 @pytest.mark.parametrize(

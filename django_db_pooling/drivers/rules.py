@@ -256,7 +256,8 @@ POSTGRESQL = Rules(
     starts=(
         r"(?:SET(?! (?:LOCAL|TRANSACTION|CONSTRAINTS)\b(?!\s*\.))|RESET|DISCARD|CALL|DO"
         r"|PREPARE(?! TRANSACTION\s*'')|DECLARE .* WITH HOLD"
-        r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?)\b"
+        # Such a table doesn't outlive its transaction.
+        r"|CREATE(?: OR REPLACE)?(?: LOCAL| GLOBAL)? TEMP(?:ORARY)?\b(?!.* ON COMMIT DROP\b))\b"
     ),
     contains=(
         rf"\bset_config\s*\((?!{_ARGUMENT},{_ARGUMENT},\s*true\s*\))"

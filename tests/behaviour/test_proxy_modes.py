@@ -160,6 +160,8 @@ def test_a_statement_for_a_transaction_is_not(shared: str, proxy: PgBouncer) -> 
         sql("SET LOCAL statement_timeout = 4711", using=shared)
         sql("SELECT set_config('lock_timeout', '4711', true)", using=shared)
         sql("SET CONSTRAINTS ALL IMMEDIATE", using=shared)
+        sql("CREATE TEMPORARY TABLE mine ON COMMIT DROP AS SELECT 5 AS a", using=shared)
+        assert sql("SELECT a FROM mine", using=shared) == [(5,)]
         assert setting() == "4711ms"
         assert sql(f"SELECT pg_advisory_xact_lock({LOCK})", using=shared)
 

@@ -103,6 +103,16 @@ def test_a_number_too_large_for_a_float_raises_nothing_else(name: str) -> None:
         assert problem.id == "django_db_pooling.E003"
 
 
+def test_behind_a_proxy_that_shares_sessions_none_is_reset() -> None:
+    for mode in (None, "session", "transaction"):
+        pool = {"PROXY": mode, "RESET": "always"}
+        assert problems("default", {"POOL": pool}) == []
+        assert conf.proxy({"POOL": pool}) == mode
+        assert conf.reset_mode({"POOL": pool}) == ("never" if mode == "transaction" else "always")
+    for bad in ("statement", True, ["session"]):
+        assert only_problem({"PROXY": bad}).hint == "It must be 'transaction', 'session' or None."
+
+
 def test_every_bad_value_is_told() -> None:
     found = problems("default", {"POOL": {"SIZE": 0, "TIMEOUT": -1, "SPEED": 3}})
     assert [problem.id[-4:] for problem in found] == ["E003", "E003", "E002"]
