@@ -311,9 +311,10 @@ class Slots(Idle):
         # The garbage collector clears references first, and calls finalizers then.
         self._lost = {number: self._lost.get(number, now) for number in lost}
         for number, since in self._lost.items():
-            if now - since >= FINALIZER_TIME and self._slots.pop(number, None) is not None:
+            if now - since >= FINALIZER_TIME:
+                # In this order, as in _forget(): what is interrupted between the two is done again.
                 self.growth.end(number)
-                self.counts.reclaimed += 1
+                self.counts.reclaimed += self._slots.pop(number, None) is not None
         if self.waiting:
             self.on_freed()
 
