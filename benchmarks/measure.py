@@ -60,13 +60,19 @@ class Effort:
 
 
 def measure(
-    variant: Variant, python: Path, server: DatabaseServer, observer: Observer, case: Case, effort: Effort
+    variant: Variant,
+    python: Path,
+    server: DatabaseServer,
+    observer: Observer,
+    case: Case,
+    effort: Effort,
+    url: str | None = None,
 ) -> dict[str, Any]:
-    """Raises DoesNotRun."""
+    """``url``: of what stands before the server. Raises DoesNotRun."""
     wait_for_quiet(observer.connections)
     tls = {"BENCHMARK_TLS": "yes"} if server.tls else {}
     with (
-        site(variant, python, server.url(DATABASE), effort, **tls) as (port, process),
+        site(variant, python, url or server.url(DATABASE), effort, **tls) as (port, process),
         observer.watching() as watch,
     ):
         result = load_on(port, process, case, effort)

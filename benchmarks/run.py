@@ -22,12 +22,13 @@ from benchmarks import report, rows
 from benchmarks.environments import CannotInstall, Environments, base_requirements
 from benchmarks.load import Usage
 from benchmarks.measure import Case, DoesNotRun, Effort, generator_alone, measure
-from benchmarks.variants import MYSQL, POSTGRESQL, VARIANTS, Variant
+from benchmarks.variants import MYSQL, PGBOUNCER, POSTGRESQL, VARIANTS, Variant
 from tests.e2e.observer import DATABASE, observing
-from tests.servers import DatabaseServer, MariaDB, MySQL, PostgreSQL
+from tests.servers import DatabaseServer, MariaDB, MySQL, PgBouncer, PostgreSQL
 
 VIEWS = ["one", "mixed", "wait"]
-NAMED = {variant.name: variant for variant in VARIANTS if {MYSQL, POSTGRESQL} & {*variant.databases}}
+DATABASES = [MYSQL, POSTGRESQL, PGBOUNCER]
+NAMED = {variant.name: variant for variant in VARIANTS if {*DATABASES} & {*variant.databases}}
 QUICK: dict[str, Any] = {
     "rounds": 2,
     "seconds": 4.0,
@@ -49,6 +50,9 @@ OF_MYSQL: dict[str, Callable[[int], DatabaseServer]] = {
     "MariaDB": lambda most: MariaDB(most, tls=False),
     "MySQL": MySQL,
 }
+
+# How many of the server's connections PgBouncer shares, and among how many clients.
+SHARED, CLIENTS_OF_PGBOUNCER = 5, 1000
 
 # The machine counts as quiet if other programs use less of it than this.
 QUIET_SHARE = 0.2
@@ -123,7 +127,19 @@ class DatabaseBenchmark(Benchmark):
         with self._server(database) as server, observing(server) as observer:
             server.create(DATABASE)
             server.execute(rows.sql(), DATABASE)
-            yield lambda variant, python, case: measure(variant, python, server, observer, case, self._effort)
+            with self._in_front_of(server, database) as url:
+                yield lambda variant, python, case: measure(
+                    variant, python, server, observer, case, self._effort, url
+                )
+
+    @contextmanager
+    def _in_front_of(self, server: DatabaseServer, database: str) -> Iterator[str | None]:
+        if database != PGBOUNCER:
+            yield None
+            return
+        settings = {"default_pool_size": SHARED, "max_client_conn": CLIENTS_OF_PGBOUNCER}
+        with PgBouncer(server.port, DATABASE, **settings) as pooler:
+            yield f"{server.scheme}://{pooler.user}:{pooler.password}@{pooler.host}:{pooler.port}/transaction"
 
     def _server(self, database: str) -> DatabaseServer:
         if database == MYSQL:
@@ -198,7 +214,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="make benchmark"
     )
     parser.add_argument("--full", action="store_true", help=f"instead of {QUICK}: {FULL}")
-    parser.add_argument("--database", nargs="+", choices=[MYSQL, POSTGRESQL], default=[MYSQL, POSTGRESQL])
+    parser.add_argument("--database", nargs="+", choices=DATABASES, default=[MYSQL, POSTGRESQL])
     parser.add_argument("--mysql", choices=OF_MYSQL, default="MariaDB", help="whose server mysql's is")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of measuring, after --warm-up")

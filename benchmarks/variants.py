@@ -14,6 +14,8 @@ from typing import Any
 TREE = "this working tree"
 MYSQL = "mysql"
 POSTGRESQL = "postgresql"
+# PostgreSQL behind PgBouncer, which shares a few connections by transaction.
+PGBOUNCER = "pgbouncer"
 LDAP = "ldap"
 LDAPS = "ldaps"
 # What the others are compared with.
@@ -123,6 +125,16 @@ VARIANTS = [
         start=lambda size: _patch(max(1, size // 4)),
     ),
     Variant(
+        "django_db_pooling, proxy",
+        databases=(PGBOUNCER,),
+        requires=(TREE,),
+        settings=lambda database, size: {
+            "POOL": {"SCOPE": "transaction", "PROXY": "transaction"},
+            "DISABLE_SERVER_SIDE_CURSORS": True,
+        },
+        start=_patch,
+    ),
+    Variant(
         "django_db_pooling 0.0.4",
         requires=("django_db_pooling==0.0.4",),
         settings=lambda database, size: {"CONN_MAX_AGE": 60},
@@ -153,10 +165,12 @@ VARIANTS = [
     ),
     Variant(
         "Django, CONN_MAX_AGE 0",
+        databases=(MYSQL, POSTGRESQL, PGBOUNCER),
         settings=lambda database, size: {"CONN_MAX_AGE": 0},
     ),
     Variant(
         "Django, CONN_MAX_AGE 60",
+        databases=(MYSQL, POSTGRESQL, PGBOUNCER),
         settings=lambda database, size: {"CONN_MAX_AGE": 60},
     ),
     Variant(
