@@ -1,4 +1,4 @@
-"""Private servers for tests and the demo: databases, PgBouncer and HAProxy here, a directory in ``tests.slapd``.
+"""Private servers for tests and the demo: databases and proxies here, a directory in ``tests.slapd``.
 
 Each server has its own data directory and a port of its own on 127.0.0.1, and is gone when the process that
 started it is gone, however that ended. Owns processes and files; knows neither Django nor a database driver

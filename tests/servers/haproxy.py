@@ -67,7 +67,7 @@ class HAProxy(Server):
         return answer.decode().strip()
 
     def set_state(self, server: DatabaseServer, state: str) -> None:
-        """ "ready"; "drain": its clients stay, new ones go elsewhere; "maint": its clients are cut off, too."""
+        """``state``: "ready"; "drain" leads only new clients elsewhere; "maint" cuts off the others, too."""
         answer = self.execute(f"set server database/{self._name(server)} state {state}")
         if answer:
             raise ServerError(answer)
