@@ -22,7 +22,7 @@ global
 
 defaults
     mode tcp
-    option redispatch
+    option redispatch 1
     timeout connect 2s
     timeout check 2s
     timeout client 10m
