@@ -84,6 +84,7 @@ test)
     need mariadb-server has_server servers MariaDB
     need postgresql has_server servers PostgreSQL
     need pgbouncer has_server servers PgBouncer
+    need haproxy has_server servers HAProxy
     need redis-server command -v redis-server
     need slapd has_server slapd Slapd
     need ldap-utils command -v ldapsearch

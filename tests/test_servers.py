@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pymysql
@@ -17,6 +18,7 @@ from tests.conftest import require
 from tests.processes import has_ended, poll
 from tests.servers import (
     DatabaseServer,
+    HAProxy,
     MariaDB,
     MySQL,
     MySQLFamily,
@@ -125,6 +127,40 @@ def test_pgbouncer_hands_on_what_it_is_asked(mode: str) -> None:
                 proxy.restart()
             pid = proxy.pid
         assert has_ended(pid)
+
+
+def test_haproxy_leads_clients_to_the_server_that_it_is_told() -> None:
+    require(PostgreSQL)
+    require(HAProxy)
+    with PostgreSQL() as first, PostgreSQL() as second, HAProxy([first, second]) as proxy:
+        url = f"postgres://{first.user}:{first.password}@{proxy.host}:{proxy.port}/postgres"
+
+        def led_to(connection: psycopg.Connection[Any]) -> int:
+            return int(connection.execute("SELECT inet_server_port()").fetchone()[0])
+
+        def newcomer_is_led_to() -> int:
+            with psycopg.connect(url, autocommit=True) as connection:
+                return led_to(connection)
+
+        with psycopg.connect(url, autocommit=True) as early:
+            assert led_to(early) == first.port
+            proxy.set_state(first, "drain")
+            assert (newcomer_is_led_to(), led_to(early)) == (second.port, first.port)
+            proxy.set_state(first, "maint")
+            with pytest.raises(psycopg.OperationalError):
+                led_to(early)
+        assert newcomer_is_led_to() == second.port
+        proxy.set_state(first, "ready")
+        assert newcomer_is_led_to() == first.port
+        first.kill()
+        assert poll(lambda: "DOWN" in proxy.execute("show stat"), 30)
+        assert newcomer_is_led_to() == second.port
+        with pytest.raises(ServerError, match="expects"):
+            proxy.set_state(first, "asleep")
+        proxy.restart()
+        assert proxy.execute("show info")
+        pid = proxy.pid
+    assert has_ended(pid)
 
 
 @pytest.mark.parametrize(
