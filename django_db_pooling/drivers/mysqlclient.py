@@ -16,9 +16,10 @@ from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
-# The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
-_SERVER_LOST = 2013
-_LOST = frozenset({2006, _SERVER_LOST, 2055, 1927, 4031, 1053})
+# What read_timeout ends in, without TLS and with it.
+_NO_ANSWER = ((2013,), (2026,))
+# The connection's last error: server gone, server lost (three), killed, inactive for too long, shut down.
+_LOST = frozenset({2006, 2013, 2026, 2055, 1927, 4031, 1053})
 # Attribute of a connection: its descriptor, as it was when the connection was opened.
 _DESCRIPTOR = "descriptor_for_pool"
 # Two more, where its user may give a statement up: its session, and the parameters of connecting.
@@ -84,7 +85,7 @@ class MySQLClient(Driver):
         # It can only be interrupted by its own read_timeout.
         return (
             isinstance(error, MySQLError)
-            and error.args[:1] == (_SERVER_LOST,)
+            and error.args[:1] in _NO_ANSWER
             and getattr(connection, _SESSION, None) is not None
         )
 
