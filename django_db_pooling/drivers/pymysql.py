@@ -110,7 +110,7 @@ class PyMySQL(Driver):
         if sessions:
             pymysql_killer.kill(self, connections[0], sessions, seconds)
         if len(sessions) < len(connections):
-            raise RuntimeError("something in between doesn't tell which session executes it")
+            raise RuntimeError(ending.UNKNOWN)
 
     def server_away(self, error: BaseException) -> bool:
         # With the same number as a server that isn't there it says that a certificate is wrong.

@@ -10,8 +10,8 @@ import re
 # Of those that tell what changes a session: variables, the database, anything. The others tell of
 # transactions and their GTIDs.
 _CHANGES = frozenset({0, 1, 2})
-# One that tells of a variable: MySQL's number of the statement, which each one changes. Where all variables are
-# tracked, as MySQL Router has it, each statement tells of it.
+# One that tells of a variable: MySQL's number of the statement. Where all variables are tracked, as MySQL
+# Router has it, each statement tells of it.
 _NUMBER = re.compile(rb"\x00[\x0e-\x22]\x0cstatement_id[\x01-\x14][0-9]+")
 # How many bytes follow the first of an integer.
 _MORE_BYTES = {0xFC: 2, 0xFD: 3, 0xFE: 8}

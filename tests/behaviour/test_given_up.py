@@ -322,20 +322,21 @@ def test_a_session_of_the_same_number_elsewhere_or_of_another_time_is_left_alone
     observer.kill()
 
 
-@pytest.mark.only("pymysql")
-def test_the_log_says_when_a_session_is_not_known(
+@pytest.mark.only("pymysql", "mysqlclient")
+def test_the_log_says_when_it_is_not_known_which_session_it_is(
     observer: Observer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy greets with a number of its own, as MySQL Router does with 0."""
+    """A proxy is not asked, or greets with a number of its own, as MySQL Router does with 0."""
     monkeypatch.setattr(journal, "QUIET", 0)
-    number = server_id()
-    physical = connections["default"].connection
-    physical.at_first_for_pool = physical.at_first_for_pool._replace(session=None)
-    give_up(SLEEPING)
-    soon(lambda: ending() == 0, 1)
-    assert number in observer.ids()
-    eventually(lambda: any("doesn't tell which session" in record.message for record in caplog.records))
-    observer.kill()
+    with another_alias(OPTIONS={"read_timeout": 1}, POOL={"PROXY": "session"}) as alias:
+        number = server_id(alias)
+        with pytest.raises(OperationalError):
+            sql(SLEEPING, using=alias)
+        assert abandoned(alias) == 1
+        soon(lambda: ending(alias) == 0, 1)
+        assert number in observer.ids()
+        eventually(lambda: any("isn't known which session" in record.message for record in caplog.records))
+        observer.kill()
 
 
 @interruptible
