@@ -54,7 +54,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[MySQLFamily]:
         yield server
 
 
-@pytest.fixture(params=["OFF", "STATE", "CHARACTERISTICS"])
+@pytest.fixture(
+    params=[
+        "transaction_info = 'OFF'",
+        "transaction_info = 'STATE'",
+        "transaction_info = 'CHARACTERISTICS'",
+        "system_variables = '*'",
+    ]
+)
 def told(server: MySQLFamily, request: pytest.FixtureRequest) -> Iterator[Told]:
     """Executes a statement; whether the server has told of a change."""
     params: dict[str, Any] = {"host": server.host, "port": server.port, "user": server.user}
@@ -63,7 +70,7 @@ def told(server: MySQLFamily, request: pytest.FixtureRequest) -> Iterator[Told]:
     with closing(pymysql.connect(**params)) as connection, connection.cursor() as cursor:
         DRIVER.connected(connection, params)
         assert getattr(connection, _TRACKS)
-        cursor.execute(f"SET session_track_transaction_info = '{request.param}'")
+        cursor.execute(f"SET session_track_{request.param}")
         if isinstance(server, MySQL):
             cursor.execute("SET session_track_gtids = 'ALL_GTIDS'")
 
@@ -107,6 +114,19 @@ def length(data: bytes) -> bytes:
         if len(data) < 1 << 16
         else (b"\xfd" + len(data).to_bytes(3, "little"))
     )
+
+
+def test_the_number_of_the_statement_is_no_change() -> None:
+    """MySQL's, which it tells with each one where all variables are tracked, as MySQL Router has it."""
+    for number in (b"7", b"18446744073709551615"):
+        variable = entry(0, b"\x0cstatement_id" + length(number) + number)
+        for more, changed in ((b"", False), (entry(2, b"1"), True), (entry(0, b"\x01a\x011"), True)):
+            for entries in (variable + more, more + variable):
+                assert tell_a_change(b"\0" + length(entries) + entries) is changed
+    other = entry(0, b"\x0cstatement_ix\x017")
+    both = entry(0, b"\x0cstatement_id\x017\x01a\x011")
+    for entries in (other, both):
+        assert tell_a_change(b"\0" + length(entries) + entries)
 
 
 @pytest.mark.parametrize("size", [0, 1, 250, 251, 65_535, 65_536, 1 << 18])

@@ -15,6 +15,8 @@ Execute = Callable[[str], Iterable[tuple[Any, ...]]]
 
 # Of MySQL and MariaDB: the session has ended.
 NO_SUCH_THREAD = 1094
+# Where its session isn't known.
+UNKNOWN = "it isn't known which session executes it"
 # Seconds between two looks whether sessions have ended, and for how long: a rollback may take longer.
 LOOK_AGAIN, MOST_LOOKS = 0.005, 0.1
 

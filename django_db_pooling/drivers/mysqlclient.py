@@ -16,9 +16,10 @@ from django_db_pooling.drivers.rules import MYSQL
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.process import green
 
-# The connection's last error: server gone, server lost (two), killed, inactive for too long, shut down.
-_SERVER_LOST = 2013
-_LOST = frozenset({2006, _SERVER_LOST, 2055, 1927, 4031, 1053})
+# What read_timeout ends in, without TLS and with it.
+_NO_ANSWER = ((2013,), (2026,))
+# The connection's last error: server gone, server lost (three), killed, inactive for too long, shut down.
+_LOST = frozenset({2006, 2013, 2026, 2055, 1927, 4031, 1053})
 # Attribute of a connection: its descriptor, as it was when the connection was opened.
 _DESCRIPTOR = "descriptor_for_pool"
 # Two more, where its user may give a statement up: its session, and the parameters of connecting.
@@ -58,8 +59,8 @@ class MySQLClient(Driver):
         setattr(slot.connection, _DESCRIPTOR, slot.connection.fileno())
 
     def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
-        if asks and params.get("read_timeout"):
-            found = _rows(connection, f"SELECT {ending.SESSION}")[0]
+        if params.get("read_timeout"):
+            found = _rows(connection, f"SELECT {ending.SESSION}")[0] if asks else ()
             setattr(connection, _SESSION, ending.session(found, connection.thread_id()))
             setattr(connection, _PARAMS, params)
 
@@ -83,24 +84,17 @@ class MySQLClient(Driver):
     def is_executing(self, connection: Any, error: BaseException | None) -> bool:
         # It can only be interrupted by its own read_timeout.
         return (
-            isinstance(error, MySQLError)
-            and error.args[:1] == (_SERVER_LOST,)
-            and getattr(connection, _SESSION, None) is not None
+            isinstance(error, MySQLError) and error.args[:1] in _NO_ANSWER and hasattr(connection, _SESSION)
         )
 
     def end(self, connections: list[Any], seconds: float) -> None:
         """https://dev.mysql.com/doc/refman/8.4/en/kill.html"""
-        most = max(1, math.ceil(seconds))
-        params = {
-            name: value for name, value in getattr(connections[0], _PARAMS).items() if name not in _NOT_OURS
-        }
-        params |= {"connect_timeout": most, "read_timeout": most, "write_timeout": most}
-        killer = MySQLdb.connect(**params)
-        try:
-            sessions = [getattr(connection, _SESSION) for connection in connections]
-            ending.by_kill(partial(_rows, killer), sessions, seconds)
-        finally:
-            killer.close()
+        found = [getattr(connection, _SESSION) for connection in connections]
+        sessions = [session for session in found if session is not None]
+        if sessions:
+            _kill(getattr(connections[0], _PARAMS), sessions, seconds)
+        if len(sessions) < len(connections):
+            raise RuntimeError(ending.UNKNOWN)
 
     def server_away(self, error: BaseException) -> bool:
         return isinstance(error, MySQLError) and errors.mysql_server_away(error)
@@ -141,6 +135,17 @@ class MySQLClient(Driver):
             "mysqlclient waits for the server in C code and blocks all greenlets meanwhile. "
             "Use PyMySQL: pip install PyMySQL, then pymysql.install_as_MySQLdb() in settings.py."
         )
+
+
+def _kill(params: dict[str, Any], sessions: list[ending.Session], seconds: float) -> None:
+    most = max(1, math.ceil(seconds))
+    params = {name: value for name, value in params.items() if name not in _NOT_OURS}
+    params |= {"connect_timeout": most, "read_timeout": most, "write_timeout": most}
+    killer = MySQLdb.connect(**params)
+    try:
+        ending.by_kill(partial(_rows, killer), sessions, seconds)
+    finally:
+        killer.close()
 
 
 def _rows(connection: Any, sql: str) -> Any:

@@ -109,6 +109,8 @@ class PyMySQL(Driver):
         sessions = [at_first.session for at_first in found if at_first is not None and at_first.session]
         if sessions:
             pymysql_killer.kill(self, connections[0], sessions, seconds)
+        if len(sessions) < len(connections):
+            raise RuntimeError(ending.UNKNOWN)
 
     def server_away(self, error: BaseException) -> bool:
         # With the same number as a server that isn't there it says that a certificate is wrong.

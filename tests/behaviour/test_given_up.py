@@ -219,9 +219,14 @@ def test_a_waiter_gets_the_place_when_the_statement_has_ended(observer: Observer
 
 
 @pytest.mark.only("pymysql", "mysqlclient")
-def test_a_statement_that_is_not_answered_within_read_timeout(observer: Observer) -> None:
-    """The driver gives it up, and not its user."""
-    with another_alias(OPTIONS={"read_timeout": 1}) as alias:
+@pytest.mark.parametrize("options", [{}, {"ssl": {"cipher": "ALL"}}], ids=["as it comes", "TLS"])
+def test_a_statement_that_is_not_answered_within_read_timeout(
+    observer: Observer, options: dict[str, Any]
+) -> None:
+    """The driver gives it up, and not its user. mysqlclient uses TLS when it is told to."""
+    with another_alias(OPTIONS={"read_timeout": 1, **options}) as alias:
+        if options:
+            assert sql("SHOW STATUS LIKE 'Ssl_version'", using=alias) == [("Ssl_version", "TLSv1.3")]
         number = server_id(alias)
         with pytest.raises(OperationalError):
             sql(SLEEPING, using=alias)
@@ -315,6 +320,23 @@ def test_a_session_of_the_same_number_elsewhere_or_of_another_time_is_left_alone
     assert number in observer.ids()
     eventually(lambda: any("another server answers" in record.message for record in caplog.records))
     observer.kill()
+
+
+@pytest.mark.only("pymysql", "mysqlclient")
+def test_the_log_says_when_it_is_not_known_which_session_it_is(
+    observer: Observer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy is not asked, or greets with a number of its own, as MySQL Router does with 0."""
+    monkeypatch.setattr(journal, "QUIET", 0)
+    with another_alias(OPTIONS={"read_timeout": 1}, POOL={"PROXY": "session"}) as alias:
+        number = server_id(alias)
+        with pytest.raises(OperationalError):
+            sql(SLEEPING, using=alias)
+        assert abandoned(alias) == 1
+        soon(lambda: ending(alias) == 0, 1)
+        assert number in observer.ids()
+        eventually(lambda: any("isn't known which session" in record.message for record in caplog.records))
+        observer.kill()
 
 
 @interruptible
