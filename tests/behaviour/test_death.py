@@ -158,8 +158,8 @@ def test_what_another_thread_is_in_the_middle_of_is_not_freed(observer: Observer
     # By its own close(), which frees it at once.
     assert not raw._closed
     thread.join(10)
-    # The server was told to end it.
-    assert [type(error).__name__ for error in outcome] == ["QueryCanceled"]
+    # The server was told to end it: whether it says so comes first, or the end of the connection.
+    assert [type(error).__name__ for error in outcome] in (["QueryCanceled"], ["OperationalError"])
     assert_whole()
 
 
