@@ -19,8 +19,8 @@ class PgBouncer(Server):
 
     scheme = "pgbouncer"
     accounts = ("postgres", "nobody")
-    # Since 1.23 SIGTERM waits for all clients.
-    stop_signal = signal.SIGQUIT
+    # It has nothing to lose. Since 1.23 SIGTERM waits for all clients, and before that SIGQUIT does.
+    stop_signal = signal.SIGKILL
 
     user = USER
     password = PASSWORD
