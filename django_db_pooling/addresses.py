@@ -37,10 +37,11 @@ class HostWatch:
         due, before = self._known.get((pool.name, host), (0.0, frozenset[str]()))
         if now < due or not host:
             return
+        due = now + (pool.limits.follow_host or 0.0)
         # First of all: what fails is tried again in its time.
-        self._known[pool.name, host] = now + (pool.limits.follow_host or 0.0), before
+        self._known[pool.name, host] = due, before
         found = addresses(host)
-        self._known[pool.name, host] = self._known[pool.name, host][0], found
+        self._known[pool.name, host] = due, found
         # A name with several addresses may be answered with some of them, or in another order.
         if before and before.isdisjoint(found):
             pool.journal.note("moved", reason=", ".join(sorted(found)))

@@ -48,12 +48,13 @@ def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
 
 def _try_again_in(wrapper: LeaseHolder, lease: Lease, error: Exception, began: float) -> float | None:
     """Seconds; 0: rather queue up again; None: the caller gets this error."""
-    pool, slot, copied_error = lease.pool, lease.slot, copy_of_error(error)
+    pool, slot, driver = lease.pool, lease.slot, lease.driver
+    cause, copied_error = error.__cause__ or error, copy_of_error(error)
     until = None if wrapper._deadline is None else wrapper._deadline.until
     pause = None
-    if lease.driver.server_full(error.__cause__ or error):
+    if driver.server_full(cause):
         pool.server_full(copied_error)
-    if lease.driver.server_away(error.__cause__ or error):
+    if driver.server_away(cause):
         pause = pool.retry_in(copied_error, began, until, slot.affinity)
     if pause is None and _may_be_over_soon(wrapper, error):
         return 0.0 if pool.should_queue_again(slot, copied_error, until) else None

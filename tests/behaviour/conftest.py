@@ -56,8 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Since Python 3.13, of connections that aren't pooled and that their test has left to the collector.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed database:ResourceWarning")
     config.addinivalue_line(
         "markers", "only(*where): drivers, mysql or mariadb, gevent or threads: any of them"
     )

@@ -59,6 +59,8 @@ def moving(leads_to: list[str]) -> Iterator[tuple[str, TcpProxy, TcpProxy]]:
         another_alias(HOST=NAME, PORT=str(first.port), POOL={"FOLLOW_HOST": 0}) as alias,
     ):
         pooling.set_pool_size(4, max_outstanding=4, alias=alias)
+        busy(alias)
+        eventually(lambda: (alias, NAME) in host_watch._known)
         yield alias, first, second
 
 
@@ -70,8 +72,6 @@ def test_when_it_leads_elsewhere_everything_follows(
     moving: tuple[str, TcpProxy, TcpProxy], leads_to: list[str]
 ) -> None:
     alias, first, second = moving
-    busy(alias)
-    eventually(lambda: (alias, NAME) in host_watch._known)
     assert (first.connections > 0, second.connections) == (True, 0)
     leads_to[:] = [SECOND]
     eventually(lambda: first.connections == 0)
@@ -84,8 +84,6 @@ def test_another_order_or_a_part_of_the_addresses_changes_nothing(
     moving: tuple[str, TcpProxy, TcpProxy], leads_to: list[str]
 ) -> None:
     alias, first, _ = moving
-    busy(alias)
-    eventually(lambda: (alias, NAME) in host_watch._known)
     generation = registry.pools(alias)[0].slots.generation
     for answer in ([SECOND, FIRST], [FIRST], [FIRST, SECOND]):
         leads_to[:] = answer
@@ -98,8 +96,6 @@ def test_a_look_up_that_fails_changes_nothing(
     moving: tuple[str, TcpProxy, TcpProxy], leads_to: list[str]
 ) -> None:
     alias, first, second = moving
-    busy(alias)
-    eventually(lambda: (alias, NAME) in host_watch._known)
     leads_to.clear()
     assert host_watch.every_second()
     request(lambda: token(alias))

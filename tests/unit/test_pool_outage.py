@@ -35,6 +35,19 @@ def away(pool: FakePool, clock: Clock) -> None:
     assert pool.growth.outage
 
 
+def hear(pool: FakePool, probe: Slot, callers: list[Caller], clock: Clock, is_back: bool) -> None:
+    """The probe ends, and all who wait get what it finds."""
+    if is_back:
+        pool.fill(probe)
+        for caller in callers:
+            assert caller.result().connection is not None
+    else:
+        assert fail(pool, probe, clock) is None
+        for caller in callers:
+            with pytest.raises(ServerAway):
+                caller.result()
+
+
 # -- trying again --------------------------------------------------------------------------------------
 
 
@@ -144,15 +157,7 @@ def test_long_after_an_outage_all_wait_for_what_the_probe_finds(
     clock.now += 2 * RETRY
     probe = pool.checkout(None)
     callers = queue_up(pool, 3, lambda *_: pool.take(None))
-    if is_back:
-        pool.fill(probe)
-        for caller in callers:
-            assert caller.result().connection is not None
-    else:
-        assert fail(pool, probe, clock) is None
-        for caller in callers:
-            with pytest.raises(ServerAway):
-                caller.result()
+    hear(pool, probe, callers, clock, is_back)
 
 
 def test_a_probe_at_the_cap_holds_nobody_up(clock: Clock, no_second_look: None) -> None:
@@ -177,15 +182,7 @@ def test_who_comes_while_one_probes_hears_what_that_finds(
     probe = pool.checkout(None)
     callers = queue_up(pool, 3, lambda *_: pool.take(None))
     clock.now += PROBE_WAIT / 2
-    if is_back:
-        pool.fill(probe)
-        for caller in callers:
-            assert caller.result().connection is not None
-    else:
-        assert fail(pool, probe, clock) is None
-        for caller in callers:
-            with pytest.raises(ServerAway):
-                caller.result()
+    hear(pool, probe, callers, clock, is_back)
 
 
 def test_who_may_not_wait_tries_for_itself(clock: Clock) -> None:
