@@ -75,6 +75,11 @@ def silent_fork() -> int:
 
 def _fork_by_c() -> int | None:
     """As ``os.fork()`` returns it; None where the child hangs."""
+    gevent = sys.modules.get("gevent")
+    patched = gevent is not None and gevent.monkey.is_module_patched("threading")
+    if patched:
+        # Nor those of gevent's pool: gevent.reinit() looks into what is left of them, and may crash.
+        gevent.get_hub().threadpool.size = 0
     # Who has just started this thread, for example, waits for the GIL: now it goes on.
     _native("time", "sleep")(0.05)
     reading, writing = os.pipe()
@@ -86,8 +91,7 @@ def _fork_by_c() -> int | None:
             os.write(writing, b".")
         os.close(reading)
         os.close(writing)
-        gevent = sys.modules.get("gevent")
-        if gevent is not None:
+        if patched:
             # Such a server sees to that: the parent's loop would be of no use.
             gevent.reinit()
         return 0
@@ -127,10 +131,12 @@ def end(pid: int) -> None:
     _reap(pid)
 
 
-def _reap(pid: int) -> None:
+def _reap(pid: int) -> int | None:
+    """What it has ended with."""
     # gevent's loop, which isn't told of a silent fork and asks for any child, may have been faster.
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None
 
 
 def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
@@ -158,8 +164,8 @@ def in_child(function: Any, fork: Callable[[], int] | None = None) -> Any:
         raise AssertionError("the child hangs")
     answer = os.read(reading, 65536)
     os.close(reading)
-    _reap(pid)
-    assert answer, "the child has ended without a word"
+    status = _reap(pid)
+    assert answer, f"the child has ended without a word ({status})"
     state, value = json.loads(answer)
     assert state == "ok", value
     return value

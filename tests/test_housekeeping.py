@@ -168,6 +168,7 @@ def test_pools_end_before_exporters(tmp_path: Path) -> None:
             "connections in use",
             "the pools",
             "the exchange with other processes",
+            "the addresses of servers",
             "failures of observers",
             "metrics for OpenTelemetry",
         ]

@@ -64,8 +64,9 @@ _OF_BOTH = [
     "SET rand_seed1 = 1, rand_seed2 = 2",
     "SET pseudo_thread_id = 99",
     "SET sql_log_bin = 0",
-    "SELECT GET_LOCK('mine', 0)",
-    "DO get_lock ('mine', 0)",
+    # Of a name there is one in the whole server, and a closed session keeps it for a moment.
+    f"SELECT GET_LOCK('one_{UNIQUE}', 0)",
+    f"DO get_lock ('other_{UNIQUE}', 0)",
     f"LOCK TABLES {TABLE} READ",
     f"LOCK TABLE {TABLE} WRITE",
     "FLUSH TABLES WITH READ LOCK",

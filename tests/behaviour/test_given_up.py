@@ -44,7 +44,7 @@ def interruptible(test: Callable[..., Any]) -> Any:
     return pytest.mark.never("psycopg2", "threads")(pytest.mark.only("pymysql", "psycopg", "psycopg2")(test))
 
 
-SLEEPING = "SELECT SLEEP(20)" if MYSQL else "SELECT pg_sleep(20)"
+SLEEPING = "SELECT SLEEP(30)" if MYSQL else "SELECT pg_sleep(30)"
 # That this session, by its number, executes something.
 RUNNING = "SELECT 1 FROM pg_stat_activity WHERE pid = {} AND state = 'active'"
 HELPERS = (
@@ -77,13 +77,6 @@ class Watch:
     def __exit__(self, *args: object) -> None:
         self._over.set()
         self._thread.join(PATIENCE)
-
-
-def soon(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still not true after {seconds} s"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -181,8 +174,8 @@ def test_fifty_timeouts_on_a_locked_row_leave_no_session_over_the_limit(observer
     assert watch.helpers <= 2
     assert abandoned() - before == 50
     pooling.close_all()
-    soon(lambda: observer.count() == 0, seconds=2)
-    soon(lambda: (pooling.stats("default").in_use, ending()) == (0, 0), 1)
+    eventually(lambda: observer.count() == 0)
+    eventually(lambda: (pooling.stats("default").in_use, ending()) == (0, 0))
     note.refresh_from_db()
     assert note.text == "ours"
 
@@ -201,8 +194,8 @@ def test_what_is_given_up_is_gone_at_once_with_its_locks(observer: Observer) -> 
     # Its place counts for a moment, and isn't anybody's.
     assert stats.free == 4 - stats.ending
     Note.objects.filter(pk=note.pk).update(text="the next one's")
-    soon(lambda: number not in observer.ids(), 1)
-    soon(lambda: ending() == 0, 1)
+    eventually(lambda: number not in observer.ids())
+    eventually(lambda: ending() == 0)
     assert server_id() != number
 
 
@@ -231,8 +224,8 @@ def test_a_statement_that_is_not_answered_within_read_timeout(
         with pytest.raises(OperationalError):
             sql(SLEEPING, using=alias)
         assert abandoned(alias) == 1
-        soon(lambda: number not in observer.ids(), 1)
-        soon(lambda: ending(alias) == 0, 1)
+        eventually(lambda: number not in observer.ids())
+        eventually(lambda: ending(alias) == 0)
         # What it has lost was a transaction, as far as mysqlclient knows.
         request_started()
         one(alias)
@@ -260,7 +253,7 @@ def test_a_statement_of_another_thread_that_goes_on_when_its_connection_is_close
         eventually(lambda: observer.rows(RUNNING.format(number)))
         before = abandoned()
         wrapper.close()
-        soon(lambda: number not in observer.ids(), 1)
+        eventually(lambda: number not in observer.ids())
         thread.join(1)
         assert failed
         assert abandoned() - before == 1
@@ -316,7 +309,7 @@ def test_a_session_of_the_same_number_elsewhere_or_of_another_time_is_left_alone
         change = {"at": time.monotonic() - 1e9}
     physical.at_first_for_pool = at_first._replace(session=at_first.session._replace(**change))
     give_up(SLEEPING)
-    soon(lambda: ending() == 0, 1)
+    eventually(lambda: ending() == 0)
     assert number in observer.ids()
     eventually(lambda: any("another server answers" in record.message for record in caplog.records))
     observer.kill()
@@ -333,7 +326,7 @@ def test_the_log_says_when_it_is_not_known_which_session_it_is(
         with pytest.raises(OperationalError):
             sql(SLEEPING, using=alias)
         assert abandoned(alias) == 1
-        soon(lambda: ending(alias) == 0, 1)
+        eventually(lambda: ending(alias) == 0)
         assert number in observer.ids()
         eventually(lambda: any("isn't known which session" in record.message for record in caplog.records))
         observer.kill()
@@ -355,7 +348,7 @@ def test_where_nobody_answers_the_place_is_free_all_the_same(observer: Observer)
         assert ending(alias) == 1
         time.sleep(0.5)
         assert ending(alias) == 1
-        soon(lambda: ending(alias) == 0, 2)
+        eventually(lambda: ending(alias) == 0)
         assert len(registry.by_alias[alias]) == 0
         proxy.resume()
         one(alias)
@@ -383,8 +376,8 @@ def test_a_child_ends_nothing_of_its_parents(observer: Observer, monkeypatch: py
         in_child(child)
         assert (number in observer.ids(), ending()) == (True, 1)
     # The housekeeper finds it.
-    soon(lambda: number not in observer.ids(), 2)
-    soon(lambda: ending() == 0, 2)
+    eventually(lambda: number not in observer.ids())
+    eventually(lambda: ending() == 0)
 
 
 @pytest.mark.only("pymysql")
@@ -395,7 +388,7 @@ def test_no_password_is_said_when_ending_fails(
     number = server_id()
     connections["default"].connection.password = b"was-changed"
     give_up(SLEEPING)
-    soon(lambda: ending() == 0, 1)
+    eventually(lambda: ending() == 0)
     assert number in observer.ids()
     eventually(lambda: any("Access denied" in record.message for record in caplog.records))
     assert "was-changed" not in caplog.text

@@ -14,7 +14,8 @@ from tests.conftest import require, require_module
 from tests.servers import MariaDB, free_port
 from tests.slapd import Slapd
 
-DEMO = Path(__file__).parents[2] / "example_project" / "demo.py"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "example_project" / "demo.py"
 SECONDS = 120
 CLERKS = 100
 # On Python's path it comes before everything else.
@@ -95,7 +96,7 @@ def run_site_tests(*labels: str, **variables: str) -> None:
     run = subprocess.run(
         [sys.executable, "manage.py", "test", *labels],
         cwd=DEMO.parent,
-        env=clean_environment() | {"MYSQL_DRIVER": "pymysql"} | variables,
+        env={"PYTHONPATH": str(ROOT)} | clean_environment() | {"MYSQL_DRIVER": "pymysql"} | variables,
         capture_output=True,
         text=True,
         timeout=SECONDS,
