@@ -75,9 +75,9 @@ def silent_fork() -> int:
 
 def _fork_by_c() -> int | None:
     """As ``os.fork()`` returns it; None where the child hangs."""
-    gevent = sys.modules.get("gevent")
-    patched = gevent is not None and gevent.monkey.is_module_patched("threading")
-    if patched:
+    gevent, monkey = sys.modules.get("gevent"), sys.modules.get("gevent.monkey")
+    patched = gevent is not None and monkey is not None and monkey.is_module_patched("threading")
+    if gevent is not None and patched:
         # Nor those of gevent's pool: gevent.reinit() looks into what is left of them, and may crash.
         gevent.get_hub().threadpool.size = 0
     # Who has just started this thread, for example, waits for the GIL: now it goes on.
@@ -91,7 +91,7 @@ def _fork_by_c() -> int | None:
             os.write(writing, b".")
         os.close(reading)
         os.close(writing)
-        if patched:
+        if gevent is not None and patched:
             # Such a server sees to that: the parent's loop would be of no use.
             gevent.reinit()
         return 0

@@ -138,7 +138,7 @@ def test_a_command_that_fails_keeps_no_other_from_being_carried_out(tmp_path: Pa
 END = """
 from django.db import connection
 from django_db_pooling.process import upkeep
-from django_db_pooling.workers import status_dir
+from django_db_pooling import status_dir
 from django_db_pooling.workers.agent import agent
 class Last:
     name = "the last"

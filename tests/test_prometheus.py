@@ -17,11 +17,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from django_db_pooling import status_dir
 from django_db_pooling.metrics import prometheus
 from django_db_pooling.metrics.prometheus import Figures, PoolCollector
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.workers import reports, status_dir
+from django_db_pooling.workers import reports
 from django_db_pooling.workers.reports import PoolReport, Report
 from tests import processes
 from tests.concurrency import in_threads
@@ -141,7 +142,8 @@ import json, os, time
 from django.db import connection
 from prometheus_client import CollectorRegistry
 from django_db_pooling.metrics import prometheus
-from django_db_pooling.workers import reports, status_dir
+from django_db_pooling import status_dir
+from django_db_pooling.workers import reports
 pooling.patch()
 django.setup()
 def queries(number):

@@ -18,7 +18,7 @@ BEGIN = """
 django.setup()
 pooling.patch()
 from pathlib import Path
-from django_db_pooling.workers import status_dir
+from django_db_pooling import status_dir
 from tests.user_sites import UserSite, is_heard, query, recycle, until
 
 US, THEM = 54321, 54322
