@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
-from django_db_pooling import capacity, conf, drivers, versions
+from django_db_pooling import capacity, conf, drivers, host_limit, versions
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
@@ -73,6 +73,8 @@ def settings_errors() -> list[Problem]:
                     f"Aliases are {', '.join(map(repr, connections.settings))}.",
                 )
             )
+    if not found:
+        found = host_limit.problems(_pooled())
     return found + capacity.settings_errors()
 
 

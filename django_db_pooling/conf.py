@@ -58,6 +58,10 @@ def _seconds(value: Any) -> bool:
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
+def _host_limit(value: Any) -> bool:
+    return _count(1)(value) and value <= 65536
+
+
 def _one_of(*values: str | None) -> Callable[[Any], bool]:
     return lambda value: value in values
 
@@ -85,6 +89,7 @@ class _Key(NamedTuple):
 _KEYS = {
     "SIZE": _Key("size", _count(1), "a whole number, 1 or more"),
     "MAX_OUTSTANDING": _Key("max_outstanding", _or_none(_count(1)), "a whole number, SIZE or more, or None"),
+    "HOST_LIMIT": _Key("host_limit", _or_none(_host_limit), "a whole number from 1 to 65536, or None"),
     "TIMEOUT": _Key("timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MIN_SIZE": _Key("min_size", _count(0), "a whole number from 0 to SIZE"),
     "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
@@ -191,6 +196,8 @@ def _bad_value(where: str, name: str, value: Any) -> Problem:
 def _from_pool(pool: Mapping[str, Any]) -> Limits:
     values = {field: value for name, value in pool.items() if (field := _KEYS[name].field) is not None}
     limits = Limits(**values)
+    if "MAX_OUTSTANDING" not in pool and limits.host_limit is not None:
+        limits = replace(limits, max_outstanding=limits.host_limit)
     if "MAX_OUTSTANDING" not in pool:
         limits = replace(limits, max_outstanding=_at_least(limits.max_outstanding, limits.size))
     return limits

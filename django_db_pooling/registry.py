@@ -86,7 +86,7 @@ class Registry:
             pool.tasks.run(f"other settings of the pool {pool.name!r}", partial(self._follow_settings, pool))
             pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         self.tasks.run("forgetting pools that have ended", self._forget_ended)
-        return any(len(pool) or pool.limits.min_size or pool.journal.is_pending for pool in self.pools())
+        return any(_is_needed(pool) for pool in self.pools())
 
     def _follow_settings(self, pool: DatabasePool) -> None:
         if pool.name not in connections.settings and (pool.was_configured or not len(pool)):
@@ -120,6 +120,7 @@ class Registry:
             ended = self._take_out_ended()
         for pool in ended:
             pool.retire_all()
+            pool.leave_host()
             pool.journal.write(is_last=True)
 
     def _take_out_ended(self) -> list[DatabasePool]:
@@ -190,6 +191,13 @@ class Registry:
     def holders(self) -> list[object]:
         """Of all connections that are checked out."""
         return [holder for pool in self.pools() for holder in pool.holders()]
+
+
+def _is_needed(pool: DatabasePool) -> bool:
+    """Whether it has to be looked after."""
+    host = pool.slots.host
+    is_waiting = host is not None and host.is_present
+    return bool(len(pool) or is_waiting or pool.limits.min_size or pool.journal.is_pending)
 
 
 registry = Registry()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
+from django_db_pooling import status_dir
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.workers import humanize, status_dir
+from django_db_pooling.workers import humanize
 from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (

@@ -24,11 +24,12 @@ from itertools import accumulate
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from django_db_pooling import status_dir
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process.observers import observers
 from django_db_pooling.registry import registry as pools
-from django_db_pooling.workers import reports, status_dir
+from django_db_pooling.workers import reports
 
 __all__ = ["PoolCollector", "register"]
 

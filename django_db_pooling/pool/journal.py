@@ -50,6 +50,11 @@ EVENTS = {
         "the server takes no more connections: %(open)d open of %(allowed)s allowed: %(error)s",
         True,
     ),
+    "host_limit": Event(
+        logging.WARNING,
+        "another process has the lower HOST_LIMIT %(limit)d, which counts for this one, too (here: %(own)d)",
+    ),
+    "host_limit_failed": Event(logging.ERROR, "HOST_LIMIT can't be looked after: %(error)s", True),
     "min_size": Event(logging.INFO, "can't open a connection for MIN_SIZE: %(error)s", True),
     "dead": Event(logging.INFO, "idle connection found broken", True),
     "lost": Event(logging.WARNING, "connection lost during a statement of %(request)s: %(error)s", True),

@@ -23,3 +23,5 @@ class Limits:
     follow_host: float | None = None
     # Whether statements that are given up are ended at the server.
     cancel: bool = True
+    # Of all processes of the host together.
+    host_limit: int | None = None

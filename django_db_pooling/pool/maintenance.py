@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from django_db_pooling.log import redact
 from django_db_pooling.pool.ending import Endings
 from django_db_pooling.pool.health import Health
+from django_db_pooling.pool.host import SPARE_AFTER
 from django_db_pooling.pool.resting import Resting
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
@@ -32,6 +33,7 @@ class Maintenance:
             last_first.callback(self._slots.journal.write)
             last_first.callback(self._log_long_holders, self._slots.limits.leak_threshold)
             last_first.callback(self._close_unwanted)
+            last_first.callback(self._share_with_host)
             last_first.callback(self._slots.free_lost)
             last_first.callback(self._cut_late_openings)
             last_first.callback(self._endings.look_after)
@@ -77,6 +79,22 @@ class Maintenance:
                     self._slots.close(slot, reason)
         if self._slots.waiting:
             self._slots.on_freed()
+
+    def _share_with_host(self) -> None:
+        """Idle connections that other processes need, what has been idle for longest first."""
+        slots, host = self._slots, self._slots.host
+        if host is None:
+            return
+        host.look_after(len(slots.waiting))
+        if host.to_spare:
+            self._resting.end_old(SPARE_AFTER)
+        now, least = time.monotonic(), host.least
+        for slot in slots.idle():
+            if not host.to_spare or len(slots) <= least:
+                break
+            if now - slot.returned_at >= SPARE_AFTER and slots.claim(slot):
+                slots.close(slot, Closed.SURPLUS)
+                host.to_spare -= 1
 
     def _cut_late_openings(self) -> None:
         """Those whose server has let them in, and has then been silent until their deadline."""

@@ -192,7 +192,8 @@ class Pool:
         hub = self.driver.hub()
         if affinity is None:
             affinity = hub
-        if self.closing or len(self.slots) >= self.limits.min_size or not self.queue.may_open(affinity):
+        least = self.limits.min_size if self.slots.host is None else self.slots.host.least
+        if self.closing or len(self.slots) >= least or not self.queue.may_open(affinity):
             return None
         slot = self.slots.new(affinity)
         if slot is None:
@@ -225,10 +226,14 @@ class Pool:
 
     def snapshot(self) -> PoolStats:
         """Counts of this moment, read without stopping anybody."""
+        host = self.slots.host
+        host_limit, host_open = (None, None) if host is None else host.read()
         return PoolStats(
             alias=self.name,
             size=self.limits.size,
             open_when_refused=self.openings.when_refused(),
+            host_limit=host_limit,
+            host_open=host_open,
             **self.queue.figures(),
             **self.counts.read(),
         )

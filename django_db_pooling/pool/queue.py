@@ -85,6 +85,8 @@ class Queue:
             self._leave(waiter)
             raise
         finally:
+            if self._slots.host is not None:
+                self._slots.host.tell(len(waiters))
             waited = time.monotonic() - started
             # As observe() does, without a call.
             waits = self._counts.waits
@@ -117,6 +119,8 @@ class Queue:
                 seconds = math.inf if deadline is None else deadline - now
                 if self._growth.failing:
                     seconds = min(seconds, PROBE_WAIT)
+                if self._slots.host is not None:
+                    seconds = min(seconds, self._slots.host.poll_after(self.head() is waiter))
                 waiter.sleepers.sleep(waiter, seconds)
                 if waiter.outcome is None:
                     now = time.monotonic()
@@ -223,6 +227,8 @@ class Queue:
                 slots.put_back(slot)
         if self.waiters and self._growth.failing:
             self.turn_away()
+        if slots.host is not None:
+            slots.host.tell(len(self.waiters))
 
     def _next_match(self) -> tuple[Waiter, Slot] | None:
         """The first waiter for whom there is something, and what that is."""
@@ -311,6 +317,8 @@ class Queue:
             f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
+        if self._slots.host is not None:
+            message += f" {self._slots.host.describe()}."
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."

@@ -94,9 +94,9 @@ class Resting:
         for rest in self.all():
             self.end(rest)
 
-    def end_old(self) -> None:
-        """Those that have rested for long."""
+    def end_old(self, seconds: float = MAX_REST) -> None:
+        """Those that have rested for so long."""
         now = time.monotonic()
         for rest in self.all():
-            if now - rest.since >= MAX_REST and not rest.lent:
+            if now - rest.since >= seconds and not rest.lent:
                 self.end(rest)

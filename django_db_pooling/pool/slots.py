@@ -20,7 +20,7 @@ import math
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from django_db_pooling.pool.driver import Driver
 from django_db_pooling.pool.growth import Growth
 from django_db_pooling.pool.histogram import BOUNDS
 from django_db_pooling.pool.holders import request_label
+from django_db_pooling.pool.host import HostShare
 from django_db_pooling.pool.idle import Idle
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
@@ -80,6 +81,10 @@ class Slots(Idle):
         self._numbers = itertools.count(1)
         # In whatever state: len() is what the cap bounds.
         self._slots: dict[int, weakref.ref[Slot]] = {}
+        self.by_number: Mapping[int, object] = self._slots
+        # What all processes of the host share, and how many slots the others leave this pool.
+        self.host: HostShare | None = None
+        self.host_cap = math.inf
         # Numbers of slots that are gone and still counted, and since when.
         self._lost: dict[int, float] = {}
 
@@ -100,19 +105,25 @@ class Slots(Idle):
     @property
     def has_room(self) -> bool:
         cap = self._pool.limits.max_outstanding
-        return cap is None or len(self._slots) < cap
+        if cap is not None and len(self._slots) >= cap:
+            return False
+        return self.host is None or (len(self._slots) < self.host_cap and not self.host.is_full)
 
     @property
     def room(self) -> float:
         """How many more could be opened: what is idle may give way to them."""
+        if self.host is not None and self.host.is_short:
+            return len(self._idle)
         cap = self._pool.limits.max_outstanding
         return math.inf if cap is None else cap - len(self._slots) + len(self._idle)
 
     @property
     def is_over_cap(self) -> bool:
-        """After the cap was lowered."""
+        """After the cap was lowered, or while other processes need some of ours."""
         cap = self._pool.limits.max_outstanding
-        return cap is not None and len(self._slots) > cap
+        if cap is not None and len(self._slots) > cap:
+            return True
+        return self.host is not None and len(self._slots) > self.host_cap and self.host.still_over()
 
     def all(self) -> list[Slot]:
         return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
@@ -125,6 +136,7 @@ class Slots(Idle):
             or slot.generation != self.generation
             or time.monotonic() >= slot.expires_at
             or (cap is not None and len(self._slots) > cap)
+            or (len(self._slots) > self.host_cap and self.is_over_cap)
         )
 
     # -- adding one, and claiming an idle one ------------------------------------------------------
@@ -136,8 +148,8 @@ class Slots(Idle):
         slot = Slot(self._pool, next(self._numbers), self.generation, affinity)
         self._slots[slot.number] = weakref.ref(slot)
         self.growth.of(affinity).begin(slot.number, time.monotonic())
-        if self.is_over_cap:
-            # Another native thread has added one at the same moment.
+        if self.is_over_cap or not (self.host is None or self.host.take(slot.number)):
+            # Another native thread has added one at the same moment, or other processes have all others.
             self._forget(slot)
             return None
         return slot
@@ -224,7 +236,7 @@ class Slots(Idle):
 
     def _say_goodbye(self, slot: Slot) -> None:
         """Where that can be done: in its own hub."""
-        close_wait = 0.0 if self.has_room else CLOSE_WAIT
+        close_wait = 0.0 if self.has_room and self.host is None else CLOSE_WAIT
         try:
             if slot.connection is not None and slot.hub is self.driver.hub() and not self._is_inherited(slot):
                 self.driver.close(slot.connection, close_wait)
@@ -270,7 +282,10 @@ class Slots(Idle):
     def _forget(self, slot: Slot) -> bool:
         """Take a slot out of the count: True for whoever comes first, so none is freed twice."""
         self.growth.end(slot.number)
-        return self._slots.pop(slot.number, None) is not None
+        is_first = self._slots.pop(slot.number, None) is not None
+        if self.host is not None:
+            self.host.release(slot.number)
+        return is_first
 
     def _is_inherited(self, slot: Slot) -> bool:
         """Whether this is a forked child of the pool's process: there the connection must not be touched."""
@@ -315,6 +330,8 @@ class Slots(Idle):
                 # In this order, as in _forget(): what is interrupted between the two is done again.
                 self.growth.end(number)
                 self.counts.reclaimed += self._slots.pop(number, None) is not None
+                if self.host is not None:
+                    self.host.release(number)
         if self.waiting:
             self.on_freed()
 

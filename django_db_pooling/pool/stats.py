@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from django_db_pooling.pool.histogram import Durations, Histogram
 
-MAXIMUM = frozenset({"longest_wait_seconds"})
-NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused"})
+MAXIMUM = frozenset({"longest_wait_seconds", "host_open"})
+NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused", "host_limit"})
 
 
 class Closed(StrEnum):
@@ -92,16 +92,15 @@ class PoolStats:
 
     ``in_use``, ``idle``, ``opening``, ``ending`` and ``waiting`` are numbers of the moment; everything from
     ``checkouts`` on only grows. ``ending``: connections whose statement was given up, until the server has
-    ended it. ``broken``: connections closed by the server or
-    interrupted in a statement. ``held_seconds``: connections checked out;
-    ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says how well connections are
-    used.
-    ``open_when_refused``: how many were open when the server refused another one, in the last minute; None:
-    it didn't. ``refused``: how often it has. ``resets``: sessions that were reset. ``pins``: connections
-    pinned to the end of a request or scope. ``reclaimed``: connections whose holder ended without returning
-    them.
-    ``abandoned``: statements that were given up while the server executed them.
-    ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
+    ended it. ``broken``: connections closed by the server or interrupted in a statement. ``held_seconds``:
+    connections checked out; ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says
+    how well connections are used. ``open_when_refused``: how many were open when the server refused another
+    one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``, ``host_open``:
+    how many all processes of the host may have open together (HOST_LIMIT, the lowest of theirs), and have;
+    None: no such limit. ``resets``: sessions that were reset. ``pins``: connections pinned to the
+    end of a request or scope. ``reclaimed``: connections whose holder ended without returning them.
+    ``abandoned``: statements that were given up while the server executed them. ``closed_by_reason``:
+    ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
     """
@@ -115,6 +114,8 @@ class PoolStats:
     ending: int = 0
     waiting: int = 0
     open_when_refused: int | None = None
+    host_limit: int | None = None
+    host_open: int | None = None
     checkouts: int = 0
     opened: int = 0
     closed: int = 0
@@ -138,6 +139,10 @@ class PoolStats:
     def free(self) -> int | None:
         """How many could be checked out at this moment without waiting; None: no limit."""
         limits = [limit for limit in (self.max_outstanding, self.open_when_refused) if limit is not None]
+        if self.host_limit is not None and self.host_open is not None:
+            limits.append(
+                self.host_limit - self.host_open + self.in_use + self.idle + self.opening + self.ending
+            )
         return max(0, min(limits) - self.in_use - self.opening - self.ending) if limits else None
 
     def plus(self, other: PoolStats) -> PoolStats:
@@ -148,7 +153,7 @@ class PoolStats:
             if one.name in NOT_ADDED:
                 values[one.name] = mine
             elif one.name in MAXIMUM:
-                values[one.name] = max(mine, theirs)
+                values[one.name] = max((each for each in (mine, theirs) if each is not None), default=None)
             elif isinstance(mine, Durations):
                 values[one.name] = mine.plus(theirs)
             elif isinstance(mine, Mapping):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from django_db_pooling import status_dir
 from django_db_pooling.log import redact
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import Registry, registry
-from django_db_pooling.workers import status_dir
 from django_db_pooling.workers.commands import Action, Listener
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import Report

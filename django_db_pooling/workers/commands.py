@@ -10,10 +10,10 @@ import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from django_db_pooling import status_dir
 from django_db_pooling.log import logger, redact
-from django_db_pooling.workers import status_dir
+from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.decoding import decode
-from django_db_pooling.workers.status_dir import Kind
 
 # Seconds in which a command is carried out, and after which it is removed.
 VALID = 30.0

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from django_db_pooling import status_dir
 from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.journal import QUIET
 from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.workers import status_dir
+from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.reports import (
     MAX_SILENCE,
     SAMPLE_SECONDS,
@@ -28,7 +29,6 @@ from django_db_pooling.workers.reports import (
     Sample,
     pid_space,
 )
-from django_db_pooling.workers.status_dir import Kind
 
 # Seconds between looks for files of processes that are gone.
 CLEAR_EVERY = 10.0

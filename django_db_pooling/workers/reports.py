@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from django_db_pooling import status_dir
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import Closed, PoolStats
-from django_db_pooling.workers import status_dir
+from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.decoding import decode
-from django_db_pooling.workers.status_dir import Kind
 
 MAX_SILENCE = 10.0
 # Seconds between samples, and how many of them a process keeps.

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_db_pooling.workers import commands, status_dir
+from django_db_pooling import status_dir
+from django_db_pooling.workers import commands
 from django_db_pooling.workers.commands import KEPT, VALID, Action, Command, Listener
 from tests.concurrency import in_threads
 

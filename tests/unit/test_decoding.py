@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from django_db_pooling import status_dir
 from django_db_pooling.dashboard import presentation
 from django_db_pooling.management.table import table
 from django_db_pooling.pool.stats import Closed, Counts, PoolStats
-from django_db_pooling.workers import commands, overview, status_dir
+from django_db_pooling.status_dir import Kind
+from django_db_pooling.workers import commands, overview
 from django_db_pooling.workers.commands import Action, Command
 from django_db_pooling.workers.decoding import MAX_NUMBER, decode
 from django_db_pooling.workers.overview import Overview
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import PoolReport, Report, Sample
-from django_db_pooling.workers.status_dir import Kind
 from tests.unit.test_overview import durations
 
 NOW = time.time()

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 import django_db_pooling
-from django_db_pooling import conf, handler, owner
+from django_db_pooling import conf, handler, owner, status_dir
 from django_db_pooling.capacity import Share
 from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
 from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.process.housekeeper import Housekeeper
-from django_db_pooling.workers import commands, publish, status_dir
+from django_db_pooling.workers import commands, publish
 from django_db_pooling.workers.commands import Action
 from tests.concurrency import eventually, in_thread
 from tests.unit.fakes import PASSED, FakePool

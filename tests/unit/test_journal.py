@@ -27,7 +27,7 @@ WRITERS = {
     "process/housekeeper.py",
     "workers/commands.py",
     "workers/publish.py",
-    "workers/status_dir.py",
+    "status_dir.py",
     "checks.py",
     "units.py",
 }
@@ -37,6 +37,8 @@ FIELDS: dict[str, Any] = {
     "connection": 7,
     "open": 4,
     "allowed": "20",
+    "limit": 10,
+    "own": 20,
     "seconds": 0.5,
     "reason": "age",
     "action": "recycle",

@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_db_pooling.workers import commands, reports, status_dir
+from django_db_pooling import status_dir
+from django_db_pooling.status_dir import MAX_BYTES, Kind, Refused
+from django_db_pooling.workers import commands, reports
 from django_db_pooling.workers import publish as publish_module
 from django_db_pooling.workers.commands import Action, Listener
 from django_db_pooling.workers.publish import Publisher
-from django_db_pooling.workers.status_dir import MAX_BYTES, Kind, Refused
 from tests.concurrency import in_child
 from tests.conftest import give_up
 from tests.strangers import Strangers

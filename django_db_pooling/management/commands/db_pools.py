@@ -10,10 +10,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from django_db_pooling import status_dir
 from django_db_pooling.log import redact
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
-from django_db_pooling.workers import overview, status_dir
+from django_db_pooling.workers import overview
 from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1

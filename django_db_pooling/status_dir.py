@@ -36,6 +36,7 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_IGNORED = 1000
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_SHARE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # It may be one that we can't list.
 _PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
@@ -263,6 +264,26 @@ class Directory:
                 if is_old and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
                     self._remove(match[0])
 
+    def open_lock_file(self, one: str) -> int:
+        """A descriptor of an empty file whose bytes processes lock; made where it is missing. To be closed by
+        nobody who has locks on it. Raises Refused where it can't be trusted.
+        """
+        descriptor = os.open(_lock_file_name(one), _SHARE, 0o600, dir_fd=self._descriptor)
+        try:
+            _check_file(os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def is_lock_file(self, one: str, descriptor: int) -> bool:
+        """Whether this is a descriptor of that file."""
+        try:
+            found = os.stat(_lock_file_name(one), dir_fd=self._descriptor, follow_symlinks=False)
+            return os.path.samestat(found, os.fstat(descriptor))
+        except OSError:
+            return False
+
     def _ours(self, kind: Kind) -> Iterator[re.Match[str]]:
         for name in os.listdir(self._descriptor):
             match = _NAME.fullmatch(name)
@@ -272,13 +293,7 @@ class Directory:
     def _read(self, name: str) -> bytes:
         descriptor = os.open(name, _READ, dir_fd=self._descriptor)
         try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise Refused("it is not a regular file")
-            if found.st_uid != os.geteuid():
-                raise Refused(f"it belongs to user id {found.st_uid}")
-            if found.st_nlink > 1:
-                raise Refused("it has more than one hard link")
+            _check_file(os.fstat(descriptor))
             with open(descriptor, "rb", closefd=False) as file:
                 text = file.read(MAX_BYTES + 1)
         finally:
@@ -300,6 +315,19 @@ class Directory:
         why = redact(str(error))
         fields = extra("status", error=why)
         logger.warning("ignoring %s: %s", redact(self._where / name), why, extra=fields)
+
+
+def _check_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("it is not a regular file")
+    if found.st_uid != os.geteuid():
+        raise Refused(f"it belongs to user id {found.st_uid}")
+    if found.st_nlink > 1:
+        raise Refused("it has more than one hard link")
+
+
+def _lock_file_name(one: str) -> str:
+    return f"django_db_pooling-limit-{one}.lock"
 
 
 def _file_name(kind: Kind, one: str) -> str:

@@ -1,0 +1,250 @@
+"""The share of one pool in what all processes of the host may have open together (HOST_LIMIT).
+
+Each connection has a byte of a file, locked for as long as there is a slot for it, so the kernel counts, and
+what a process had is free when it ends. Who finds no free byte makes that known by locks further on in the
+file, and tries again every few milliseconds. A process that has more than its fair share, the limit divided
+by the processes that have or want any, gives back to those who have less. What nobody has used for a while it
+gives to anybody.
+
+Only ``take`` and ``release`` are about a single slot; both are called while a connection is opened or closed,
+never for one that is idle.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from django_db_pooling.log import redact
+from django_db_pooling.pool.host_bytes import Bytes
+from django_db_pooling.pool.host_needs import END, FIRST, LIMITS, NEEDED, PRESENT, WANTED, Needs
+from django_db_pooling.pool.journal import Journal
+from django_db_pooling.pool.limits import Limits
+from django_db_pooling.process.record_locks import RecordLocks
+
+# Seconds between two looks for a free byte: of the first who waits; of the others, who may be first by now.
+POLL = 0.025
+SLOW_POLL = 0.2
+# Seconds between two looks at what others need, of those who close connections for them.
+LOOK = 0.01
+# What has been idle for so many seconds is given to whoever waits.
+SPARE_AFTER = 1.0
+# Seconds between two looks whether the file is still there.
+FILE_CHECK = 10.0
+
+
+class Shared(Protocol):
+    """The slots of a pool, as its share knows them."""
+
+    host_cap: float
+    journal: Journal
+    by_number: Mapping[int, Any]
+
+    @property
+    def limits(self) -> Limits: ...
+
+
+class HostShare:
+    """Of one pool."""
+
+    def __init__(self, slots: Shared, locks: RecordLocks, limit: int) -> None:
+        self._slots = slots
+        self._locks = locks
+        self._own_limit = limit
+        self._bytes = Bytes(locks, limit)
+        self._needs = Needs(locks)
+        # The last look for a free byte found none; there is no other before a time.
+        self.is_short = False
+        self._full_until = 0.0
+        # How many connections others wait for: idle ones are closed for them.
+        self.to_spare = 0
+        self._looked_at = self._checked_at = 0.0
+        locks.take(LIMITS + limit, shared=True)
+
+    # -- a byte for a slot -----------------------------------------------------------------
+
+    @property
+    def is_present(self) -> bool:
+        """Whether this process has or wants connections."""
+        return self._needs.place is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no free byte a moment ago."""
+        return self.is_short and time.monotonic() < self._full_until
+
+    def take(self, number: int) -> bool:
+        """A byte for the slot of this number, which the caller has just added."""
+        try:
+            self._needs.take_place()
+            taken = not self._others_come_first() and self._bytes.take(number)
+        except OSError as error:
+            self._note_failure(error)
+            taken = False
+        self._full_until = 0.0 if taken else time.monotonic() + POLL / 2
+        self.is_short = not taken
+        return taken
+
+    def _others_come_first(self) -> bool:
+        """Those who have nothing come before who has something, those below their share before the rest."""
+        own = len(self._bytes)
+        if not own or self._locks.find_other(FIRST, WANTED) is None:
+            return False
+        needed = self._locks.count_others(FIRST, NEEDED)
+        if own >= self.fair_share:
+            needed += self._locks.count_others(NEEDED, WANTED)
+        return needed >= self.limit - self.open
+
+    def release(self, number: int) -> None:
+        """Its slot is gone. Nothing here fails."""
+        try:
+            self._bytes.release(number)
+        except OSError as error:
+            self._note_failure(error)
+
+    def poll_after(self, is_first: bool) -> float:
+        """Seconds until who waits looks for a free byte again."""
+        return POLL if is_first and self.is_short else SLOW_POLL
+
+    def _note_failure(self, error: OSError) -> None:
+        self._checked_at = 0.0
+        self._slots.journal.note("host_limit_failed", error=redact(error))
+
+    # -- what there is ------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """The lowest that any process of the host has."""
+        return self._bytes.limit
+
+    @property
+    def open(self) -> int:
+        """How many connections all processes have, those that are being opened, too."""
+        return self._bytes.of_all
+
+    @property
+    def processes(self) -> int:
+        """How many have or want some, with this one."""
+        return 1 + self._locks.count_others(PRESENT, LIMITS)
+
+    @property
+    def fair_share(self) -> int:
+        return self.limit // self.processes
+
+    @property
+    def least(self) -> int:
+        """How many of ours may stay, however long they have been idle."""
+        least = self._slots.limits.min_size
+        return min(least, self.fair_share) if least else 0
+
+    def read(self) -> tuple[int, int]:
+        """The limit, and how many connections are open."""
+        try:
+            return self.limit, self.open
+        except OSError:
+            return self.limit, len(self._bytes)
+
+    def describe(self) -> str:
+        """For errors."""
+        try:
+            return f"HOST_LIMIT {self.limit}, {self.open} open in {self.processes} processes"
+        except OSError as error:
+            return f"HOST_LIMIT {self.limit}, {redact(error)}"
+
+    # -- what this process needs, and what the others do --------------------------------------------
+
+    def tell(self, waiting: int) -> None:
+        """So many callers wait here: let the others know, where it is for want of a free byte."""
+        needs = self._needs
+        if not waiting:
+            self.is_short = False
+        elif not self.is_short and not any(needs.told):
+            return
+        now = time.monotonic()
+        if self.is_short and any(needs.told) and now - needs.told_at < LOOK:
+            return
+        try:
+            needs.tell(self._wanted(waiting) if self.is_short else (0, 0, 0), now)
+            if not (waiting or len(self._bytes)):
+                needs.leave_place()
+        except OSError as error:
+            self._note_failure(error)
+
+    def _wanted(self, waiting: int) -> tuple[int, int, int]:
+        """Its first, what it lacks to its fair share, and more."""
+        own, most = len(self._bytes), self._slots.limits.max_outstanding
+        wanted = min(waiting, self.limit - own, self.limit if most is None else most - own)
+        if wanted <= 0:
+            return 0, 0, 0
+        first = int(not own)
+        needed = max(0, min(wanted - first, self.fair_share - own - first))
+        return first, needed, wanted - first - needed
+
+    def look(self) -> None:
+        """What others need: how many of ours there may be meanwhile, and how many idle ones are too many."""
+        self._looked_at = time.monotonic()
+        cap, spare, own = math.inf, 0, len(self._slots.by_number)
+        if self._locks.find_other(FIRST, END) is not None:
+            pressing = self._locks.count_others(FIRST, WANTED) - (self.limit - self.open)
+            if pressing > 0:
+                cap = max(self.fair_share, own - pressing)
+            spare = pressing + self._locks.count_others(WANTED, END)
+        within = self._bytes.within_limit
+        if within < own:
+            # After the limit was lowered, or the file replaced. With less than one, nobody would be served.
+            cap = min(cap, max(within, 1))
+        self.to_spare, self._slots.host_cap = max(0, spare), cap
+
+    def still_over(self) -> bool:
+        """Whether there are more of ours than the others leave us, by a look that isn't old."""
+        if time.monotonic() - self._looked_at > LOOK:
+            try:
+                self.look()
+            except OSError:
+                return False
+        return len(self._slots.by_number) > self._slots.host_cap
+
+    # -- upkeep -------------------------------------------------------------------------------------
+
+    def look_after(self, waiting: int) -> None:
+        """Each second. Raises OSError."""
+        now = time.monotonic()
+        if now - self._checked_at > FILE_CHECK:
+            self._checked_at = now
+            if not self._locks.is_same_file():
+                self._begin_anew()
+        self._find_limit()
+        self._bytes.settle(self._slots.by_number)
+        self.tell(waiting)
+        self.look()
+
+    def _begin_anew(self) -> None:
+        """Somebody has removed the file."""
+        self._bytes.forget()
+        self._needs = Needs(self._locks)
+        self._locks.take(LIMITS + self._own_limit, shared=True)
+        self._needs.take_place()
+
+    def _find_limit(self) -> None:
+        before, lowest = self.limit, self._own_limit
+        while (found := self._locks.find_other(LIMITS, LIMITS + lowest)) is not None:
+            lowest = found[0] - LIMITS
+        self._bytes.limit = lowest
+        if lowest not in (before, self._own_limit):
+            self._slots.journal.note("host_limit", limit=lowest, own=self._own_limit)
+
+    def set_limit(self, limit: int) -> None:
+        """That of this process may have changed. Raises OSError."""
+        if limit != self._own_limit:
+            before, self._own_limit = self._own_limit, limit
+            self._locks.release(LIMITS + before)
+            self._locks.take(LIMITS + limit, shared=True)
+            self._find_limit()
+
+    def end(self) -> None:
+        """The pool has ended, or has no such limit any more: nothing is locked. Raises OSError."""
+        self._slots.host_cap = math.inf
+        self._bytes.forget()
+        self._locks.release(0, END)

@@ -1,0 +1,92 @@
+"""The bytes of a pool's connections in the file that all processes of the host share (HOST_LIMIT).
+
+A slot has a byte of it, locked for as long as there is the slot. To the kernel the threads of a process are
+one, so ``_owners`` says which of them has a byte. Whatever interrupts a method, ``settle`` puts it right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from django_db_pooling.process.record_locks import RecordLocks
+
+# No limit is higher: where the bytes end.
+MOST = 1 << 20
+# A method that has been interrupted isn't running any more after so many seconds.
+INTERRUPTED = 2.0
+
+
+class Bytes:
+    """Of one pool. ``limit``: how many there are in the host. Methods raise OSError."""
+
+    def __init__(self, locks: RecordLocks, limit: int) -> None:
+        self.limit = limit
+        self._locks = locks
+        # By number of the slot; and whose each byte is. Whoever adds one to the latter has it.
+        self._bytes: dict[int, int] = {}
+        self._owners: dict[int, int] = {}
+        # Numbers and bytes that don't belong together, and since when.
+        self._odd: dict[tuple[int, int], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    @property
+    def of_all(self) -> int:
+        """How many all processes have."""
+        return len(self._bytes) + self._locks.count_others(0, MOST)
+
+    @property
+    def within_limit(self) -> int:
+        """How many of ours are below the limit, which may have been lowered."""
+        return sum(byte < self.limit for byte in list(self._bytes.values()))
+
+    def take(self, number: int) -> bool:
+        """One for the slot of this number; False: there is none."""
+        for byte in range(self.limit):
+            if self._owners.setdefault(byte, number) != number:
+                continue
+            if self._locks.take(byte):
+                self._bytes[number] = byte
+                return True
+            del self._owners[byte]
+        return False
+
+    def release(self, number: int) -> None:
+        """Its slot is gone, or had none."""
+        byte = self._bytes.pop(number, None)
+        if byte is not None:
+            self._unlock(byte)
+
+    def _unlock(self, byte: int) -> None:
+        # In this order: nobody else here takes it before it is unlocked.
+        try:
+            self._locks.release(byte)
+        finally:
+            self._owners.pop(byte, None)
+
+    def settle(self, slots: Mapping[int, object]) -> None:
+        """Each slot has one below the limit, as far as there are any; no other byte is locked."""
+        now = time.monotonic()
+        odd = {
+            (number, byte)
+            for byte, number in list(self._owners.items())
+            if self._bytes.get(number) != byte or number not in slots
+        }
+        # One that is being taken or released this instant looks the same.
+        self._odd = {one: self._odd.get(one, now) for one in odd}
+        for (number, byte), since in self._odd.items():
+            if now - since >= INTERRUPTED:
+                if self._bytes.get(number) == byte:
+                    del self._bytes[number]
+                self._unlock(byte)
+        for number in list(slots):
+            had = self._bytes.get(number)
+            if (had is None or had >= self.limit) and self.take(number) and had is not None:
+                self._unlock(had)
+
+    def forget(self) -> None:
+        """Nothing is locked any more."""
+        self._bytes.clear()
+        self._owners.clear()

@@ -1,0 +1,46 @@
+"""How processes tell each other what they lack under HOST_LIMIT: by locks in the file that they share."""
+
+from __future__ import annotations
+
+from django_db_pooling.pool.host_bytes import MOST
+from django_db_pooling.process.record_locks import RecordLocks
+
+# Behind the bytes of connections: one of each process that has or wants any; the processes' limits; and as
+# many bytes as each process waits for: its first connection, what it lacks to its fair share, and more.
+PRESENT, LIMITS = MOST, 2 * MOST
+FIRST, NEEDED, WANTED, END = 1 << 40, 2 << 40, 3 << 40, 4 << 40
+
+
+class Needs:
+    """Of one pool. Methods raise OSError."""
+
+    def __init__(self, locks: RecordLocks) -> None:
+        self._locks = locks
+        # Which byte of PRESENT is this process's.
+        self.place: int | None = None
+        # How many bytes it has locked at FIRST, NEEDED and WANTED, and since when.
+        self.told = (0, 0, 0)
+        self.told_at = 0.0
+
+    def take_place(self) -> int:
+        place = self.place
+        if place is None:
+            place = next(place for place in range(MOST) if self._locks.take(PRESENT + place))
+            self.place = place
+        return place
+
+    def leave_place(self) -> None:
+        place, self.place = self.place, None
+        if place is not None:
+            self._locks.release(PRESENT + place)
+
+    def tell(self, needs: tuple[int, int, int], now: float) -> None:
+        """Replaces what was told before."""
+        if needs == self.told:
+            return
+        at = self.take_place() * MOST
+        self.told, self.told_at = needs, now
+        for start, count in zip((FIRST, NEEDED, WANTED), needs, strict=True):
+            self._locks.release(start + at, MOST)
+            if count:
+                self._locks.take(start + at, count)
