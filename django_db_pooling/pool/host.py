@@ -71,9 +71,9 @@ class HostShare:
         return self._needs.place is not None
 
     @property
-    def is_full(self) -> bool:
-        """Whether there was no free byte a moment ago."""
-        return self.is_short and time.monotonic() < self._full_until
+    def has_room(self) -> bool:
+        """Whether it makes sense to look for a free byte: there was one a moment ago, and others can wait."""
+        return not (self.is_short and time.monotonic() < self._full_until) and self._left(1)
 
     def take(self, number: int) -> bool:
         """A byte for the slot of this number, which the caller has just added."""
@@ -197,14 +197,21 @@ class HostShare:
             cap = min(cap, max(within, 1))
         self.to_spare, self._slots.host_cap = max(0, spare), cap
 
-    def still_over(self) -> bool:
-        """Whether there are more of ours than the others leave us, by a look that isn't old."""
-        if time.monotonic() - self._looked_at > LOOK:
+    @property
+    def is_over(self) -> bool:
+        """Whether there are more of ours than the others leave us."""
+        return not self._left(0)
+
+    def _left(self, more: int) -> bool:
+        """Whether there may be so many more of ours, by a look that isn't old."""
+        slots = self._slots
+        count = len(slots.by_number) + more
+        if count > slots.host_cap and time.monotonic() - self._looked_at > LOOK:
             try:
                 self.look()
-            except OSError:
-                return False
-        return len(self._slots.by_number) > self._slots.host_cap
+            except OSError as error:
+                self._note_failure(error)
+        return count <= slots.host_cap
 
     # -- upkeep -------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class Slots(Idle):
         cap = self._pool.limits.max_outstanding
         if cap is not None and len(self._slots) >= cap:
             return False
-        return self.host is None or (len(self._slots) < self.host_cap and not self.host.is_full)
+        return self.host is None or self.host.has_room
 
     @property
     def room(self) -> float:
@@ -123,7 +123,7 @@ class Slots(Idle):
         cap = self._pool.limits.max_outstanding
         if cap is not None and len(self._slots) > cap:
             return True
-        return self.host is not None and len(self._slots) > self.host_cap and self.host.still_over()
+        return self.host is not None and self.host.is_over
 
     def all(self) -> list[Slot]:
         return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
