@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from django_db_pooling.capacity import Demand, Limit, Server, Share
+from django_db_pooling.dashboard import presentation
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
@@ -72,6 +73,60 @@ def test_a_table_fits_into_a_terminal() -> None:
     assert "2 processes at " in text
     assert re.search(r"^  total +10 +3 +0 +12345 +any +none +4\.0$", text, re.MULTILINE)
     assert "longest held:  4.0 s" in text
+
+
+def shared(**stats: Any) -> Any:
+    """Of one of two processes with a HOST_LIMIT of 20."""
+    return pool_report(max_outstanding=20, host_limit=20, host_open=17, **stats)
+
+
+def test_a_table_says_how_much_of_the_host_limit_is_open() -> None:
+    lines = table(
+        seen(report(1, default=shared(in_use=9, idle=1)), report(2, default=shared(in_use=7)))
+    ).splitlines()
+    assert re.fullmatch(r"  total +16 +1 +0 +0 +4 +20 +-", lines[3])
+    assert re.fullmatch(r"  1 gunicorn +9 +1 +0 +0 +4 +20 +-", lines[4])
+    assert lines[6] == "  this host: 17 open of 20 (HOST_LIMIT)"
+    unused = table(seen(report(1, default=pool_report(host_limit=20))))
+    assert "\n  this host: at most 20 open (HOST_LIMIT)\n" in unused
+    assert "this host" not in table(seen(report(1, default=pool_report())))
+
+
+def on_page(*pools: Any) -> Any:
+    """What a page shows of a pool."""
+    overview = seen(*(report(pid, default=pool) for pid, pool in enumerate(pools, 1)))
+    return presentation._pool(overview.pools[0], overview)
+
+
+def test_a_page_says_how_much_of_the_host_limit_is_open() -> None:
+    shown = on_page(shared(in_use=9, idle=1), shared(in_use=7))
+    assert shown["limits"] == (
+        "2 processes, each with size 5 and max_outstanding 20; this host: 17 open of 20 (HOST_LIMIT)"
+    )
+    assert shown["summary"] == "16 in use, 0 opening, 1 idle, 3 not opened"
+    assert [segment.width for segment in shown["segments"]] == ["800.0", "0.0", "50.0", "150.0"]
+    assert (shown["free"], shown["is_full"]) == ("4", False)
+    full = on_page(shared(in_use=9), shared(in_use=11))
+    assert (full["free"], full["is_full"]) == ("0", True)
+    # What they may have by themselves is less.
+    few = on_page(*[pool_report(max_outstanding=4, host_limit=20, host_open=2, in_use=1)] * 2)
+    assert few["limits"] == (
+        "2 processes, each with size 5 and max_outstanding 4: 8 connections in total; "
+        "this host: 2 open of 20 (HOST_LIMIT)"
+    )
+    assert few["summary"] == "2 in use, 0 opening, 0 idle, 6 not opened"
+    # Others, which don't report, have five: the bar has a gap.
+    others = on_page(pool_report(max_outstanding=20, host_limit=20, host_open=8, in_use=3))
+    assert others["summary"] == "3 in use, 0 opening, 0 idle, 12 not opened"
+    assert sum(float(segment.width) for segment in others["segments"]) == 750.0
+    assert on_page(pool_report())["limits"] == (
+        "1 process, each with size 5 and max_outstanding 10: 10 connections in total"
+    )
+
+
+def test_the_line_of_a_chart_is_at_the_host_limit() -> None:
+    pool = seen(report(1, default=shared(in_use=20)), report(2, default=shared())).pools[0]
+    assert charts(pool)[0].limit == "4.0"
 
 
 def test_charts_stay_inside_of_their_boxes() -> None:
