@@ -46,57 +46,106 @@ class Share(NamedTuple):
     alias: str
     maximum: int | None
     minimum: int = 0
+    # What all processes of a host may open together; None: no HOST_LIMIT.
+    host_limit: int | None = None
     # By running processes, which know what set_pool_size() was given. Otherwise by the settings.
     is_reported: bool = True
 
-    def __str__(self) -> str:
-        maximum = "unlimited" if self.maximum is None else self.maximum
-        return f"{safe_label(self.alias)} {maximum}{'' if self.is_reported else ' (from settings)'}"
+    def named(self, limit: int | None) -> str:
+        """One of its limits."""
+        number = "unlimited" if limit is None else limit
+        return f"{safe_label(self.alias)} {number}{'' if self.is_reported else ' (from settings)'}"
+
+    def of_processes(self, workers: int | None) -> int | None:
+        """What so many processes of a host may open; None: any number, or nobody knows how many they are."""
+        return None if self.maximum is None or workers is None else self.maximum * workers
+
+    def is_of_host(self, workers: int | None) -> bool:
+        """Whether it is HOST_LIMIT that bounds what they may open on a host."""
+        of_processes = self.of_processes(workers)
+        return self.host_limit is not None and (of_processes is None or self.host_limit <= of_processes)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What all processes together may open on a server, compared with its limit."""
+    """What all processes together may open on a server, compared with its limit.
+
+    An alias with a HOST_LIMIT counts once for each host, the others once for each process; one whose
+    processes can't reach their HOST_LIMIT is among the others. ``workers``: processes of each host; None:
+    nobody knows.
+    """
 
     limit: Limit
     shares: list[Share]
-    processes: int
+    hosts: int
+    workers: int | None
+
+    @property
+    def of_hosts(self) -> list[Share]:
+        return [share for share in self.shares if share.is_of_host(self.workers)]
+
+    @property
+    def of_processes(self) -> list[Share]:
+        return [share for share in self.shares if not share.is_of_host(self.workers)]
+
+    @property
+    def per_host(self) -> int:
+        """By HOST_LIMIT; each process may open others."""
+        return sum(share.host_limit or 0 for share in self.of_hosts)
 
     @property
     def per_process(self) -> int | None:
-        found = [share.maximum for share in self.shares]
+        """Besides what HOST_LIMIT bounds."""
+        found = [share.maximum for share in self.of_processes]
         return None if None in found else sum(filter(None, found))
 
     @property
     def total(self) -> int | None:
-        return None if self.per_process is None else self.per_process * self.processes
+        """None: any number, or the number of processes matters and isn't known."""
+        if not self.of_processes:
+            return self.hosts * self.per_host
+        if self.per_process is None or self.workers is None:
+            return None
+        return self.hosts * (self.per_host + self.workers * self.per_process)
 
     @property
     def minimum(self) -> int:
-        return sum(share.minimum for share in self.shares) * self.processes
+        """As far as it is known: MIN_SIZE of a process is within its part of HOST_LIMIT."""
+        kept = [(share.minimum * (self.workers or 0), share.host_limit) for share in self.shares]
+        return self.hosts * sum(number if most is None else min(number, most) for number, most in kept)
 
     @property
     def fits(self) -> bool:
         return self.total is not None and self.total <= self.limit.connections
 
     @property
-    def fitting(self) -> int:
-        """How many connections each process could have."""
-        return max(0, self.limit.connections) // self.processes
+    def fitting(self) -> int | None:
+        """What each process could have, or each host where HOST_LIMIT bounds all; None: some of each."""
+        if self.of_hosts and self.of_processes:
+            return None
+        count = self.hosts * (self.workers or 1) if self.of_processes else self.hosts
+        return max(0, self.limit.connections) // count
 
 
-def servers(reported: Mapping[str, int | None]) -> dict[Server, list[Share]]:
+class Reported(NamedTuple):
+    """The limits of an alias in running processes; None: they have none."""
+
+    max_outstanding: int | None
+    host_limit: int | None
+
+
+def servers(reported: Mapping[str, Reported]) -> dict[Server, list[Share]]:
     """All servers that limit their connections, with the pools that use them.
 
-    ``reported``: by alias, the max_outstanding of running processes where it is known.
+    ``reported``: by alias, where it is known.
     """
     found: dict[Server, list[Share]] = {}
     for alias, settings_dict in connections.settings.items():
         server = _server(alias)
         if server is not None:
             limits = conf.limits_for(alias, settings_dict)
-            maximum = reported.get(alias, limits.max_outstanding)
-            share = Share(alias, maximum, limits.min_size, alias in reported)
+            known = reported.get(alias, limits)
+            share = Share(alias, known.max_outstanding, limits.min_size, known.host_limit, alias in reported)
             found.setdefault(server, []).append(share)
     return found
 
@@ -143,14 +192,17 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def processes() -> int | None:
-    """How many there are on all hosts, as far as the settings or gunicorn's environment say so."""
-    workers = getattr(settings, "DB_POOL_WORKERS", None)
-    if workers is None:
+def hosts() -> int:
+    return int(getattr(settings, "DB_POOL_HOSTS", None) or 1)
+
+
+def workers() -> int | None:
+    """How many processes there are on each host, as far as the settings or gunicorn's environment say so."""
+    count: int | None = getattr(settings, "DB_POOL_WORKERS", None)
+    if count is None:
         value = os.environ.get("WEB_CONCURRENCY", "")
-        workers = int(value) if value.isdecimal() and int(value) else None
-    hosts = getattr(settings, "DB_POOL_HOSTS", None) or 1
-    return None if workers is None else workers * hosts
+        count = int(value) if value.isdecimal() and int(value) else None
+    return count
 
 
 def problem(alias: str) -> Problem | None:
@@ -166,35 +218,57 @@ def problem(alias: str) -> Problem | None:
             f"The server of {alias!r} can't be asked for its connection limit: {redact(error)}.",
             "Run the check where the server can be reached.",
         )
-    count = processes()
-    demand = Demand(limit, servers({})[server], count or 1)
+    demand = Demand(limit, servers({})[server], hosts(), workers())
     accepts = f"the server of {alias!r} accepts {limit}"
-    each = f"{'any number of' if demand.per_process is None else demand.per_process} connections"
-    if count is None:
-        enough = (
-            ""
-            if demand.per_process is None
-            else f" Enough for {demand.fitting // demand.per_process} processes."
-        )
+    if demand.workers is None and demand.of_processes:
         return Problem(
             "django_db_pooling.I001",
-            f"Each process may open {each}, and {accepts}.{enough}",
+            f"Each process may open {_each(demand)}{_besides(demand)}, and {accepts}.{_enough(demand)}",
             "Set DB_POOL_WORKERS (and DB_POOL_HOSTS), or WEB_CONCURRENCY, to have this checked.",
         )
-    if demand.minimum > limit.connections:
+    count = demand.hosts * (demand.workers or 0)
+    if demand.minimum > max(0, limit.connections):
         return Problem(
             "django_db_pooling.W006",
             f"{count} processes keep {demand.minimum} connections open (MIN_SIZE), and {accepts}.",
             "Lower MIN_SIZE and MAX_OUTSTANDING, or run fewer processes.",
         )
     if not demand.fits:
+        may_open = (
+            f"{count} processes may open {_each(demand)} each{_besides(demand)}"
+            if demand.of_processes
+            else f"All processes of a host may open {demand.per_host} connections (HOST_LIMIT), "
+            f"there {'is 1 host' if demand.hosts == 1 else f'are {demand.hosts} hosts'}"
+        )
         return Problem(
             "django_db_pooling.W005",
-            f"{count} processes may open {each} each, and {accepts}.",
-            f"Lower MAX_OUTSTANDING to {max(demand.fitting, 1)} or less, or raise the server's limit. "
+            f"{may_open}, and {accepts}.",
+            f"Lower {_lower(demand)}, or raise the server's limit. "
             "Leave some connections for cron jobs, deployments and administrators.",
         )
     return None
+
+
+def _each(demand: Demand) -> str:
+    return f"{'any number of' if demand.per_process is None else demand.per_process} connections"
+
+
+def _besides(demand: Demand) -> str:
+    return f", besides {demand.per_host} of each host (HOST_LIMIT)" if demand.of_hosts else ""
+
+
+def _enough(demand: Demand) -> str:
+    if demand.per_process is None:
+        return ""
+    left = max(0, demand.limit.connections - demand.hosts * demand.per_host)
+    return f" Enough for {left // demand.per_process} processes."
+
+
+def _lower(demand: Demand) -> str:
+    if demand.fitting is None:
+        return "HOST_LIMIT or MAX_OUTSTANDING"
+    name = "MAX_OUTSTANDING" if demand.of_processes else "HOST_LIMIT"
+    return f"{name} to {max(demand.fitting, 1)} or less{' in total' if len(demand.shares) > 1 else ''}"
 
 
 def _mysql(cursor: Any) -> list[Limit]:

@@ -143,12 +143,13 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
         return []
     where = f"DATABASES[{alias!r}]"
     found = []
-    if limits.max_outstanding is None and green.patched("socket"):
+    if limits.max_outstanding is None and limits.host_limit is None and green.patched("socket"):
         found.append(
             Problem(
                 "django_db_pooling.W004",
                 f"The pool of {alias!r} has no limit: under gevent every request may open a connection.",
-                f'Set {where}["POOL"]["MAX_OUTSTANDING"], or give set_pool_size() a max_outstanding.',
+                f'Set {where}["POOL"]["MAX_OUTSTANDING"] or "HOST_LIMIT", or give set_pool_size() a '
+                "max_outstanding.",
             )
         )
     is_transaction_scoped = conf.scope(settings_dict, conf.REQUEST) == conf.TRANSACTION

@@ -164,7 +164,7 @@ class Registry:
         if pool is not None:
             return pool.snapshot()
         limits = conf.limits_for(alias, settings_dict)
-        return PoolStats(alias, limits.size, limits.max_outstanding)
+        return PoolStats(alias, limits.size, limits.max_outstanding, host_limit=limits.host_limit)
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""

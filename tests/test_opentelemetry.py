@@ -13,12 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.metrics import Meter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint, Sum
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+    Sum,
+)
 
 from django_db_pooling.metrics import opentelemetry
 from django_db_pooling.metrics.opentelemetry import RECORDS_AT_ONCE, Instruments, _spread
 from django_db_pooling.pool import CheckoutTimeout
 from django_db_pooling.pool.histogram import BOUNDS, Durations, Histogram
+from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork
 from tests.e2e.conftest import create_rows
 from tests.e2e.observer import observing
@@ -119,6 +126,28 @@ def test_no_limit_is_not_told(reader: InMemoryMetricReader, meter: Meter) -> Non
     instruments(meter, FakePool(max_outstanding=None))
     assert not points(reader, "db.client.connection.max")
     assert points(reader, "db.client.connection.idle.max")
+
+
+def test_what_the_host_has_is_told_where_it_has_a_limit(reader: InMemoryMetricReader, meter: Meter) -> None:
+    """As gauges: the sum of several processes would be a multiple."""
+    told = {
+        "default": PoolStats("default", 10, 20, host_limit=20, host_open=17),
+        "unused": PoolStats("unused", 10, 20, host_limit=30),
+        "other": PoolStats("other", 10, 20),
+    }
+    Instruments(meter, lambda: told, lambda alias: 0)
+    found = {name: (unit, data) for name, unit, data in metrics(reader) if "host" in name}
+    assert {
+        name: [
+            (point.attributes["db.client.connection.pool.name"], point.value) for point in data.data_points
+        ]
+        for name, (_, data) in found.items()
+    } == {
+        "django_db_pooling.host.max": [("default", 20), ("unused", 30)],
+        "django_db_pooling.host.count": [("default", 17)],
+    }
+    for unit, data in found.values():
+        assert (unit, type(data)) == ("{connection}", Gauge)
 
 
 def test_every_duration_is_recorded_once(reader: InMemoryMetricReader, meter: Meter, clock: Clock) -> None:

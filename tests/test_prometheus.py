@@ -121,6 +121,24 @@ def test_no_limit_is_infinite() -> None:
     assert one(samples, "django_db_pool_free") == math.inf
 
 
+def test_what_the_host_has_is_told_where_it_has_a_limit() -> None:
+    """By each process: the sum would be a multiple."""
+    limited = replace(STATS, host_limit=20, host_open=17)
+    samples = shown(
+        {7: {"default": limited, "other": STATS}, 8: {"default": replace(limited, in_use=7, idle=0)}}
+    )
+    for pid in ("7", "8"):
+        assert one(samples, "django_db_pool_host_limit", alias="default", pid=pid) == 20
+        assert one(samples, "django_db_pool_host_open", alias="default", pid=pid) == 17
+    assert one(samples, "django_db_pool_free", pid="7", alias="default") == 20 - 17 + 4
+    assert one(samples, "django_db_pool_free", pid="8") == 20 - 17
+    told = [(name, dict(labels)["alias"]) for name, labels in samples if "_host_" in name]
+    assert sorted(set(told)) == [
+        ("django_db_pool_host_limit", "default"),
+        ("django_db_pool_host_open", "default"),
+    ]
+
+
 def test_names_follow_the_rules_of_prometheus() -> None:
     for family in PoolCollector(dict).describe():
         assert re.fullmatch(r"django_db_pool_[a-z]+(_[a-z]+)*", family.name)

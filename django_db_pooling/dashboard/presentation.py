@@ -145,8 +145,11 @@ def _limits(pool: PoolPicture) -> str:
     else:
         size, most = each.pop()
         limits = f"each with size {size} and {'no limit' if most is None else f'max_outstanding {most}'}"
-    whole = pool.total.max_outstanding
-    return f"{processes}, {limits}" + ("" if whole is None else f": {whole} connections in total")
+    whole, of_host = pool.total.max_outstanding, pool.total.host_limit
+    said = f"{processes}, {limits}"
+    if whole is not None and whole != of_host:
+        said += f": {whole} connections in total"
+    return said if of_host is None else f"{said}; {humanize.of_host(pool.total.host_open, of_host)}"
 
 
 def _several(number: int, one: str, many: str) -> str:

@@ -6,24 +6,39 @@ from django.core.management.base import CommandError
 from django.db import Error
 
 from django_db_pooling import capacity, owner
-from django_db_pooling.capacity import Demand, Limit, Server
+from django_db_pooling.capacity import Demand, Limit, Reported, Server, Share
 from django_db_pooling.log import redact
-from django_db_pooling.workers.overview import Overview
+from django_db_pooling.workers.overview import Overview, PoolPicture
 
 # Seconds to wait for a connection to ask with.
 MAX_WAIT = 5.0
 
 
-def demands(seen: Overview, processes: int) -> dict[Server, Demand]:
-    """For each server that limits its connections. Raises CommandError where it can't be asked."""
-    reported: dict[str, int | None] = {}
-    for pool in seen.pools:
-        found = [member.stats.max_outstanding for member in pool.members]
-        reported[pool.alias] = None if None in found else max(filter(None, found))
-    return {
-        server: Demand(_ask(shares[0].alias), shares, processes)
-        for server, shares in capacity.servers(reported).items()
-    }
+def servers(seen: Overview) -> dict[Server, list[Share]]:
+    """Those that limit their connections, with the pools that use them."""
+    return capacity.servers({pool.alias: _reported(pool) for pool in seen.pools})
+
+
+def _reported(pool: PoolPicture) -> Reported:
+    """The most that any of the processes may open."""
+    stats = [member.stats for member in pool.members]
+    return Reported(
+        _most([each.max_outstanding for each in stats]), _most([each.host_limit for each in stats])
+    )
+
+
+def _most(limits: list[int | None]) -> int | None:
+    return None if None in limits else max(filter(None, limits))
+
+
+def needs_workers(shares: list[Share]) -> bool:
+    """Whether the number of processes matters, which HOST_LIMIT makes superfluous."""
+    return any(share.host_limit is None for share in shares)
+
+
+def demand(shares: list[Share], hosts: int, workers: int | None) -> Demand:
+    """On the server of these. Raises CommandError where it can't be asked."""
+    return Demand(_ask(shares[0].alias), shares, hosts, workers)
 
 
 def _ask(alias: str) -> Limit:
@@ -36,19 +51,47 @@ def _ask(alias: str) -> Limit:
         ) from error
 
 
-def lines(server: Server, demand: Demand, hosts: int) -> list[str]:
-    """``hosts``: as many as the processes are on."""
-    limit = demand.limit
-    text = [
-        f"{server}",
-        f"  limit         {limit}",
-        f"  each process  {', '.join(map(str, demand.shares))}",
-    ]
+def lines(server: Server, demand: Demand) -> list[str]:
+    """How the sum comes about."""
+    text = [f"{server}", f"  limit         {demand.limit}"]
+    workers = demand.workers
+    if demand.of_hosts:
+        text.append(f"  each host     {', '.join(_of_host(share, workers) for share in demand.of_hosts)}")
+    if demand.of_processes:
+        of_processes = ", ".join(_of_process(share, workers) for share in demand.of_processes)
+        text.append(f"  each process  {of_processes}")
     if demand.total is None:
-        return [*text, "  total         unlimited: does not fit, set MAX_OUTSTANDING"]
-    product = f"{hosts} x {demand.processes // hosts} x {demand.per_process} = {demand.total}"
-    text.append(f"  total         {product} (hosts x processes x connections)")
+        return [*text, "  total         unlimited: does not fit, set MAX_OUTSTANDING or HOST_LIMIT"]
+    text.append(f"  total         {demand.hosts} x {_product(demand)}")
+    left = max(0, demand.limit.connections) - demand.total
     if demand.fits:
-        return [*text, f"  fits          leaves {limit.connections - demand.total} for others"]
-    too_many = demand.total - max(0, limit.connections)
-    return [*text, f"  does not fit  {too_many} too many; {demand.fitting} per process would fit"]
+        return [*text, f"  fits          leaves {left} for others"]
+    fitting = ""
+    if demand.fitting is not None:
+        fitting = f"; {demand.fitting} per {'process' if demand.of_processes else 'host'} would fit"
+    return [*text, f"  does not fit  {-left} too many{fitting}"]
+
+
+def _of_host(share: Share, workers: int | None) -> str:
+    """The words of Share, and why this is the lower limit."""
+    of_processes = share.of_processes(workers)
+    lower = "" if of_processes in (None, share.host_limit) else f", less than {workers} x {share.maximum}"
+    return f"{share.named(share.host_limit)} (HOST_LIMIT{lower})"
+
+
+def _of_process(share: Share, workers: int | None) -> str:
+    if share.host_limit is None:
+        return share.named(share.maximum)
+    less = f"{workers} x {share.maximum} is less than HOST_LIMIT {share.host_limit}"
+    return f"{share.named(share.maximum)} ({less})"
+
+
+def _product(demand: Demand) -> str:
+    if not demand.of_processes:
+        return f"{demand.per_host} = {demand.total} (hosts x HOST_LIMIT)"
+    processes = f"{demand.workers} x {demand.per_process}"
+    if not demand.of_hosts:
+        return f"{processes} = {demand.total} (hosts x processes x connections)"
+    return (
+        f"({demand.per_host} + {processes}) = {demand.total} (hosts x (HOST_LIMIT + processes x connections))"
+    )

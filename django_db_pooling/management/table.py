@@ -35,6 +35,8 @@ def _pool(pool: PoolPicture) -> list[str]:
     for member in pool.members:
         name = f"  {member.pid} {member.program}"
         lines.append(_row(name, member.stats, member.stats.free, member.checkouts))
+    if pool.total.host_limit is not None:
+        lines.append(f"  {humanize.of_host(pool.total.host_open, pool.total.host_limit)}")
     lines += [
         f"  last minute:  wait {_times(pool.waits.p50, pool.waits.p95)}",
         f"                hold {_times(pool.helds.p50, pool.helds.p95)}",

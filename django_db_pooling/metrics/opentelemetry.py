@@ -6,7 +6,9 @@ a meter provider: before that OpenTelemetry's API gives out proxies.
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
-``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit.
+``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the conventions don't have are
+``django_db_pooling.host.max`` and ``django_db_pooling.host.count``: what all processes of the host may have
+open together (HOST_LIMIT), and have. Each of them tells the same, so these are gauges, which nobody adds up.
 
 A pool counts durations in buckets, and once a second what was added to them is recorded: each duration
 once, as a value within its bucket, chosen so that the sum stays right. So counts, sums and the buckets that
@@ -33,6 +35,7 @@ from django_db_pooling.registry import registry
 __all__ = ["start"]
 
 PREFIX = "db.client.connection."
+HOST_PREFIX = "django_db_pooling.host."
 POOL_NAME = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
 # Least of what each bucket of BOUNDS holds: its lower bound belongs to the bucket before.
@@ -138,6 +141,21 @@ class Instruments:
             description="The number of connection timeouts that have occurred trying to obtain a connection "
             "from the pool.",
         )
+
+        of_host: dict[str, tuple[Read, str]] = {
+            "max": (
+                lambda stats: stats.host_limit,
+                "The maximum number of open connections allowed for all processes of the host together.",
+            ),
+            "count": (
+                lambda stats: stats.host_open,
+                "The number of connections that all processes of the host have open.",
+            ),
+        }
+        for name, (read, text) in of_host.items():
+            meter.create_observable_gauge(
+                HOST_PREFIX + name, [self._observed(read)], unit="{connection}", description=text
+            )
 
     def _count(self, options: CallbackOptions) -> Iterator[Observation]:
         for alias, stats in self._stats().items():

@@ -7,7 +7,8 @@ All metrics begin with ``django_db_pool_``, go on with the name of a field of ``
 labels ``alias`` and ``pid``; ``django_db_pool_closed_total`` also has ``reason``. The histograms
 ``django_db_pool_wait_seconds``, ``django_db_pool_held_seconds`` and ``django_db_pool_connect_seconds`` are
 what ``PoolStats`` calls waits, helds and connects. Without a limit ``max_outstanding`` and ``free`` are
-+Inf.
++Inf. ``host_limit`` and ``host_open``, which all processes of a host share, have a sample only where there is
+a HOST_LIMIT.
 
 Each process of the site on this host has series of its own: a sum over processes would drop when one ends,
 and ``rate()`` would take that for a restart. ``sum(rate(...))`` is right whoever comes and goes.
@@ -45,6 +46,11 @@ GAUGES = {
     "opening": "Connections that are being opened.",
     "ending": "Connections whose statement was given up, until the server has ended it.",
     "waiting": "Callers that wait for a connection.",
+}
+# The same in all processes of a host: no sums.
+HOST_GAUGES = {
+    "host_limit": "Most connections that all processes of the host may have open together (HOST_LIMIT).",
+    "host_open": "Connections that all processes of the host have open, of those that HOST_LIMIT allows.",
 }
 COUNTERS = {
     "checkouts": "Connections that were checked out.",
@@ -147,6 +153,13 @@ def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:
         for labels, stats in found:
             value = getattr(stats, field)
             gauge.add_metric(labels, math.inf if value is None else value)
+        yield gauge
+    for field, text in HOST_GAUGES.items():
+        gauge = GaugeMetricFamily(PREFIX + field, text, labels=LABELS)
+        for labels, stats in found:
+            value = getattr(stats, field)
+            if value is not None:
+                gauge.add_metric(labels, value)
         yield gauge
     for field, text in COUNTERS.items():
         counter = CounterMetricFamily(PREFIX + field, text, labels=LABELS)

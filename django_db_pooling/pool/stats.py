@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from django_db_pooling.pool.histogram import Durations, Histogram
 
-MAXIMUM = frozenset({"longest_wait_seconds", "host_open"})
-NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused", "host_limit"})
+MAXIMUM = frozenset({"longest_wait_seconds"})
+NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused", "host_limit", "host_open"})
 
 
 class Closed(StrEnum):
@@ -97,10 +97,11 @@ class PoolStats:
     how well connections are used. ``open_when_refused``: how many were open when the server refused another
     one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``, ``host_open``:
     how many all processes of the host may have open together (HOST_LIMIT, the lowest of theirs), and have;
-    None: no such limit. ``resets``: sessions that were reset. ``pins``: connections pinned to the
-    end of a request or scope. ``reclaimed``: connections whose holder ended without returning them.
-    ``abandoned``: statements that were given up while the server executed them. ``closed_by_reason``:
-    ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
+    None: no such limit, or this process hasn't used the alias yet and doesn't know. ``resets``: sessions that
+    were reset. ``pins``: connections pinned to the end of a request or scope. ``reclaimed``: connections
+    whose holder ended without returning them. ``abandoned``: statements that were given up while the server
+    executed them. ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and
+    "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
     """
@@ -153,7 +154,7 @@ class PoolStats:
             if one.name in NOT_ADDED:
                 values[one.name] = mine
             elif one.name in MAXIMUM:
-                values[one.name] = max((each for each in (mine, theirs) if each is not None), default=None)
+                values[one.name] = max(mine, theirs)
             elif isinstance(mine, Durations):
                 values[one.name] = mine.plus(theirs)
             elif isinstance(mine, Mapping):

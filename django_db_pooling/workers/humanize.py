@@ -46,5 +46,11 @@ def rate(per_second: float | None) -> str:
     return f"{per_second:.1f}" if per_second else "0"
 
 
+def of_host(is_open: int | None, limit: int) -> str:
+    """Of a HOST_LIMIT. ``is_open``: None where no process has looked."""
+    most = f"at most {limit} open" if is_open is None else f"{is_open} open of {limit}"
+    return f"this host: {most} (HOST_LIMIT)"
+
+
 def count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"

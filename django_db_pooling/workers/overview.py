@@ -14,6 +14,7 @@ from typing import Any
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import commands
+from django_db_pooling.workers.added import added, free_of_all
 from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Command
 from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolReport, Report, read
@@ -90,6 +91,7 @@ class Trouble:
 class PoolPicture:
     """An alias: the sums over all processes (``total``, limits too), and whom they are made of.
 
+    What a HOST_LIMIT leaves them is no sum: ``total.max_outstanding`` and ``free`` are within it.
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
     ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
     in the time of that.
@@ -111,7 +113,13 @@ class PoolPicture:
         """How many more could be opened; None: no limit."""
         most = self.total.max_outstanding
         there = self.total.in_use + self.total.idle + self.total.opening + self.total.ending
-        return None if most is None else max(0, most - there)
+        if most is None:
+            return None
+        host_limit, host_open = self.total.host_limit, self.total.host_open
+        if host_limit is not None and host_open is not None:
+            # Also by processes that don't report.
+            most = min(most, there + host_limit - host_open)
+        return max(0, most - there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +199,12 @@ def _since(now: float, at: float) -> float:
 
 def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
     parts = [report.pools[alias] for report in reports]
-    total = _sum([part.stats for part in parts])
-    free = [part.stats.free for part in parts]
+    stats = [part.stats for part in parts]
+    total = added(stats, [report.at for report in reports])
     return PoolPicture(
         alias=alias,
         total=total,
-        free=None if None in free else sum(filter(None, free)),
+        free=free_of_all(stats, total),
         waits=_spread([part.waits for part in parts]),
         helds=_spread([part.helds for part in parts]),
         timeouts=sum(_timeouts(part) for part in parts),
@@ -204,18 +212,6 @@ def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
         holders=_holders(alias, reports, now),
         troubles=_troubles(alias, reports, now),
         history=_history(parts, now),
-    )
-
-
-def _sum(stats: list[PoolStats]) -> PoolStats:
-    total = stats[0]
-    for more in stats[1:]:
-        total = total.plus(more)
-    most = [each.max_outstanding for each in stats]
-    return replace(
-        total,
-        size=sum(each.size for each in stats),
-        max_outstanding=None if None in most else sum(filter(None, most)),
     )
 
 

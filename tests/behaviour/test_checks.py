@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ ALIAS = "checked"
 def no_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     conf._overrides.clear()
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+
+
+@pytest.fixture
+def own_directory(tmp_path: Path) -> Iterator[None]:
+    """For the files of HOST_LIMIT."""
+    with override_settings(DB_POOL_STATUS_DIR=str(tmp_path)):
+        yield
 
 
 @contextmanager
@@ -72,8 +80,9 @@ def test_nothing_is_wrong_with_plain_settings() -> None:
 def test_no_limit_under_gevent_is_a_warning() -> None:
     with alias(POOL={"MAX_OUTSTANDING": None}):
         assert len(found("W004")) == (1 if GEVENT else 0)
-    with alias(POOL={"MAX_OUTSTANDING": 500}):
-        assert not found("W004")
+    for bound in ({"MAX_OUTSTANDING": 500}, {"MAX_OUTSTANDING": None, "HOST_LIMIT": 500}):
+        with alias(POOL=bound):
+            assert not found("W004")
     with alias():
         pooling.set_pool_size(5, max_outstanding=None, alias=ALIAS)
         assert len(found("W004")) == (1 if GEVENT else 0)
@@ -287,6 +296,52 @@ def test_aliases_of_the_same_server_add_up(of_four: None) -> None:
         assert asked(DB_POOL_WORKERS=most) == []
     with alias(NAME="another", POOL=False):
         assert asked(DB_POOL_WORKERS=most) == []
+
+
+@servers
+@pytest.mark.usefixtures("own_directory")
+def test_a_host_limit_counts_once_for_each_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = limit() // 2
+    pool = {"SIZE": 1, "HOST_LIMIT": half}
+    monkeypatch.setitem(connections.settings["default"], "POOL", pool)
+    # However many processes there are.
+    assert asked() == []
+    assert asked(DB_POOL_WORKERS=1000, DB_POOL_HOSTS=2) == []
+    [warning] = asked(DB_POOL_HOSTS=3)
+    assert short([warning]) == ["W005"]
+    assert f"may open {half} connections (HOST_LIMIT), there are 3 hosts" in warning.msg
+    assert f"HOST_LIMIT to {limit() // 3} or less, or raise" in warning.hint
+    # Or as many as the processes may open, if that is less.
+    pool["MAX_OUTSTANDING"] = 2
+    assert asked(DB_POOL_WORKERS=1, DB_POOL_HOSTS=3) == []
+    assert short(asked(DB_POOL_WORKERS=half, DB_POOL_HOSTS=3)) == ["W005"]
+    # MIN_SIZE is within it.
+    pool |= {"MIN_SIZE": 1}
+    assert asked(DB_POOL_WORKERS=1000, DB_POOL_HOSTS=2) == []
+
+
+@servers
+@pytest.mark.usefixtures("own_directory")
+def test_a_host_limit_and_an_alias_without_one_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = limit() // 2
+    monkeypatch.setitem(connections.settings["default"], "POOL", {"SIZE": 1, "HOST_LIMIT": half})
+    with alias(NAME="another", POOL={"SIZE": 4, "MAX_OUTSTANDING": 4}):
+        [info] = asked()
+        assert short([info]) == ["I001"]
+        assert f"may open 4 connections, besides {half} of each host (HOST_LIMIT)" in info.msg
+        enough = (limit() - half) // 4
+        assert f"Enough for {enough} processes" in info.msg
+        assert asked(DB_POOL_WORKERS=enough) == []
+        [warning] = asked(DB_POOL_WORKERS=enough + 1)
+        assert short([warning]) == ["W005"]
+        assert f"{enough + 1} processes may open 4 connections each, besides {half}" in warning.msg
+    with alias(NAME="another", POOL={"SIZE": 4, "HOST_LIMIT": half + 2}):
+        [warning] = asked()
+        assert f"may open {2 * half + 2} connections (HOST_LIMIT), there is 1 host" in warning.msg
+        assert f"HOST_LIMIT to {limit()} or less in total" in warning.hint
+    with alias(NAME="another", POOL={"MAX_OUTSTANDING": None}):
+        assert "may open any number of connections, besides" in asked()[0].msg
+        assert short(asked(DB_POOL_WORKERS=1)) == ["W005"]
 
 
 @servers

@@ -54,7 +54,11 @@ def pool(alias: str = "default", **changes: Any) -> PoolReport:
 
 def report(**changes: Any) -> Report:
     told = Publisher().report({}, {}, [])
-    pools = {"default": pool(), "other": pool("other", max_outstanding=None)}
+    pools = {
+        "default": pool(),
+        "other": pool("other", max_outstanding=None),
+        "shared": pool("shared", host_limit=20, host_open=17),
+    }
     return replace(told, **{"pools": pools, **changes})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from django_db_pooling.capacity import Demand, Limit, Server, Share
+from django_db_pooling.dashboard import presentation
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
@@ -74,6 +75,60 @@ def test_a_table_fits_into_a_terminal() -> None:
     assert "longest held:  4.0 s" in text
 
 
+def shared(**stats: Any) -> Any:
+    """Of one of two processes with a HOST_LIMIT of 20."""
+    return pool_report(max_outstanding=20, host_limit=20, host_open=17, **stats)
+
+
+def test_a_table_says_how_much_of_the_host_limit_is_open() -> None:
+    lines = table(
+        seen(report(1, default=shared(in_use=9, idle=1)), report(2, default=shared(in_use=7)))
+    ).splitlines()
+    assert re.fullmatch(r"  total +16 +1 +0 +0 +4 +20 +-", lines[3])
+    assert re.fullmatch(r"  1 gunicorn +9 +1 +0 +0 +4 +20 +-", lines[4])
+    assert lines[6] == "  this host: 17 open of 20 (HOST_LIMIT)"
+    unused = table(seen(report(1, default=pool_report(host_limit=20))))
+    assert "\n  this host: at most 20 open (HOST_LIMIT)\n" in unused
+    assert "this host" not in table(seen(report(1, default=pool_report())))
+
+
+def on_page(*pools: Any) -> Any:
+    """What a page shows of a pool."""
+    overview = seen(*(report(pid, default=pool) for pid, pool in enumerate(pools, 1)))
+    return presentation._pool(overview.pools[0], overview)
+
+
+def test_a_page_says_how_much_of_the_host_limit_is_open() -> None:
+    shown = on_page(shared(in_use=9, idle=1), shared(in_use=7))
+    assert shown["limits"] == (
+        "2 processes, each with size 5 and max_outstanding 20; this host: 17 open of 20 (HOST_LIMIT)"
+    )
+    assert shown["summary"] == "16 in use, 0 opening, 1 idle, 3 not opened"
+    assert [segment.width for segment in shown["segments"]] == ["800.0", "0.0", "50.0", "150.0"]
+    assert (shown["free"], shown["is_full"]) == ("4", False)
+    full = on_page(shared(in_use=9), shared(in_use=11))
+    assert (full["free"], full["is_full"]) == ("0", True)
+    # What they may have by themselves is less.
+    few = on_page(*[pool_report(max_outstanding=4, host_limit=20, host_open=2, in_use=1)] * 2)
+    assert few["limits"] == (
+        "2 processes, each with size 5 and max_outstanding 4: 8 connections in total; "
+        "this host: 2 open of 20 (HOST_LIMIT)"
+    )
+    assert few["summary"] == "2 in use, 0 opening, 0 idle, 6 not opened"
+    # Others, which don't report, have five: the bar has a gap.
+    others = on_page(pool_report(max_outstanding=20, host_limit=20, host_open=8, in_use=3))
+    assert others["summary"] == "3 in use, 0 opening, 0 idle, 12 not opened"
+    assert sum(float(segment.width) for segment in others["segments"]) == 750.0
+    assert on_page(pool_report())["limits"] == (
+        "1 process, each with size 5 and max_outstanding 10: 10 connections in total"
+    )
+
+
+def test_the_line_of_a_chart_is_at_the_host_limit() -> None:
+    pool = seen(report(1, default=shared(in_use=20)), report(2, default=shared())).pools[0]
+    assert charts(pool)[0].limit == "4.0"
+
+
 def test_charts_stay_inside_of_their_boxes() -> None:
     pool = seen(report(1, default=busy(in_use=10)), report(2, default=busy())).pools[0]
     made = charts(pool)
@@ -115,9 +170,9 @@ SERVER = Server("postgresql", "db", "5432")
 
 
 def test_a_plan_that_fits() -> None:
-    demand = Demand(LIMIT, [Share("default", 10), Share("other", 2, is_reported=False)], 8)
+    demand = Demand(LIMIT, [Share("default", 10), Share("other", 2, is_reported=False)], hosts=2, workers=4)
     assert demand.fits
-    assert plan.lines(SERVER, demand, hosts=2) == [
+    assert plan.lines(SERVER, demand) == [
         "PostgreSQL at db:5432",
         "  limit         97 (max_connections 100, less 3 reserved)",
         "  each process  default 10, other 2 (from settings)",
@@ -130,17 +185,130 @@ def test_a_plan_that_fits() -> None:
     ("each", "said"),
     [
         (20, "  does not fit  63 too many; 12 per process would fit"),
-        (None, "  total         unlimited: does not fit, set MAX_OUTSTANDING"),
+        (None, "  total         unlimited: does not fit, set MAX_OUTSTANDING or HOST_LIMIT"),
     ],
 )
 def test_a_plan_that_does_not_fit(each: int | None, said: str) -> None:
-    demand = Demand(LIMIT, [Share("default", each)], 8)
+    demand = Demand(LIMIT, [Share("default", each)], hosts=2, workers=4)
     assert not demand.fits
-    assert plan.lines(SERVER, demand, hosts=2)[-1] == said
+    assert plan.lines(SERVER, demand)[-1] == said
 
 
 def test_a_server_that_accepts_nobody() -> None:
-    demand = Demand(Limit(-2, "max_connections 1, less 3 reserved"), [Share("default", 10, minimum=1)], 1)
-    assert not demand.fits
-    assert demand.fitting == 0
-    assert plan.lines(SERVER, demand, hosts=1)[-1] == "  does not fit  10 too many; 0 per process would fit"
+    nobody = Limit(-2, "max_connections 1, less 3 reserved")
+    for share, what in ((Share("default", 10, minimum=1), "process"), (Share("default", 10, 1, 10), "host")):
+        demand = Demand(nobody, [share], hosts=1, workers=1)
+        assert not demand.fits
+        assert demand.fitting == 0
+        assert plan.lines(SERVER, demand)[-1] == f"  does not fit  10 too many; 0 per {what} would fit"
+
+
+# -- plans with a HOST_LIMIT ---------------------------------------------------------------------------
+
+SHARED = Share("default", 40, host_limit=40)
+TWO, OTHER = Share("two", 2, host_limit=20), Share("other", 5)
+# Those whose processes can't reach HOST_LIMIT count by process.
+EACH_TWO = "two 2 (4 x 2 is less than HOST_LIMIT 20)"
+
+
+@pytest.mark.parametrize(
+    ("shares", "workers", "total", "said"),
+    [
+        pytest.param(
+            [SHARED],
+            None,
+            80,
+            [
+                "  each host     default 40 (HOST_LIMIT)",
+                "  total         2 x 40 = 80 (hosts x HOST_LIMIT)",
+                "  fits          leaves 17 for others",
+            ],
+            id="all of it, and nobody knows how many processes there are",
+        ),
+        pytest.param(
+            [SHARED, Share("unbounded", None, host_limit=9, is_reported=False)],
+            8,
+            98,
+            [
+                "  each host     default 40 (HOST_LIMIT, less than 8 x 40), "
+                "unbounded 9 (from settings) (HOST_LIMIT)",
+                "  total         2 x 49 = 98 (hosts x HOST_LIMIT)",
+                "  does not fit  1 too many; 48 per host would fit",
+            ],
+            id="two of them",
+        ),
+        pytest.param(
+            [SHARED],
+            1,
+            80,
+            [
+                "  each host     default 40 (HOST_LIMIT)",
+                "  total         2 x 40 = 80 (hosts x HOST_LIMIT)",
+                "  fits          leaves 17 for others",
+            ],
+            id="one process that may have all of it",
+        ),
+        pytest.param(
+            [TWO],
+            4,
+            16,
+            [
+                f"  each process  {EACH_TWO}",
+                "  total         2 x 4 x 2 = 16 (hosts x processes x connections)",
+                "  fits          leaves 81 for others",
+            ],
+            id="more than the processes may open",
+        ),
+        pytest.param(
+            [SHARED, OTHER, TWO],
+            4,
+            2 * (40 + 4 * 7),
+            [
+                "  each host     default 40 (HOST_LIMIT, less than 4 x 40)",
+                f"  each process  other 5, {EACH_TWO}",
+                "  total         2 x (40 + 4 x 7) = 136 (hosts x (HOST_LIMIT + processes x connections))",
+                "  does not fit  39 too many",
+            ],
+            id="some of each",
+        ),
+        pytest.param(
+            [SHARED, Share("other", None)],
+            4,
+            None,
+            [
+                "  each host     default 40 (HOST_LIMIT, less than 4 x 40)",
+                "  each process  other unlimited",
+                "  total         unlimited: does not fit, set MAX_OUTSTANDING or HOST_LIMIT",
+            ],
+            id="beside one without a limit",
+        ),
+    ],
+)
+def test_a_plan_with_a_host_limit(
+    shares: list[Share], workers: int | None, total: int | None, said: list[str]
+) -> None:
+    demand = Demand(LIMIT, shares, hosts=2, workers=workers)
+    assert demand.total == total
+    assert demand.fits is (total is not None and total <= 97)
+    assert plan.lines(SERVER, demand)[2:] == said
+
+
+def test_min_size_is_within_the_host_limit() -> None:
+    shares = [Share("default", 20, 5, 12), Share("other", 5, 1), Share("third", 20, 1, 12)]
+    assert Demand(LIMIT, shares, hosts=2, workers=4).minimum == 2 * (12 + 4 + 4)
+    assert Demand(LIMIT, shares, hosts=2, workers=None).minimum == 0
+
+
+def test_a_plan_goes_by_what_running_processes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was started before there was a HOST_LIMIT has none."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(plan.capacity, "servers", lambda reported: asked.update(reported) or {})
+    one = pool_report(max_outstanding=20, host_limit=20)
+    two = pool_report(max_outstanding=15, host_limit=20)
+    plan.servers(seen(report(1, default=one, other=one), report(2, default=two, other=pool_report())))
+    assert asked == {"default": (20, 20), "other": (20, None)}
+
+
+def test_the_number_of_processes_matters_for_those_without_a_host_limit() -> None:
+    assert not plan.needs_workers([SHARED, TWO])
+    assert plan.needs_workers([SHARED, OTHER])

@@ -163,7 +163,7 @@ def test_an_alias_that_somebody_else_has_named_forges_no_line(caplog: pytest.Log
     journal.note("dead")
     journal.write()
     assert caplog.messages == [rf"tenant {LINE}: idle connection found broken"]
-    assert str(Share(f"a{ODD}", 3)) == rf"a{SHOWN} 3"
+    assert Share(f"a{ODD}", 3).named(3) == rf"a{SHOWN} 3"
 
 
 def test_who_gives_a_command_is_told_in_one_line(

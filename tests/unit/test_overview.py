@@ -84,6 +84,69 @@ def test_without_a_limit() -> None:
     assert (pool.total.max_outstanding, pool.free, pool.unopened) == (None, None, None)
 
 
+def test_two_processes_with_one_host_limit() -> None:
+    """Each could have all of what the other has not; together they can't."""
+    one = pool_report(max_outstanding=20, host_limit=20, host_open=17, in_use=9, idle=1)
+    two = pool_report(max_outstanding=20, host_limit=20, host_open=17, in_use=4, idle=2, opening=1)
+    assert (one.stats.free, two.stats.free) == (4, 5)
+    (pool,) = seen(report(1, default=one), report(2, default=two)).pools
+    assert (pool.total.host_limit, pool.total.host_open) == (20, 17)
+    assert (pool.total.max_outstanding, pool.free, pool.unopened) == (20, 6, 3)
+    (told,) = seen(report(1, default=one), report(2, default=two)).as_dict()["pools"]
+    assert [told["total"][name] for name in ("host_limit", "host_open", "max_outstanding")] == [20, 17, 20]
+    assert told["free"] == 6
+
+
+def test_what_the_processes_may_have_by_themselves_can_be_less_than_the_host_limit() -> None:
+    one = pool_report(max_outstanding=4, host_limit=20, host_open=3, in_use=3)
+    two = pool_report(max_outstanding=5, host_limit=20, host_open=3)
+    (pool,) = seen(report(1, default=one), report(2, default=two)).pools
+    assert (pool.total.max_outstanding, pool.free, pool.unopened) == (9, 6, 6)
+
+
+def test_a_host_limit_bounds_processes_without_a_limit_of_their_own() -> None:
+    one = pool_report(max_outstanding=None, host_limit=20, host_open=3, in_use=3)
+    two = pool_report(max_outstanding=None, host_limit=20, host_open=3)
+    (pool,) = seen(report(1, default=one), report(2, default=two)).pools
+    assert (pool.total.max_outstanding, pool.free, pool.unopened) == (20, 17, 17)
+
+
+def test_what_processes_that_do_not_report_have_open_is_not_free() -> None:
+    one = pool_report(max_outstanding=20, host_limit=20, host_open=16, in_use=3, idle=2)
+    (pool,) = seen(report(1, default=one)).pools
+    assert (pool.total.host_open, pool.free, pool.unopened) == (16, 6, 4)
+
+
+def test_the_latest_report_says_what_the_host_has_open() -> None:
+    old = pool_report(host_limit=20, host_open=20, in_use=1)
+    new = pool_report(host_limit=20, host_open=3, in_use=2)
+    (pool,) = seen(report(1, at=NOW - 3, default=old), report(2, default=new)).pools
+    assert (pool.total.host_open, pool.free) == (3, 8)
+
+
+def test_a_process_that_has_not_used_an_alias_knows_its_host_limit_only() -> None:
+    idle = pool_report(max_outstanding=20, host_limit=20)
+    (pool,) = seen(report(1, default=idle)).pools
+    assert (pool.total.host_open, pool.free, pool.unopened) == (None, 20, 20)
+    used = pool_report(max_outstanding=20, host_limit=20, host_open=2, in_use=2)
+    (pool,) = seen(report(1, default=idle), report(2, default=used)).pools
+    assert (pool.total.host_open, pool.free, pool.unopened) == (2, 18, 18)
+
+
+def test_while_a_host_limit_is_introduced_or_lowered() -> None:
+    """Who was started before has none, or the former one, and the lower one counts."""
+    before = pool_report(max_outstanding=10, in_use=4)
+    after = pool_report(max_outstanding=30, host_limit=6, host_open=5, in_use=5)
+    (pool,) = seen(report(1, default=before), report(2, default=after)).pools
+    assert (pool.total.host_limit, pool.total.max_outstanding, pool.free) == (6, 16, 7)
+    unlimited = pool_report(max_outstanding=None)
+    (pool,) = seen(report(1, default=unlimited), report(2, default=after)).pools
+    assert (pool.total.max_outstanding, pool.free, pool.unopened) == (None, None, None)
+    former = pool_report(max_outstanding=30, host_limit=8, host_open=5)
+    (pool,) = seen(report(1, default=former), report(2, default=after)).pools
+    assert (pool.total.host_limit, pool.total.max_outstanding, pool.free) == (6, 6, 1)
+
+
 def test_each_alias_has_the_processes_that_have_it() -> None:
     overview = seen(report(1, default=pool_report(), other=pool_report()), report(2, default=pool_report()))
     assert {pool.alias: [member.pid for member in pool.members] for pool in overview.pools} == {

@@ -111,16 +111,17 @@ class Command(BaseCommand):
 
     def _plan(self, hosts: int, processes: int | None) -> None:
         seen = overview.look(own=False)
+        servers = plan.servers(seen)
         if processes is None:
-            if not seen.workers:
-                raise CommandError(
-                    f"{_no_process()} Or give the number of processes: --workers N.",
-                    returncode=EXIT_NO_PROCESS,
-                )
-            processes = len(seen.workers)
-        demands = plan.demands(seen, hosts * processes)
+            processes = len(seen.workers) or None
+        if processes is None and any(map(plan.needs_workers, servers.values())):
+            raise CommandError(
+                f"{_no_process()} Or give the number of processes: --workers N.",
+                returncode=EXIT_NO_PROCESS,
+            )
+        demands = {server: plan.demand(shares, hosts, processes) for server, shares in servers.items()}
         for server, demand in demands.items():
-            self._write("\n".join(plan.lines(server, demand, hosts)))
+            self._write("\n".join(plan.lines(server, demand)))
         if not demands:
             self.stdout.write("No pool of this site connects to a server with a connection limit.")
         if not all(demand.fits for demand in demands.values()):
