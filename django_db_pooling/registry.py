@@ -120,11 +120,13 @@ class Registry:
             ended = self._take_out_ended()
         for pool in ended:
             pool.retire_all()
-            pool.leave_host()
             pool.journal.write(is_last=True)
 
     def _take_out_ended(self) -> list[DatabasePool]:
         ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
+        for pool in ended:
+            # Before there can be another one, which locks the same file.
+            pool.leave_host()
         if ended:
             self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
             self.by_alias = {alias: pool for alias, pool in self.by_alias.items() if pool not in ended}

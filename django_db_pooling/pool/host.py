@@ -61,7 +61,10 @@ class HostShare:
         # How many connections others wait for: idle ones are closed for them.
         self.to_spare = 0
         self._looked_at = self._checked_at = 0.0
+        # A daemon may have closed all descriptors since the file was opened.
+        locks.is_same_file()
         locks.take(LIMITS + limit, shared=True)
+        self._find_limit()
 
     # -- a byte for a slot -----------------------------------------------------------------
 
@@ -82,6 +85,7 @@ class HostShare:
             taken = not self._others_come_first() and self._bytes.take(number)
         except OSError as error:
             self._note_failure(error)
+            self._find_file()
             taken = False
         self._full_until = 0.0 if taken else time.monotonic() + POLL / 2
         self.is_short = not taken
@@ -107,6 +111,14 @@ class HostShare:
     def poll_after(self, is_first: bool) -> float:
         """Seconds until who waits looks for a free byte again."""
         return POLL if is_first and self.is_short else SLOW_POLL
+
+    def _find_file(self) -> None:
+        """Where others have closed its descriptor, the next look may find a byte; upkeep may not be running."""
+        try:
+            if not self._locks.is_same_file():
+                self._begin_anew()
+        except OSError as error:
+            self._note_failure(error)
 
     def _note_failure(self, error: OSError) -> None:
         self._checked_at = 0.0
@@ -224,6 +236,9 @@ class HostShare:
                 self._begin_anew()
         self._find_limit()
         self._bytes.settle(self._slots.by_number)
+        self._needs.settle()
+        if len(self._bytes):
+            self._needs.take_place()
         self.tell(waiting)
         self.look()
 
@@ -251,7 +266,10 @@ class HostShare:
             self._find_limit()
 
     def end(self) -> None:
-        """The pool has ended, or has no such limit any more: nothing is locked. Raises OSError."""
+        """The pool has ended, or has no such limit any more: nothing is locked. Nothing here fails."""
         self._slots.host_cap = math.inf
         self._bytes.forget()
-        self._locks.release(0, END)
+        try:
+            self._locks.release(0, END)
+        except OSError as error:
+            self._note_failure(error)

@@ -50,7 +50,7 @@ class Bytes:
             if self._locks.take(byte):
                 self._bytes[number] = byte
                 return True
-            del self._owners[byte]
+            self._owners.pop(byte, None)
         return False
 
     def release(self, number: int) -> None:
@@ -60,11 +60,14 @@ class Bytes:
             self._unlock(byte)
 
     def _unlock(self, byte: int) -> None:
-        # In this order: nobody else here takes it before it is unlocked.
+        # In this order: nobody else here takes it before it is unlocked. Where this is interrupted, it still
+        # has an owner; where it fails, there is no such lock.
         try:
             self._locks.release(byte)
-        finally:
+        except OSError:
             self._owners.pop(byte, None)
+            raise
+        self._owners.pop(byte, None)
 
     def settle(self, slots: Mapping[int, object]) -> None:
         """Each slot has one below the limit, as far as there are any; no other byte is locked."""
@@ -79,10 +82,13 @@ class Bytes:
         for (number, byte), since in self._odd.items():
             if now - since >= INTERRUPTED:
                 if self._bytes.get(number) == byte:
-                    del self._bytes[number]
+                    self._bytes.pop(number, None)
                 self._unlock(byte)
         for number in list(slots):
             had = self._bytes.get(number)
+            if had is not None and self._owners.get(had) != number:
+                # It was taken for odd, in a thread that was suspended for long.
+                had = None
             if (had is None or had >= self.limit) and self.take(number) and had is not None:
                 self._unlock(had)
 

@@ -30,9 +30,10 @@ class Needs:
         return place
 
     def leave_place(self) -> None:
-        place, self.place = self.place, None
+        place = self.place
         if place is not None:
             self._locks.release(PRESENT + place)
+            self.place = None
 
     def tell(self, needs: tuple[int, int, int], now: float) -> None:
         """Replaces what was told before."""
@@ -44,3 +45,20 @@ class Needs:
             self._locks.release(start + at, MOST)
             if count:
                 self._locks.take(start + at, count)
+
+    def settle(self) -> None:
+        """What was interrupted, or done by two threads at once: nothing else is locked than is known here."""
+        place, told = self.place, self.told
+        self._release(PRESENT, LIMITS, place)
+        self._release(FIRST, END, None)
+        if place is not None and not self._locks.take(PRESENT + place):
+            self.place = None
+        self.told = 0, 0, 0
+        self.tell(told, self.told_at)
+
+    def _release(self, start: int, end: int, place: int | None) -> None:
+        """All of these, but for this place among them."""
+        middle = start if place is None else start + place
+        for first, last in ((start, middle), (middle + (place is not None), end)):
+            if first < last:
+                self._locks.release(first, last - first)

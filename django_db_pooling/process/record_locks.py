@@ -53,20 +53,25 @@ class RecordLocks:
         except OSError:
             return False
 
-    def take(self, start: int, length: int = 1, shared: bool = False) -> bool:
-        """Lock these bytes; False: another process has one of them."""
+    def _descriptor(self) -> int:
+        """Never another file's: its locks are not ours."""
         if not self._is_open():
             raise OSError("its descriptor was closed by other code")
+        return self._fd
+
+    def take(self, start: int, length: int = 1, shared: bool = False) -> bool:
+        """Lock these bytes; False: another process has one of them."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        descriptor = self._descriptor()
         try:
-            fcntl.lockf(self._fd, kind | fcntl.LOCK_NB, length, start)
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, length, start)
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def release(self, start: int, length: int = 1) -> None:
         """Whether they are locked or not."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, length, start)
+        fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, length, start)
 
     def find_other(self, start: int, end: int) -> tuple[int, int] | None:
         """Where, from ``start`` up to ``end``, another process has locked something: any such range."""
@@ -93,10 +98,11 @@ class RecordLocks:
         return sum(last - first for first, last in self.others(start, end))
 
     def _ask(self, start: int, length: int) -> tuple[int, int, int]:
+        descriptor = self._descriptor()
         if _IS_LINUX:
             asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-            kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
+            kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
         else:
             asked = _FLOCK.pack(start, length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
-            start, length, _, kind, _, _ = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
+            start, length, _, kind, _, _ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
         return kind, start, length
