@@ -15,7 +15,6 @@ from django.db import connections
 from django_db_pooling import conf, host_limit
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
-from django_db_pooling.pool.host import HostShare
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.slot import Slot
@@ -169,27 +168,11 @@ class DatabasePool(Pool):
         # When a server was last found to be the wrong one.
         self._replaced_at = -math.inf
         self._lock = threading.Lock()
-        self._share_host()
-
-    def _share_host(self) -> None:
-        """As the limits say. Raises OSError."""
-        limit, slots = self.limits.host_limit, self.slots
-        if limit is None:
-            self.leave_host()
-        elif slots.host is None:
-            slots.host = HostShare(slots, host_limit.locks_for(self.name, self.settings_dict), limit)
-        else:
-            slots.host.set_limit(limit)
-
-    def leave_host(self) -> None:
-        """From now on its connections don't count for others."""
-        host, self.slots.host = self.slots.host, None
-        if host is not None:
-            host.end()
+        host_limit.follow(alias, self.settings_dict, self.slots)
 
     def resize(self, limits: Limits) -> None:
         super().resize(limits)
-        self._share_host()
+        host_limit.follow(self.name, self.settings_dict, self.slots)
 
     def server_of(self, affinity: Any) -> object:
         """That of a copy with other settings may be away, and the alias's own not."""

@@ -8,16 +8,40 @@ from collections.abc import Iterable
 from functools import partial
 
 from django.conf import settings
+from django.db import OperationalError
 
 from django_db_pooling import conf, status_dir
 from django_db_pooling.conf import Problem, Settings
 from django_db_pooling.log import redact
+from django_db_pooling.pool.host import HostShare
 from django_db_pooling.pool.host_needs import END
+from django_db_pooling.pool.slots import Slots
 from django_db_pooling.process.record_locks import RecordLocks
 
 # By the file's id. A forked child goes on with the parent's descriptor, without the parent's locks. None is
 # ever closed: all locks on the same file would be gone.
 _locks: dict[str, RecordLocks] = {}
+
+
+def follow(alias: str, settings_dict: Settings, slots: Slots) -> None:
+    """Have a pool share what its limits say. Raises OperationalError where the file can't be locked."""
+    limit = slots.limits.host_limit
+    if limit is None:
+        leave(slots)
+        return
+    try:
+        if slots.host is None:
+            slots.host = HostShare(slots, locks_for(alias, settings_dict), limit)
+        slots.host.set_limit(limit)
+    except OSError as error:
+        raise OperationalError(f"HOST_LIMIT of {alias!r}: {redact(error)}") from error
+
+
+def leave(slots: Slots) -> None:
+    """From now on the connections of this pool don't count for others."""
+    host, slots.host = slots.host, None
+    if host is not None:
+        host.end()
 
 
 def locks_for(alias: str, settings_dict: Settings) -> RecordLocks:

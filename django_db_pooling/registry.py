@@ -11,7 +11,7 @@ from typing import Any
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
-from django_db_pooling import conf
+from django_db_pooling import conf, host_limit
 from django_db_pooling.database_pool import DatabasePool, Identity
 from django_db_pooling.drivers.base import Driver
 from django_db_pooling.log import redact
@@ -126,7 +126,7 @@ class Registry:
         ended = [pool for pool in self.pools() if pool.closing and not len(pool)]
         for pool in ended:
             # Before there can be another one, which locks the same file.
-            pool.leave_host()
+            host_limit.leave(pool.slots)
         if ended:
             self._replaced = tuple(pool for pool in self._replaced if pool not in ended)
             self.by_alias = {alias: pool for alias, pool in self.by_alias.items() if pool not in ended}

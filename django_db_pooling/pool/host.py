@@ -27,6 +27,8 @@ from django_db_pooling.process.record_locks import RecordLocks
 # Seconds between two looks for a free byte: of the first who waits; of the others, who may be first by now.
 POLL = 0.025
 SLOW_POLL = 0.2
+# However many wait, they look no more often together.
+EACH_POLLS = 0.004
 # Seconds between two looks at what others need, of those who close connections for them.
 LOOK = 0.01
 # What has been idle for so many seconds is given to whoever waits.
@@ -63,7 +65,6 @@ class HostShare:
         self._looked_at = self._checked_at = 0.0
         # A daemon may have closed all descriptors since the file was opened.
         locks.is_same_file()
-        locks.take(LIMITS + limit, shared=True)
         self._find_limit()
 
     # -- a byte for a slot -----------------------------------------------------------------
@@ -76,7 +77,10 @@ class HostShare:
     @property
     def has_room(self) -> bool:
         """Whether it makes sense to look for a free byte: there was one a moment ago, and others can wait."""
-        return not (self.is_short and time.monotonic() < self._full_until) and self._left(1)
+        if self.is_short and time.monotonic() < self._full_until:
+            return False
+        # Who has none always looks: the others wait for theirs, too, and somebody has to be the next.
+        return not len(self._slots.by_number) or self.leaves(1)
 
     def take(self, number: int) -> bool:
         """A byte for the slot of this number, which the caller has just added."""
@@ -104,16 +108,18 @@ class HostShare:
     def release(self, number: int) -> None:
         """Its slot is gone. Nothing here fails."""
         try:
-            self._bytes.release(number)
+            if self._bytes.release(number) and not len(self._bytes) and self._slots.host_cap < 1:
+                # The last one, for somebody else who has none: they look first.
+                self.is_short, self._full_until = True, time.monotonic() + 2 * POLL
         except OSError as error:
             self._note_failure(error)
 
-    def poll_after(self, is_first: bool) -> float:
+    def poll_after(self, is_first: bool, waiting: int) -> float:
         """Seconds until who waits looks for a free byte again."""
-        return POLL if is_first and self.is_short else SLOW_POLL
+        return POLL if is_first and self.is_short else max(SLOW_POLL, waiting * EACH_POLLS)
 
     def _find_file(self) -> None:
-        """Where others have closed its descriptor, the next look may find a byte; upkeep may not be running."""
+        """Where others have closed its descriptor, the next look may find a byte, also without upkeep."""
         try:
             if not self._locks.is_same_file():
                 self._begin_anew()
@@ -209,13 +215,8 @@ class HostShare:
             cap = min(cap, max(within, 1))
         self.to_spare, self._slots.host_cap = max(0, spare), cap
 
-    @property
-    def is_over(self) -> bool:
-        """Whether there are more of ours than the others leave us."""
-        return not self._left(0)
-
-    def _left(self, more: int) -> bool:
-        """Whether there may be so many more of ours, by a look that isn't old."""
+    def leaves(self, more: int) -> bool:
+        """Whether the others leave us so many more than there are, by a look that isn't old."""
         slots = self._slots
         count = len(slots.by_number) + more
         if count > slots.host_cap and time.monotonic() - self._looked_at > LOOK:
@@ -228,29 +229,29 @@ class HostShare:
     # -- upkeep -------------------------------------------------------------------------------------
 
     def look_after(self, waiting: int) -> None:
-        """Each second. Raises OSError."""
+        """Each second. Nothing here fails."""
         now = time.monotonic()
         if now - self._checked_at > FILE_CHECK:
+            self._find_file()
             self._checked_at = now
-            if not self._locks.is_same_file():
-                self._begin_anew()
-        self._find_limit()
-        self._bytes.settle(self._slots.by_number)
-        self._needs.settle()
-        if len(self._bytes):
-            self._needs.take_place()
+        try:
+            self._find_limit()
+            self._bytes.settle(self._slots.by_number)
+            self._needs.settle(len(self._bytes) > 0)
+            self.look()
+        except OSError as error:
+            self._note_failure(error)
         self.tell(waiting)
-        self.look()
 
     def _begin_anew(self) -> None:
         """Somebody has removed the file."""
         self._bytes.forget()
         self._needs = Needs(self._locks)
-        self._locks.take(LIMITS + self._own_limit, shared=True)
         self._needs.take_place()
 
     def _find_limit(self) -> None:
         before, lowest = self.limit, self._own_limit
+        self._locks.take(LIMITS + lowest, shared=True)
         while (found := self._locks.find_other(LIMITS, LIMITS + lowest)) is not None:
             lowest = found[0] - LIMITS
         self._bytes.limit = lowest
@@ -262,7 +263,6 @@ class HostShare:
         if limit != self._own_limit:
             before, self._own_limit = self._own_limit, limit
             self._locks.release(LIMITS + before)
-            self._locks.take(LIMITS + limit, shared=True)
             self._find_limit()
 
     def end(self) -> None:

@@ -44,20 +44,27 @@ class Bytes:
 
     def take(self, number: int) -> bool:
         """One for the slot of this number; False: there is none."""
-        for byte in range(self.limit):
-            if self._owners.setdefault(byte, number) != number:
-                continue
-            if self._locks.take(byte):
-                self._bytes[number] = byte
-                return True
-            self._owners.pop(byte, None)
+        byte = 0
+        while byte < self.limit:
+            if self._owners.setdefault(byte, number) == number:
+                if self._locks.take(byte):
+                    self._bytes[number] = byte
+                    return True
+                self._owners.pop(byte, None)
+                # Others' bytes come in a row.
+                found = self._locks.find_other(byte, self.limit)
+                byte = found[1] if found is not None and found[0] == byte else byte + 1
+            else:
+                byte += 1
         return False
 
-    def release(self, number: int) -> None:
-        """Its slot is gone, or had none."""
+    def release(self, number: int) -> bool:
+        """Its slot is gone; False: it had none."""
         byte = self._bytes.pop(number, None)
-        if byte is not None:
-            self._unlock(byte)
+        if byte is None:
+            return False
+        self._unlock(byte)
+        return True
 
     def _unlock(self, byte: int) -> None:
         # In this order: nobody else here takes it before it is unlocked. Where this is interrupted, it still
@@ -86,11 +93,24 @@ class Bytes:
                 self._unlock(byte)
         for number in list(slots):
             had = self._bytes.get(number)
+            if had is not None and not self._take_again(number, had):
+                had = None
             if had is not None and self._owners.get(had) != number:
                 # It was taken for odd, in a thread that was suspended for long.
                 had = None
             if (had is None or had >= self.limit) and self.take(number) and had is not None:
                 self._unlock(had)
+
+    def _take_again(self, number: int, byte: int) -> bool:
+        """The lock may be lost: other code has closed a descriptor of the file. False: others have it."""
+        if not self._locks.take(byte):
+            self._bytes.pop(number, None)
+            self._owners.pop(byte, None)
+            return False
+        if byte not in self._owners:
+            # It was released this instant.
+            self._locks.release(byte)
+        return True
 
     def forget(self) -> None:
         """Nothing is locked any more."""

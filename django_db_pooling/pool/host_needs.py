@@ -46,7 +46,7 @@ class Needs:
             if count:
                 self._locks.take(start + at, count)
 
-    def settle(self) -> None:
+    def settle(self, is_present: bool) -> None:
         """What was interrupted, or done by two threads at once: nothing else is locked than is known here."""
         place, told = self.place, self.told
         self._release(PRESENT, LIMITS, place)
@@ -55,6 +55,8 @@ class Needs:
             self.place = None
         self.told = 0, 0, 0
         self.tell(told, self.told_at)
+        if is_present:
+            self.take_place()
 
     def _release(self, start: int, end: int, place: int | None) -> None:
         """All of these, but for this place among them."""

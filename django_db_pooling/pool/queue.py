@@ -120,7 +120,9 @@ class Queue:
                 if self._growth.failing:
                     seconds = min(seconds, PROBE_WAIT)
                 if self._slots.host is not None:
-                    seconds = min(seconds, self._slots.host.poll_after(self.head() is waiter))
+                    seconds = min(
+                        seconds, self._slots.host.poll_after(self.head() is waiter, len(self.waiters))
+                    )
                 waiter.sleepers.sleep(waiter, seconds)
                 if waiter.outcome is None:
                     now = time.monotonic()

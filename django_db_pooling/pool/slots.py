@@ -123,7 +123,7 @@ class Slots(Idle):
         cap = self._pool.limits.max_outstanding
         if cap is not None and len(self._slots) > cap:
             return True
-        return self.host is not None and self.host.is_over
+        return self.host is not None and not self.host.leaves(0)
 
     def all(self) -> list[Slot]:
         return [slot for ref in list(self._slots.values()) if (slot := ref()) is not None]
@@ -148,7 +148,9 @@ class Slots(Idle):
         slot = Slot(self._pool, next(self._numbers), self.generation, affinity)
         self._slots[slot.number] = weakref.ref(slot)
         self.growth.of(affinity).begin(slot.number, time.monotonic())
-        if self.is_over_cap or not (self.host is None or self.host.take(slot.number)):
+        cap = self._pool.limits.max_outstanding
+        is_over = cap is not None and len(self._slots) > cap
+        if is_over or not (self.host is None or self.host.take(slot.number)):
             # Another native thread has added one at the same moment, or other processes have all others.
             self._forget(slot)
             return None

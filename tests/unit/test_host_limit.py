@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from django_db_pooling.pool import host, host_bytes, maintenance, slots
-from django_db_pooling.pool.waiter import CheckoutTimeout
 from benchmarks.calls import counting
+from django_db_pooling.pool import host, host_bytes, slots
+from django_db_pooling.pool.waiter import CheckoutTimeout
 from tests.unit.fakes import Caller, FakePool, interrupted_at, until
 from tests.unit.host_worker import Seen, Worker, worker
 from tests.unit.other_process import OtherProcess
