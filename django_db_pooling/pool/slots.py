@@ -107,7 +107,8 @@ class Slots(Idle):
         cap = self._pool.limits.max_outstanding
         if cap is not None and len(self._slots) >= cap:
             return False
-        return self.host is None or (len(self._slots) < self.host_cap and not self.host.is_full)
+        # Where others leave it none, its first one is a matter of who comes first to the file.
+        return self.host is None or (len(self._slots) < max(self.host_cap, 1) and not self.host.is_full)
 
     @property
     def room(self) -> float:
@@ -148,7 +149,9 @@ class Slots(Idle):
         slot = Slot(self._pool, next(self._numbers), self.generation, affinity)
         self._slots[slot.number] = weakref.ref(slot)
         self.growth.of(affinity).begin(slot.number, time.monotonic())
-        if self.is_over_cap or not (self.host is None or self.host.take(slot.number)):
+        cap = self._pool.limits.max_outstanding
+        is_too_many = cap is not None and len(self._slots) > cap
+        if is_too_many or not (self.host is None or self.host.take(slot.number)):
             # Another native thread has added one at the same moment, or other processes have all others.
             self._forget(slot)
             return None

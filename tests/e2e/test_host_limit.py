@@ -126,6 +126,7 @@ class Service:
                 os.kill(chance.choice(workers), signal.SIGKILL)
                 self.killed += 1
             time.sleep(1)
+        time.sleep(3)
 
     def is_left_alone(self) -> None:
         time.sleep(10)
@@ -134,7 +135,8 @@ class Service:
         master = self.master
         with suppress(ProcessLookupError):
             os.kill(master, signal.SIGTERM)
-        eventually(lambda: processes.has_ended(master), PATIENCE)
+        # One that was just being started when it was told to end is waited for.
+        eventually(lambda: processes.has_ended(master), 2 * PATIENCE)
 
 
 @contextmanager
