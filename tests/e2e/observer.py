@@ -30,10 +30,11 @@ class Watch:
 
 
 class Observer:
-    """Use it in one thread at a time; not at all by others while ``watching``."""
+    """Any thread may ask, also while ``watching``."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._lock = threading.Lock()
 
     def connections(self) -> int:
         """How many connections others have, in any state."""
@@ -90,7 +91,7 @@ class Observer:
         raise NotImplementedError
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
+        with self._lock, self._connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
 

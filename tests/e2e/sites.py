@@ -158,8 +158,9 @@ def gunicorn(
     if pooling is not None:
         settings["pooling"] = "{}/{}".format(*pooling)
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "tests.site.wsgi:application", f"--bind={HOST}:{port}"]
-    command += [f"--worker-class={worker}", *arguments]
+    # Its script: a master that is begun by -m can't begin another one (USR2).
+    command = [sys.executable, str(Path(sys.executable).with_name("gunicorn")), "tests.site.wsgi:application"]
+    command += [f"--bind={HOST}:{port}", f"--worker-class={worker}", *arguments]
     with _running(command, port, _environment(server, settings)) as site:
         yield site
 

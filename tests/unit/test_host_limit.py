@@ -184,6 +184,28 @@ def test_min_size_stays_within_the_fair_share(path: Path) -> None:
         assert one.do("size") == two.do("size") == 3
 
 
+def test_more_processes_than_connections(path: Path) -> None:
+    """They take turns: whoever is done gives the only one away, and has it again when its time comes."""
+    with worker(path, 1) as one, worker(path, 1) as two, worker(path, 1) as three:
+        one.do("open", 1)
+        waiting = [two, three]
+        has = one
+        for one_waits in waiting:
+            one_waits.begin("wait_for_one", 10.0)
+        time.sleep(0.1)
+        for _ in range(6):
+            has.do("upkeep")
+            has.do("give")
+            until(lambda: any(other.is_done for other in waiting))
+            [served] = [other for other in waiting if other.is_done]
+            assert served.result() is None
+            has.begin("wait_for_one", 10.0)
+            waiting = [has, *(other for other in waiting if other is not served)]
+            has = served
+        has.do("give")
+        has.kill()
+
+
 def test_needs_are_gone_with_who_had_them(path: Path, seen: Seen) -> None:
     with worker(path, 2) as one, worker(path, 2) as two:
         one.do("open", 2)
