@@ -196,7 +196,7 @@ def test_more_processes_than_connections(path: Path) -> None:
         for _ in range(6):
             has.do("upkeep")
             has.do("give")
-            until(lambda: any(other.is_done for other in waiting))
+            until(lambda waiting=waiting: any(other.is_done for other in waiting))
             [served] = [other for other in waiting if other.is_done]
             assert served.result() is None
             has.begin("wait_for_one", 10.0)
