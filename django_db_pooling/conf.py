@@ -99,6 +99,7 @@ _KEYS = {
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "FOLLOW_HOST": _Key("follow_host", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "SLOW_CHECKOUT": _Key("slow_checkout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "CANCEL": _Key("cancel", lambda value: isinstance(value, bool), "True or False"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
