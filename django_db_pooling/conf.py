@@ -104,6 +104,7 @@ _KEYS = {
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
     "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
+    "LABEL": _Key(None, lambda value: isinstance(value, bool), "True or False"),
     "PROXY": _Key(None, _one_of(None, TRANSACTION, SESSION), "'transaction', 'session' or None"),
 }
 
@@ -251,6 +252,12 @@ def credentials(settings_dict: Settings) -> Callable[[str], Mapping[str, Any]] |
     pool = settings_dict.get("POOL")
     found = pool.get("CREDENTIALS") if isinstance(pool, Mapping) else None
     return import_string(found) if isinstance(found, str) else found
+
+
+def label(settings_dict: Settings) -> bool:
+    """Whether sessions are named after this process."""
+    pool = settings_dict.get("POOL")
+    return bool(pool.get("LABEL", False)) if isinstance(pool, Mapping) else False
 
 
 def there_are_settings() -> bool:

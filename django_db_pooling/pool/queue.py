@@ -102,13 +102,13 @@ class Queue:
         self, waiter: Waiter, deadline: float | None, began: float, now: float, counted: bool
     ) -> Slot:
         """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
-        most = self._slots.limits.max_waiting
+        limits = self._slots.limits
+        most, slow = limits.max_waiting, limits.slow_checkout
         if most is not None and waiter.outcome is None:
             self._let_match_end(waiter)
             # For as many as there is room for it is only a matter of time that they may open.
             if waiter.outcome is None and len(self.waiters) - self._slots.room > most:
                 raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
-        slow = self._slots.limits.slow_checkout
         look_at = math.inf if slow is None else began + slow
         while True:
             while waiter.outcome is None:
