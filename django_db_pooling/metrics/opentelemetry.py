@@ -54,7 +54,7 @@ Read = Callable[[PoolStats], int | None]
 
 
 def start(meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None) -> None:
-    """Measure from now on, with these providers, or else the global ones; calling it again changes nothing."""
+    """Measure from now on. Without a provider it is the global one. Calling it again changes nothing."""
     global _instruments
     # Two threads may be here: the instruments of the second would record everything once more.
     mine = object()

@@ -1,14 +1,14 @@
-"""Checkouts that wait, as spans of OpenTelemetry; needs its API, which the extra ``[opentelemetry]`` installs.
+"""Checkouts that wait, as spans of OpenTelemetry; needs its API, as ``opentelemetry.py``, which starts this.
 
-With ``DB_POOL_METRICS = ["opentelemetry"]``, or after ``opentelemetry.start()``: inside of a span that is
-recorded, the request's for example, a checkout that waits in the queue or for an opening has a span of its
-own, ``db.client.connection.wait``. It is the current one until the checkout is over, so that spans of what is
-executed meanwhile (by instrumentations of the driver) are inside of it.
+Inside of a span that is recorded, the request's for example, a checkout that waits in the queue or for an
+opening has one of its own, ``db.client.connection.wait``. It is the current one until the checkout is over, so
+that spans of what the pool executes meanwhile (by instrumentations of the driver) are inside of it.
 
-The semantic conventions have a metric for this, ``db.client.connection.wait_time``, and no span. So its name
-is that of the metric, and its attributes are those of the database's spans and of connection pools:
+The semantic conventions have a metric for this wait, ``db.client.connection.wait_time``, and no span. So the
+name comes from the metric, and the attributes are those of the database's spans and of connection pools:
 https://opentelemetry.io/docs/specs/semconv/db/database-spans/ and
-https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools.
+https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools. The kind is INTERNAL: it is
+no call of the database.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, StatusCode, Tracer, TracerProvider
@@ -29,7 +28,7 @@ from django_db_pooling.process.deadline import Deadline
 
 NAME = "db.client.connection.wait"
 POOL_NAME = "db.client.connection.pool.name"
-# What the conventions have no name for: seconds.
+# What the conventions have no name for: seconds of it.
 QUEUED = "django_db_pooling.queue_seconds"
 CONNECTING = "django_db_pooling.connect_seconds"
 
@@ -41,32 +40,31 @@ def start(tracer_provider: TracerProvider | None = None) -> None:
 
 
 class Wait:
-    """The span of one checkout, if it has one."""
+    """Of one checkout."""
 
     def __init__(self, tracer: Tracer, wrapper: LeaseHolder, deadline: Deadline) -> None:
         self._tracer = tracer
+        self._wrapper = wrapper
         self._deadline = deadline
         self._began = time.time_ns() - _nanoseconds_since(deadline)
-        self._attributes = partial(_attributes, wrapper.alias, wrapper.vendor, wrapper.settings_dict)
         self._around: context.Context | None = None
         self._span: Span | None = None
 
     def begin(self) -> None:
         if not trace.get_current_span().is_recording():
             return
-        self._around = context.get_current()
-        self._span = span = self._tracer.start_span(
-            NAME, attributes=self._attributes(), start_time=self._began
-        )
-        context.attach(trace.set_span_in_context(span))
+        span = self._tracer.start_span(NAME, attributes=_attributes(self._wrapper), start_time=self._began)
+        # Else it was sampled out, alone.
+        if span.is_recording():
+            self._span, self._around = span, context.get_current()
+            context.attach(trace.set_span_in_context(span))
 
     def end(self, failure: type[BaseException] | None) -> None:
         span, around = self._span, self._around
-        if around is not None:
-            # As detach(), which needs what attach() has returned: that may have been interrupted just before.
-            context.attach(around)
-        if span is None:
+        if span is None or around is None:
             return
+        # As detach(), which needs what attach() has returned: that may have been interrupted just before.
+        context.attach(around)
         span.set_attributes({QUEUED: self._deadline.queued, CONNECTING: self._deadline.connecting})
         if failure is not None:
             span.set_attribute("error.type", f"{failure.__module__}.{failure.__qualname__}")
@@ -78,10 +76,11 @@ def _nanoseconds_since(deadline: Deadline) -> int:
     return int((time.monotonic() - deadline.began) * 1e9)
 
 
-def _attributes(alias: str, vendor: str, settings_dict: dict[str, Any]) -> dict[str, str | int]:
+def _attributes(wrapper: LeaseHolder) -> dict[str, str | int]:
+    settings_dict = wrapper.settings_dict
     found: dict[str, str | int] = {
-        "db.system.name": vendor,
-        POOL_NAME: alias,
+        "db.system.name": wrapper.vendor,
+        POOL_NAME: wrapper.alias,
         # Either may be a URL.
         "db.namespace": redact(settings_dict["NAME"] or ""),
         "server.address": redact(settings_dict["HOST"] or ""),
