@@ -1,8 +1,8 @@
 """Checkouts that wait, as spans of OpenTelemetry; needs its API, as ``opentelemetry.py``, which starts this.
 
 Inside of a span that is recorded, the request's for example, a checkout that waits in the queue or for an
-opening has one of its own, ``db.client.connection.wait``. It is the current one until the checkout is over, so
-that spans of what the pool executes meanwhile (by instrumentations of the driver) are inside of it.
+opening has one of its own, ``db.client.connection.wait``. It is the current one until the checkout is over,
+so that spans of what the pool executes meanwhile (by instrumentations of the driver) are inside of it.
 
 The semantic conventions have a metric for this wait, ``db.client.connection.wait_time``, and no span. So the
 name comes from the metric, and the attributes are those of the database's spans and of connection pools:
