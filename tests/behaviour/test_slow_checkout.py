@@ -88,6 +88,7 @@ def queue_up(alias: str, path: str = "/waits", seconds: float = LONG) -> None:
 
     def hold() -> None:
         connections[alias].ensure_connection()
+        eventually(lambda: pooling.stats(alias).waiting == 1)
         time.sleep(seconds)
 
     def wait() -> None:
