@@ -146,6 +146,7 @@ def _connect_with_io(
         if isinstance(error, CheckoutTimeout):
             raise PoolTimeout(str(error), error.waited, wrapper.alias) from None
         if isinstance(error, ServerAway):
+            failure = type(error.error)
             raise opening.copy_of_error(error.error, str(error)) from None
         raise
     finally:

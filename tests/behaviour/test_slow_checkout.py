@@ -161,7 +161,8 @@ def test_an_opening_that_takes_long(caplog: pytest.LogCaptureFixture) -> None:
     assert record["pool_holders"] == "nobody"
 
 
-# What waits in C code lets no housekeeper write meanwhile, but it is asked all the same.
+# It waits in C code, and the proxy is a greenlet.
+@pytest.mark.never("mysqlclient", "gevent")
 @servers
 def test_a_question_that_takes_long(caplog: pytest.LogCaptureFixture) -> None:
     settings = connection.settings_dict
