@@ -99,10 +99,12 @@ _KEYS = {
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "FOLLOW_HOST": _Key("follow_host", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "SLOW_CHECKOUT": _Key("slow_checkout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "CANCEL": _Key("cancel", lambda value: isinstance(value, bool), "True or False"),
     "SCOPE": _Key(None, _one_of(REQUEST, TRANSACTION), "'request' or 'transaction'"),
     "CREDENTIALS": _Key(None, _or_none(_callable), "a callable, the dotted path of one, or None"),
     "RESET": _Key(None, _one_of("auto", "always", "never", "close"), "'auto', 'always', 'never' or 'close'"),
+    "LABEL": _Key(None, lambda value: isinstance(value, bool), "True or False"),
     "PROXY": _Key(None, _one_of(None, TRANSACTION, SESSION), "'transaction', 'session' or None"),
 }
 
@@ -250,6 +252,12 @@ def credentials(settings_dict: Settings) -> Callable[[str], Mapping[str, Any]] |
     pool = settings_dict.get("POOL")
     found = pool.get("CREDENTIALS") if isinstance(pool, Mapping) else None
     return import_string(found) if isinstance(found, str) else found
+
+
+def label(settings_dict: Settings) -> bool:
+    """Whether sessions are named after this process."""
+    pool = settings_dict.get("POOL")
+    return bool(pool.get("LABEL", False)) if isinstance(pool, Mapping) else False
 
 
 def there_are_settings() -> bool:

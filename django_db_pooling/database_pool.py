@@ -57,6 +57,7 @@ class Identity:
         # Whether the server is asked and told what the user has not: a proxy may take it amiss.
         self.asks_server = proxy is None
         self.credentials = conf.credentials(self.settings_dict)
+        self.has_label = conf.label(self.settings_dict)
         self.backend_remembers = _is_foreign(self.wrapper_class, "close")
         # Whether a reset undoes no part of what the backend sets up when it connects.
         self.resettable = not (

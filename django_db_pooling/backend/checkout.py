@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 import weakref
+from functools import partial
 from typing import Any
 
 from django.db import OperationalError
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from django_db_pooling import conf, drivers, owner
-from django_db_pooling.backend import checkin, opening
+from django_db_pooling.backend import checkin, opening, waits
 from django_db_pooling.backend.base import LeaseHolder
 from django_db_pooling.backend.lease import AWAITED, FREE, LOST, Lease
 from django_db_pooling.backend.lending import Lending
@@ -118,10 +119,11 @@ def _connect_with_io(
 
     ``affinity``: the identity's, if it was asked already.
     """
-    outer, rest = wrapper._deadline, wrapper._resting
+    outer, rest, pool = wrapper._deadline, wrapper._resting, identity.pool
+    deadline = failure = None
     try:
         if outer is None:
-            wrapper._deadline = Deadline(_seconds_to_wait(identity.pool, mine.max_wait))
+            deadline = wrapper._deadline = Deadline(_seconds_to_wait(pool, mine.max_wait))
         if rest is not None and _resume_session(wrapper, mine):
             return
         if not (
@@ -137,18 +139,27 @@ def _connect_with_io(
             wrapper._lease.executed = False
     except BaseException as error:
         wrapper.discard()
+        failure = PoolTimeout if isinstance(error, CheckoutTimeout) else type(error)
         if isinstance(error, Exception):
             # The housekeeper writes the log, and may not run while the pool has no connection.
             upkeep.ensure_running()
         if isinstance(error, CheckoutTimeout):
             raise PoolTimeout(str(error), error.waited, wrapper.alias) from None
         if isinstance(error, ServerAway):
+            failure = type(error.error)
             raise opening.copy_of_error(error.error, str(error)) from None
         raise
     finally:
         wrapper._deadline = outer
         # The traceback of a driver's error refers to this frame, and must not keep the owner alive.
         del mine
+        if deadline is not None:
+            slow = pool.limits.slow_checkout
+            is_slow = slow is not None and time.monotonic() - deadline.began >= slow
+            if deadline.watches:
+                waits.end(deadline, failure)
+            if is_slow and failure is not PoolTimeout:
+                waits.tell(pool, deadline, holder, wrapper.slot)
 
 
 def _seconds_to_wait(pool: DatabasePool, max_wait: float | None) -> float | None:
@@ -192,6 +203,10 @@ def _check_out(
         wrapper.plain.close()
     # Only who has used another one may hold anything.
     lending = Lending(mine, pool) if len(mine.wrappers) > 1 else None
+    before_waiting = None if lending is None else lending.before_waiting
+    if waits.watchers:
+        before_waiting = partial(waits.before_waiting, wrapper, before_waiting)
+    came = time.monotonic()
     try:
         slot = pool.checkout(
             deadline.until,
@@ -199,9 +214,10 @@ def _check_out(
             deadline.began,
             affinity or identity.affinity(),
             mine.max_wait is None,
-            None if lending is None else lending.before_waiting,
+            before_waiting,
         )
     finally:
+        deadline.queued += time.monotonic() - came
         if lending is not None:
             lending.end()
     if identity.retired or (slot.taken_at - deadline.began > SHORT_WAIT and not identity.fits(wrapper)):
@@ -213,7 +229,20 @@ def _check_out(
     if slot.connection is not None:
         return _make_usable(wrapper, lease)
     wrapper._lease = lease
-    is_open = opening.open_patiently(wrapper, lease)
+    return _open(wrapper, lease)
+
+
+def _open(wrapper: LeaseHolder, lease: Lease) -> bool:
+    """False: its slot is given up."""
+    deadline = wrapper._deadline
+    assert deadline is not None
+    if waits.watchers:
+        waits.begin(wrapper)
+    began = time.monotonic()
+    try:
+        is_open = opening.open_patiently(wrapper, lease)
+    finally:
+        deadline.connecting += time.monotonic() - began
     lease.forget_statements()
     return is_open
 
@@ -239,10 +268,8 @@ def _open_in_its_place(wrapper: LeaseHolder, lease: Lease) -> bool:
     wrapper.connection = None
     if not lease.pool.reopen(slot):
         return False
-    renewed = wrapper._lease = Lease(slot, lease.identity, lease.by_transaction)
-    is_open = opening.open_patiently(wrapper, renewed)
-    renewed.forget_statements()
-    return is_open
+    wrapper._lease = renewed = Lease(slot, lease.identity, lease.by_transaction)
+    return _open(wrapper, renewed)
 
 
 def _ask(wrapper: LeaseHolder, lease: Lease) -> bool:

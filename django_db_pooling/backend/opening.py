@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 import traceback
 from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.db import Error as DjangoError
 from django.db import OperationalError, connections
 
@@ -17,12 +19,14 @@ from django_db_pooling.backend.lease import Lease
 from django_db_pooling.database_pool import Identity, copied
 from django_db_pooling.drivers.sockets import keep_alive
 from django_db_pooling.pool.slot import Slot
-from django_db_pooling.process import upkeep
+from django_db_pooling.process import program, upkeep
 from django_db_pooling.process.deadline import MIN_SECONDS, Deadline
 from django_db_pooling.signals import foreign_receivers
 
 # For opening one of MIN_SIZE: the housekeeper has other things to do meanwhile (seconds).
 MAX_FILL = 5.0
+# PostgreSQL cuts names after so many.
+MAX_LABEL_BYTES = 63
 
 
 def open_patiently(wrapper: LeaseHolder, lease: Lease) -> bool:
@@ -141,10 +145,22 @@ def get_new_connection(wrapper: LeaseHolder, conn_params: dict[str, Any]) -> Any
     adapted = conn_params.copy()
     seconds = _seconds_to_connect(wrapper, lease)
     lease.driver.adapt(adapted, seconds)
+    if lease.identity.has_label:
+        lease.driver.label(adapted, _label())
     if seconds is not None:
         lease.slot.open_until = time.monotonic() + seconds
     lease.driver.open(lease.slot, partial(wrapper.plain.get_new_connection, adapted), seconds)
     return lease.slot.connection
+
+
+def _label() -> str:
+    """Of this process, for whoever looks at the server's sessions."""
+    project, _, rest = str(getattr(settings, "SETTINGS_MODULE", None) or "").partition(".")
+    # As plain as a server shows it. A label that is too long keeps its end.
+    name = f"{program.name()}: {project}" if rest else program.name()
+    name = name.encode("ascii", "backslashreplace").decode()
+    end = f" ({os.getpid()})"
+    return name[: MAX_LABEL_BYTES - len(end)] + end
 
 
 def _seconds_to_connect(wrapper: LeaseHolder, lease: Lease) -> float | None:

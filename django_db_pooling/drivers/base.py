@@ -207,6 +207,9 @@ class Driver(Socketed):
             most = max(1, math.ceil(seconds))
             params["connect_timeout"] = min(int(params.get("connect_timeout") or most), most)
 
+    def label(self, params: dict[str, Any], label: str) -> None:
+        """Change connection parameters so that the server shows this, where they don't name the session."""
+
     def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         """Called when a connection is open and initialised (I/O). ``params``: as before adapt().
 

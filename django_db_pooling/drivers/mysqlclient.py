@@ -64,6 +64,8 @@ class MySQLClient(Driver):
             setattr(connection, _SESSION, ending.session(found, connection.thread_id()))
             setattr(connection, _PARAMS, params)
 
+    # No label(): its connect() takes no attributes.
+
     def disconnect(self, connection: Any) -> None:
         if connection.open:
             connection.close()

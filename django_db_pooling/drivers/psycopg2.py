@@ -41,6 +41,10 @@ class Psycopg2(Driver):
     def unread(self, connection: Any) -> bool:
         return bool(connection.info.transaction_status == extensions.TRANSACTION_STATUS_ACTIVE)
 
+    def label(self, params: dict[str, Any], label: str) -> None:
+        # Where neither they nor libpq's environment and files have an application_name.
+        params.setdefault("fallback_application_name", label)
+
     def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         # It has no attributes of others.
         _backends[connection] = _Backend(

@@ -148,6 +148,10 @@ class Psycopg3(Driver):
         # A template, which psycopg knows since 3.3.
         return composing.as_string(sql, connection)
 
+    def label(self, params: dict[str, Any], label: str) -> None:
+        # Where neither they nor libpq's environment and files have an application_name.
+        params.setdefault("fallback_application_name", label)
+
     def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         setattr(connection, _TIME_ZONE, connection.info.parameter_status("TimeZone"))
 

@@ -191,6 +191,9 @@ class PyMySQL(Driver):
         for name in ("connect_timeout", "read_timeout", "write_timeout"):
             params[name] = min(params.get(name) or (10 if name == "connect_timeout" else math.inf), seconds)
 
+    def label(self, params: dict[str, Any], label: str) -> None:
+        params.setdefault("program_name", label)
+
     def connected(self, connection: Any, params: dict[str, Any], asks: bool = True) -> None:
         setattr(connection, _TRACKS, asks and _track_session(connection))
         setattr(connection, _AT_FIRST, _read_state(connection) if asks else None)

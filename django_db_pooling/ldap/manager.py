@@ -85,6 +85,7 @@ class ConnectionManager(Checkouts):
             idle_timeout=idle_timeout,
             max_age=max_lifetime,
             connect_retry=connect_retry,
+            slow_checkout=None,
         )
         super().__init__(
             uri,

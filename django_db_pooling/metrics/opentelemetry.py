@@ -1,7 +1,8 @@
 """What the pools do, for OpenTelemetry; needs its API, which the extra ``[opentelemetry]`` installs.
 
 With ``DB_POOL_METRICS = ["opentelemetry"]``, or after ``start()``, the pools are measured as soon as there is
-a meter provider: before that OpenTelemetry's API gives out proxies.
+a meter provider: before that OpenTelemetry's API gives out proxies. Checkouts that wait are spans then, too:
+see ``spans.py``.
 
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
@@ -24,8 +25,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from django.db import connections
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
+from opentelemetry.trace import TracerProvider
 
 from django_db_pooling import __version__, conf
+from django_db_pooling.metrics import spans
 from django_db_pooling.pool.histogram import BOUNDS, Durations
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, upkeep
@@ -53,8 +56,8 @@ HISTOGRAMS = {
 Read = Callable[[PoolStats], int | None]
 
 
-def start(meter_provider: MeterProvider | None = None) -> None:
-    """Measure from now on, with this provider, or else the global one; calling it again changes nothing."""
+def start(meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None) -> None:
+    """Measure from now on. Without a provider it is the global one. Calling it again changes nothing."""
     global _instruments
     # Two threads may be here: the instruments of the second would record everything once more.
     mine = object()
@@ -63,6 +66,7 @@ def start(meter_provider: MeterProvider | None = None) -> None:
     try:
         meter = (meter_provider or get_meter_provider()).get_meter("django_db_pooling", __version__)
         _instruments = Instruments(meter, registry.all_stats, _least_idle)
+        spans.start(tracer_provider)
     except BaseException:
         _started.clear()
         raise

@@ -43,6 +43,13 @@ EVENTS = {
     "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),
     "drop_failed": Event(logging.ERROR, "dropping a connection failed: %(error)s", True),
     "timeout": Event(logging.WARNING, "checkout failed: %(error)s", True),
+    "slow": Event(
+        logging.WARNING,
+        "slow checkout of %(request)s: %(seconds).1f s, in the queue %(queue_seconds).1f s, connecting "
+        "%(connect_seconds).1f s, checking an idle connection %(check_seconds).1f s; meanwhile %(in_use)d in "
+        "use, %(waiting)d waiting, max_outstanding %(max_outstanding)s, held longest: %(holders)s",
+        True,
+    ),
     "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),
     "connect_again": Event(logging.WARNING, "connecting works again, after %(seconds).1f s", True),
     "full": Event(

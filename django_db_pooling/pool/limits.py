@@ -19,6 +19,7 @@ class Limits:
     connect_retry: float = 5.0
     keepalive: float | None = 60.0
     leak_threshold: float | None = None
+    slow_checkout: float | None = 1.0
     # Between two look-ups of the server's address.
     follow_host: float | None = None
     # Whether statements that are given up are ended at the server.

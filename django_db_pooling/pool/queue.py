@@ -21,6 +21,7 @@ from django_db_pooling.log import redact
 from django_db_pooling.pool.coalesce import Coalesced
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.histogram import BOUNDS
+from django_db_pooling.pool.looks import Looks
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
@@ -51,9 +52,9 @@ class Queue:
         self._resting = resting
         self._health = health
         self._growth = slots.growth
-        self._counts = slots.counts
-        self._journal = slots.journal
+        self._counts, self._journal = slots.counts, slots.journal
         self._numbers = itertools.count(1)
+        self.looks = Looks(slots, self.figures)
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -77,8 +78,7 @@ class Queue:
             why = before_waiting(waiter) if before_waiting and waiter.outcome is None else None
             if why is not None:
                 raise self.refusal(0.0, why, counted)
-            began = started if began is None else began
-            slot = self._wait_for_slot(waiter, deadline, began, started, counted)
+            slot = self._wait_for_slot(waiter, deadline, began or started, started, counted)
             self._counts.queued += 1
             return slot
         except BaseException:
@@ -102,21 +102,26 @@ class Queue:
         self, waiter: Waiter, deadline: float | None, began: float, now: float, counted: bool
     ) -> Slot:
         """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
-        most = self._slots.limits.max_waiting
+        limits = self._slots.limits
+        most, slow = limits.max_waiting, limits.slow_checkout
         if most is not None and waiter.outcome is None:
             self._let_match_end(waiter)
             # For as many as there is room for it is only a matter of time that they may open.
             if waiter.outcome is None and len(self.waiters) - self._slots.room > most:
                 raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
+        look_at = math.inf if slow is None else began + slow
         while True:
             while waiter.outcome is None:
+                if now >= look_at:
+                    look_at = math.inf
+                    self.looks.since(began)
                 if deadline is not None and now >= deadline:
                     self._let_match_end(waiter)
                     if waiter.outcome is None:
                         waited = now - began if began < deadline else 0.0
                         raise self.refusal(waited, f"waited {waited:.1f} s", counted)
                     break
-                seconds = math.inf if deadline is None else deadline - now
+                seconds = min(look_at, math.inf if deadline is None else deadline) - now
                 if self._growth.failing:
                     seconds = min(seconds, PROBE_WAIT)
                 if self._slots.host is not None:

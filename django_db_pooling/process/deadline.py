@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 # For talking to the server (seconds), also where the time is nearly over: granted once.
 MIN_SECONDS = 1.0
@@ -16,12 +17,16 @@ class Deadline:
     ``seconds``: from ``began`` on, of ``time.monotonic()``; None: no limit. ``until``: its end or None.
     """
 
-    __slots__ = ("_talking_until", "began", "until")
+    __slots__ = ("_talking_until", "began", "connecting", "queued", "until", "watches")
 
     def __init__(self, seconds: float | None, began: float | None = None) -> None:
         self.began = time.monotonic() if began is None else began
         self.until = None if seconds is None else self.began + seconds
         self._talking_until: float | None = None
+        # Seconds of it, until now: in the queue of a pool, and for opening connections.
+        self.queued = self.connecting = 0.0
+        # Who watches it; none until it waits.
+        self.watches: tuple[Any, ...] = ()
 
     def left(self) -> float | None:
         """Seconds for talking to the server; None: no limit."""

@@ -6,19 +6,18 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from django_db_pooling import status_dir
-from django_db_pooling.log import extra, logger, redact, safe_label
+from django_db_pooling.log import extra, logger, redact
 from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.journal import QUIET
 from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.stats import PoolStats
+from django_db_pooling.process import program
 from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.reports import (
     MAX_SILENCE,
@@ -103,7 +102,7 @@ class Publisher:
             id=self.id,
             pid=self._pid,
             pid_space=pid_space(),
-            program=_program(),
+            program=program.name(),
             # Counted back from now: the clock may have been set since.
             started_at=now - (time.monotonic() - self._started),
             at=now,
@@ -153,10 +152,3 @@ class Publisher:
                 )
             )
             self._durations[alias].append((stats.waits, stats.helds))
-
-
-def _program() -> str:
-    program = Path(sys.argv[0])
-    # python -m gunicorn
-    name = (program.parent if program.name == "__main__.py" else program).name
-    return safe_label(os.fsencode(name).decode(errors="backslashreplace")) or "python"

@@ -19,8 +19,9 @@ from django_db_pooling.log import MAX_LABEL, MAX_LENGTH
 from django_db_pooling.management import table
 from django_db_pooling.pool.holders import Holding, request_label
 from django_db_pooling.pool.journal import Journal
+from django_db_pooling.process import program
 from django_db_pooling.process.housekeeper import Housekeeper
-from django_db_pooling.workers import commands, publish
+from django_db_pooling.workers import commands
 from django_db_pooling.workers.commands import Action
 from tests.concurrency import eventually, in_thread
 from tests.unit.fakes import PASSED, FakePool
@@ -189,8 +190,8 @@ def test_settings_are_shown_without_passwords() -> None:
 
 def test_the_name_of_a_program_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/{ODD.replace('/', '')}{'x' * 1_000}"])
-    assert publish._program().startswith(SHOWN)
-    assert len(publish._program()) == MAX_LABEL
+    assert program.name().startswith(SHOWN)
+    assert len(program.name()) == MAX_LABEL
 
 
 def test_a_terminal_gets_nothing_to_obey_whatever_a_file_says() -> None:

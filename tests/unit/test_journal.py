@@ -46,6 +46,12 @@ FIELDS: dict[str, Any] = {
     "error": "OSError: gone",
     "request": "GET /x",
     "holder": "GET /x in thread MainThread",
+    "holders": "2.0 s by GET /y in thread MainThread",
+    "queue_seconds": 0.3,
+    "connect_seconds": 0.2,
+    "check_seconds": 0.0,
+    "in_use": 20,
+    "waiting": 3,
 }
 
 
