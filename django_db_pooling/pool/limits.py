@@ -19,6 +19,8 @@ class Limits:
     connect_retry: float = 5.0
     keepalive: float | None = 60.0
     leak_threshold: float | None = None
+    # After so long without a word an idle connection is asked something.
+    ping: float | None = None
     # Between two look-ups of the server's address.
     follow_host: float | None = None
     # Whether statements that are given up are ended at the server.
