@@ -31,8 +31,8 @@ class Serving:
         self._aliases: list[str] = []
 
     def begin(self, sender: Any) -> None:
-        """At the first request. Not at a test client's, nor in a run of tests: aliases that a test doesn't use
-        lead to the real databases there.
+        """At the first request. Not at a test client's, nor in a run of tests: there aliases that no test
+        uses lead to the real databases.
         """
         state = getattr(sys.modules.get("django.test.utils"), "_TestState", None)
         if getattr(sender, "__module__", "") == "django.test.client" or hasattr(state, "saved_data"):

@@ -53,8 +53,18 @@ class Wanted(NamedTuple):
     connections: int
 
     @property
+    def slots(self) -> list[Slot]:
+        """With those whose connection is still being opened."""
+        return [slot for slot in self.identity.pool.slots.all() if slot.affinity == self.affinity]
+
+    @property
+    def open(self) -> int:
+        """How many are, in whatever use."""
+        return sum(bool(slot.opened_at) for slot in self.slots)
+
+    @property
     def is_missing(self) -> bool:
-        return self.identity.pool.count_open(self.affinity) < self.connections
+        return self.open < self.connections
 
 
 def _wanted(identity: Identity, connections: int | None) -> Wanted:
@@ -125,8 +135,8 @@ class WarmUp:
         for want in self._wanted:
             if want.is_missing:
                 pool, began = want.identity.pool, self._deadline.began
-                waited, count = time.monotonic() - began, pool.count_open(want.affinity)
-                why = f"a warm-up has opened {count} of {want.connections} in {waited:.1f} s"
+                waited = time.monotonic() - began
+                why = f"{want.open} of {want.connections} were open after a warm-up of {waited:.1f} s"
                 refusal = pool.queue.refusal(waited, why, counted=False)
                 raise PoolTimeout(str(refusal), waited, pool.name)
 
@@ -161,8 +171,7 @@ class WarmUp:
             del slot
 
     def _reserve(self, want: Wanted) -> Slot | None:
-        pool = want.identity.pool
         with self._lock:
-            if pool.count_taken(want.affinity) >= want.connections:
+            if len(want.slots) >= want.connections:
                 return None
-            return pool.reserve(want.affinity, "a warm-up")
+            return want.identity.pool.reserve(want.affinity, "a warm-up")

@@ -215,14 +215,6 @@ class Pool:
         host = self.slots.host
         return self.limits.min_size if host is None else host.least
 
-    def count_open(self, affinity: object) -> int:
-        """Of this affinity, in whatever use."""
-        return sum(bool(slot.opened_at and slot.affinity == affinity) for slot in self.slots.all())
-
-    def count_taken(self, affinity: object) -> int:
-        """Slots of this affinity: with those whose connection is still being opened."""
-        return sum(slot.affinity == affinity for slot in self.slots.all())
-
     # -- what there is -----------------------------------------------------------------------
 
     def __len__(self) -> int:
