@@ -166,7 +166,9 @@ class WarmUp:
             if slot is None:
                 time.sleep(LOOK)
                 continue
-            want.identity.new_wrapper().fill(want.identity, slot, self._deadline)
+            wrapper = want.identity.new_wrapper()
+            with wrapper.wrap_database_errors:
+                wrapper.fill(want.identity, slot, self._deadline)
             # Only who has it keeps it.
             del slot
 
