@@ -109,7 +109,7 @@ def patch() -> None:
     if conf.there_are_settings():
         conf.reject(checks.settings_errors() + exporters.problems())
         checks.log_once(checks.advice())
-    _make_storage_local()
+    make_storage_local()
     _plug_in()
     units.watch()
     was_on, _is_on = _is_on, True
@@ -213,7 +213,7 @@ def _is_free(wrapper: Any) -> bool:
 # -- gevent that patches late (gunicorn --preload) ------------------------------------------------
 
 
-def _make_storage_local() -> None:
+def make_storage_local() -> None:
     """Where gevent patched threading after Django was imported, all greenlets share one wrapper.
 
     gunicorn --preload does that. What this greenlet has already is kept.
@@ -248,7 +248,7 @@ def _innermost(storage: Any) -> Any:
 
 def _request_started(sender: Any = None, environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
     if not _storage_is_local and green.patched("threading"):
-        _make_storage_local()
+        make_storage_local()
     if not serving.has_begun:
         serving.begin(sender)
     mine = owner.current()

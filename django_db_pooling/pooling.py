@@ -22,7 +22,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from django_db_pooling import conf, owner
 from django_db_pooling.backend import warming
 from django_db_pooling.backend.wrapper import PooledWrapper
-from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.handler import make_storage_local, patch, unpatch
 from django_db_pooling.owner import scope
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
@@ -133,6 +133,8 @@ def warm_up(alias: str | None = None, connections: int | None = None, timeout: f
     were opened until then stay.
     """
     _check(alias)
+    # It may be earlier than the first request, and gevent have patched since patch().
+    make_storage_local()
     warming.warm_up(list(databases.settings) if alias is None else [alias], connections, timeout)
 
 
