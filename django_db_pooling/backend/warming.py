@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connections as wrappers
 from django.utils.asyncio import async_unsafe
@@ -36,7 +36,7 @@ def warm_up(aliases: Iterable[str], connections: int | None, timeout: float | No
     deadline = Deadline(timeout)
     identities = [identity for alias in aliases if (identity := identity_of(alias)) is not None]
     wanted = [_wanted(identity, connections) for identity in identities]
-    WarmUp([want for want in wanted if want.is_missing], deadline).run()
+    WarmUp([want for want in wanted if not want.is_met], deadline).run()
 
 
 def identity_of(alias: str) -> Identity | None:
@@ -45,12 +45,16 @@ def identity_of(alias: str) -> Identity | None:
     return find_identity(wrapper) if isinstance(wrapper, LeaseHolder) else None
 
 
-class Wanted(NamedTuple):
+class Wanted:
     """So many open connections of an identity, in the hub of the caller."""
 
-    identity: Identity
-    affinity: object
-    connections: int
+    def __init__(self, identity: Identity, connections: int) -> None:
+        self.identity = identity
+        self.affinity = identity.affinity()
+        self.connections = connections
+        # By this warm-up. It opens no more than it wants, should the pool close each at once.
+        self.opened = 0
+        self._was_met = False
 
     @property
     def slots(self) -> list[Slot]:
@@ -63,8 +67,11 @@ class Wanted(NamedTuple):
         return sum(bool(slot.opened_at) for slot in self.slots)
 
     @property
-    def is_missing(self) -> bool:
-        return self.open < self.connections
+    def is_met(self) -> bool:
+        """Whether there were so many at a moment; later some may be closed again."""
+        if not self._was_met:
+            self._was_met = max(self.opened, self.open) >= self.connections
+        return self._was_met
 
 
 def _wanted(identity: Identity, connections: int | None) -> Wanted:
@@ -74,7 +81,7 @@ def _wanted(identity: Identity, connections: int | None) -> Wanted:
         connections = pool.least if pool.limits.min_size else 1
     elif most is not None and connections > most:
         raise ValueError(f"connections must be at most {most}, max_outstanding of {pool.name!r}")
-    return Wanted(identity, identity.affinity(), connections)
+    return Wanted(identity, connections)
 
 
 class WarmUp:
@@ -133,7 +140,7 @@ class WarmUp:
     def _check(self) -> None:
         """Raise PoolTimeout where one isn't as it was wanted."""
         for want in self._wanted:
-            if want.is_missing:
+            if not want.is_met:
                 pool, began = want.identity.pool, self._deadline.began
                 waited = time.monotonic() - began
                 why = f"{want.open} of {want.connections} were open after a warm-up of {waited:.1f} s"
@@ -161,7 +168,7 @@ class WarmUp:
                     self._greenlets.remove(greenlet)
 
     def _open_all(self, want: Wanted) -> None:
-        while want.is_missing and not self._is_over and not self._deadline.is_over:
+        while not (want.is_met or self._is_over or self._deadline.is_over):
             slot = self._reserve(want)
             if slot is None:
                 time.sleep(LOOK)
@@ -169,6 +176,8 @@ class WarmUp:
             wrapper = want.identity.new_wrapper()
             with wrapper.wrap_database_errors:
                 wrapper.fill(want.identity, slot, self._deadline)
+            with self._lock:
+                want.opened += bool(slot.opened_at)
             # Only who has it keeps it.
             del slot
 

@@ -125,6 +125,13 @@ def test_two_are_opened_side_by_side(proxied: tuple[str, TcpProxy]) -> None:
     assert highest >= 2
 
 
+def test_a_pool_that_keeps_nothing_is_filled_once() -> None:
+    with another_alias(POOL={"MAX_AGE": 0}) as alias:
+        pooling.warm_up(alias, 2)
+        stats = pooling.stats(alias)
+        assert 1 <= stats.opened == stats.closed <= 4
+
+
 # asgiref's threads and gevent's greenlets don't know each other.
 @pytest.mark.only("threads")
 def test_in_a_running_event_loop_it_is_refused_and_works_by_sync_to_async() -> None:
