@@ -16,6 +16,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import OperationalError, connections
 from django.db.utils import ConnectionDoesNotExist
 from django.test import Client
+from django.test.utils import setup_test_environment, teardown_test_environment
 
 from django_db_pooling import pooling
 from django_db_pooling.backend.serving import serving
@@ -355,3 +356,19 @@ def test_from_the_first_request_on_min_size_is_kept_for_an_alias_that_nobody_has
         request_finished()
         eventually(lambda: state(alias) == (3, 0, 0))
         assert pooling.stats(alias).checkouts == 0
+
+
+@pytest.mark.transaction_scope
+def test_a_run_of_tests_serves_nobody() -> None:
+    """There aliases that no test uses lead to the real databases."""
+    serving.forked()
+    setup_test_environment()
+    try:
+        request_started()
+        request_finished()
+        assert not serving.has_begun
+    finally:
+        teardown_test_environment()
+    request_started()
+    request_finished()
+    assert serving.has_begun
