@@ -97,6 +97,7 @@ _KEYS = {
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
     "CONNECT_RETRY": _Key("connect_retry", _seconds, "seconds, 0 or more"),
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
+    "PING": _Key("ping", _or_none(_seconds), "seconds, 0 or more, or None"),
     "FOLLOW_HOST": _Key("follow_host", _or_none(_seconds), "seconds, 0 or more, or None"),
     "LEAK_THRESHOLD": _Key("leak_threshold", _or_none(_seconds), "seconds, 0 or more, or None"),
     "SLOW_CHECKOUT": _Key("slow_checkout", _or_none(_seconds), "seconds, 0 or more, or None"),
@@ -295,6 +296,14 @@ def override(
     before = _overrides.get(alias, _Override({}, 0))
     largest_size = 0 if "max_outstanding" in values else max(size, before.largest_size)
     _overrides[alias] = _Override(before.values | values, largest_size)
+
+
+def check_warm_up(connections: Any, timeout: Any) -> None:
+    """A ValueError names the wrong argument of warm_up()."""
+    if not _or_none(_count(1))(connections):
+        raise ValueError(f"connections must be a whole number, 1 or more, or None, not {connections!r}")
+    if not _or_none(_seconds)(timeout):
+        raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
 
 
 def overridden_aliases() -> list[str]:

@@ -23,6 +23,8 @@ from django.utils import connection as connection_utils
 from django_db_pooling import checks, conf, drivers, owner, units
 from django_db_pooling.addresses import HostWatch
 from django_db_pooling.backend import reuse
+from django_db_pooling.backend.pinging import pinger
+from django_db_pooling.backend.serving import serving
 from django_db_pooling.backend.wrapper import PooledWrapper, make_pooled
 from django_db_pooling.metrics import exporters
 from django_db_pooling.process import fork, green, upkeep
@@ -107,7 +109,7 @@ def patch() -> None:
     if conf.there_are_settings():
         conf.reject(checks.settings_errors() + exporters.problems())
         checks.log_once(checks.advice())
-    _make_storage_local()
+    make_storage_local()
     _plug_in()
     units.watch()
     was_on, _is_on = _is_on, True
@@ -211,7 +213,7 @@ def _is_free(wrapper: Any) -> bool:
 # -- gevent that patches late (gunicorn --preload) ------------------------------------------------
 
 
-def _make_storage_local() -> None:
+def make_storage_local() -> None:
     """Where gevent patched threading after Django was imported, all greenlets share one wrapper.
 
     gunicorn --preload does that. What this greenlet has already is kept.
@@ -246,7 +248,9 @@ def _innermost(storage: Any) -> Any:
 
 def _request_started(sender: Any = None, environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
     if not _storage_is_local and green.patched("threading"):
-        _make_storage_local()
+        make_storage_local()
+    if not serving.has_begun:
+        serving.begin(sender)
     mine = owner.current()
     if environ is not None:
         request = mine.begin_request(environ.get("REQUEST_METHOD"), environ.get("PATH_INFO") or "/")
@@ -288,6 +292,8 @@ class _Wrappers:
 
     def every_second(self) -> bool:
         _finish_last()
+        if pinger.is_needed:
+            upkeep.ensure_running(pinger)
         return False
 
     def forked(self) -> None:
@@ -318,9 +324,11 @@ def _plug_in() -> None:
     # In this order: in a fork the wrappers have to find what the registry gives up then. At exit they give
     # back before the pools close.
     upkeep.add(_wrappers)
+    upkeep.add(serving)
     upkeep.add(registry)
     upkeep.add(agent)
     upkeep.add(host_watch, own_thread=True)
+    upkeep.add(pinger, own_thread=True)
     registry.on_new_pool[:] = [
         ("starting the exporters", exporters.start),
         ("looking up the servers' addresses", partial(upkeep.ensure_running, host_watch)),

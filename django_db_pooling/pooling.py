@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS
+from django.db import connections as databases
 from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import conf, owner
+from django_db_pooling.backend import warming
 from django_db_pooling.backend.wrapper import PooledWrapper
-from django_db_pooling.handler import patch, unpatch
+from django_db_pooling.handler import make_storage_local, patch, unpatch
 from django_db_pooling.owner import scope
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.registry import registry
@@ -37,6 +39,7 @@ __all__ = [
     "set_pool_size",
     "stats",
     "unpatch",
+    "warm_up",
 ]
 
 # Its name in 0.0.4.
@@ -59,8 +62,8 @@ def set_pool_size(
 
     Raises ValueError that names the argument; then nothing has changed.
     """
-    if alias is not None and settings.configured and alias not in connections.settings:
-        raise ValueError(f"alias must be one of {', '.join(map(repr, connections.settings))}, not {alias!r}")
+    if alias is not None and settings.configured and alias not in databases.settings:
+        raise ValueError(f"alias must be one of {', '.join(map(repr, databases.settings))}, not {alias!r}")
     conf.override(size, max_outstanding, timeout, alias)
     registry.apply_limits()
 
@@ -92,7 +95,7 @@ def pin(alias: str | None = None) -> None:
     ConnectionDoesNotExist for an unknown alias.
     """
     _check(alias)
-    wrapper: Any = connections[alias or DEFAULT_DB_ALIAS]
+    wrapper: Any = databases[alias or DEFAULT_DB_ALIAS]
     if isinstance(wrapper, PooledWrapper):
         wrapper.pin_session()
 
@@ -118,6 +121,23 @@ def close_all(alias: str | None = None, timeout: float = 0) -> bool:
     return registry.close_all(alias, timeout, own)
 
 
+def warm_up(alias: str | None = None, connections: int | None = None, timeout: float | None = 30) -> None:
+    """Open connections before anybody asks for one, side by side: in a server's worker, before it serves.
+
+    ``alias``: left out, every pooled one. ``connections``: how many there shall be, with those that are open
+    already; left out, ``MIN_SIZE``, or 1 if that is 0. ``timeout``: seconds, None to wait without a limit.
+    Nothing is done for an alias that isn't pooled. Under gevent they work in the caller's hub.
+
+    Raises what connecting raises, PoolTimeout when the time is over, ValueError that names a wrong argument,
+    ConnectionDoesNotExist for an unknown alias, SynchronousOnlyOperation in a running event loop. Those that
+    were opened until then stay.
+    """
+    _check(alias)
+    # It may be earlier than the first request, and gevent have patched since patch().
+    make_storage_local()
+    warming.warm_up(list(databases.settings) if alias is None else [alias], connections, timeout)
+
+
 @overload
 def stats(alias: str) -> PoolStats: ...
 @overload
@@ -129,10 +149,10 @@ def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
     """
     _check(alias)
     if alias is not None:
-        return registry.stats(alias, connections.settings[alias])
+        return registry.stats(alias, databases.settings[alias])
     return registry.all_stats()
 
 
 def _check(alias: str | None) -> None:
-    if alias is not None and alias not in connections.settings:
+    if alias is not None and alias not in databases.settings:
         raise ConnectionDoesNotExist(f"The connection {alias!r} doesn't exist.")

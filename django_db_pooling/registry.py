@@ -20,6 +20,9 @@ from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.tasks import Tasks
 
+# For opening those of MIN_SIZE, in each round of the housekeeping (seconds).
+FILL_TIME = 1.0
+
 
 class Registry:
     """Finds and makes pools, and looks after them."""
@@ -101,18 +104,27 @@ class Registry:
                 pool.retire_outdated()
 
     def _fill(self, pool: DatabasePool) -> None:
-        identity = pool.current
-        if identity is None:
-            return
-        slot = pool.reserve_minimum(identity.affinity())
-        if slot is not None:
-            try:
-                identity.new_wrapper().fill(identity, slot)
-            except SynchronousOnlyOperation:
-                # Under gevent, while another greenlet runs an event loop in this thread.
+        until = time.monotonic() + FILL_TIME
+        # Not for as long as some are missing: each may be closed as soon as it is open.
+        for _ in range(pool.limits.min_size):
+            if not self._fill_one(pool) or time.monotonic() >= until:
                 return
-            except Exception as error:
-                pool.journal.note("min_size", error=redact(error))
+
+    def _fill_one(self, pool: DatabasePool) -> bool:
+        """Whether one was missing, and was opened."""
+        identity = pool.current
+        slot = None if identity is None else pool.reserve_minimum(identity.affinity())
+        if identity is None or slot is None:
+            return False
+        try:
+            identity.new_wrapper().fill(identity, slot)
+        except SynchronousOnlyOperation:
+            # Under gevent, while another greenlet runs an event loop in this thread.
+            return False
+        except Exception as error:
+            pool.journal.note("min_size", error=redact(error))
+            return False
+        return True
 
     def _forget_ended(self) -> None:
         """Pools without connections whose alias is gone, or that another one has replaced."""

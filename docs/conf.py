@@ -23,3 +23,5 @@ autodoc_typehints = "description"
 exclude_patterns = ["_build"]
 html_theme = "furo" if importlib.util.find_spec("furo") else "alabaster"
 html_title = f"django_db_pooling {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["comparison.css"]

@@ -166,9 +166,11 @@ def test_pools_end_before_exporters(tmp_path: Path) -> None:
     assert names == str(
         [
             "connections in use",
+            "a process that serves",
             "the pools",
             "the exchange with other processes",
             "the addresses of servers",
+            "questions to idle connections",
             "failures of observers",
             "metrics for OpenTelemetry",
         ]

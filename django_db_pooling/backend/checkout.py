@@ -257,7 +257,7 @@ def _make_usable(wrapper: LeaseHolder, lease: Lease) -> bool:
         lease.forget_statements()
     if not _must_ask(wrapper, lease):
         return True
-    is_usable = _ask(wrapper, lease) or _discard_broken(wrapper)
+    is_usable = _ask(wrapper, lease) or discard_broken(wrapper)
     lease.forget_statements()
     return is_usable
 
@@ -282,7 +282,7 @@ def _ask(wrapper: LeaseHolder, lease: Lease) -> bool:
     return not _must_ask(wrapper, lease) or wrapper.is_usable()
 
 
-def _discard_broken(wrapper: LeaseHolder) -> bool:
+def discard_broken(wrapper: LeaseHolder) -> bool:
     """An idle connection was broken. Returns False."""
     if wrapper._lease is not None:
         lease = wrapper.end_lease()
@@ -300,7 +300,7 @@ def _resume_session(wrapper: LeaseHolder, mine: owner.Owner) -> bool:
     if checkin.resume(wrapper):
         lease = wrapper._lease
         assert lease is not None
-        if not _must_ask(wrapper, lease) or _ask(wrapper, lease) or _discard_broken(wrapper):
+        if not _must_ask(wrapper, lease) or _ask(wrapper, lease) or discard_broken(wrapper):
             # A statement may ask for what the session's last one has left: that was this wrapper's.
             lease.executed = True
             return True

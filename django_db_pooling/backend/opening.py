@@ -200,17 +200,25 @@ def _undo(wrapper: LeaseHolder, lease: Lease) -> None:
         lease.driver.drop(connection)
 
 
-def fill(wrapper: LeaseHolder, identity: Identity, slot: Slot) -> None:
-    """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE."""
+def fill(wrapper: LeaseHolder, identity: Identity, slot: Slot, deadline: Deadline | None = None) -> None:
+    """Open a connection for a bare slot and check it in: the housekeeper's, for MIN_SIZE.
+
+    ``deadline``: of somebody who waits for it, and tries again while the server is away; without an error
+    there may be no connection then, as when a caller would queue again.
+    """
     wrapper._identity = identity
     lease = wrapper._lease = Lease(slot, identity, by_transaction=False)
-    wrapper._deadline = Deadline(min(lease.pool.limits.timeout or MAX_FILL, MAX_FILL))
+    wrapper._deadline = deadline or Deadline(min(lease.pool.limits.timeout or MAX_FILL, MAX_FILL))
     # Receivers of connection_created that ask for connections[alias] mean this one.
     connections[wrapper.alias] = wrapper
     try:
-        open_once(wrapper, lease)
+        if deadline is None:
+            open_once(wrapper, lease)
+        else:
+            open_patiently(wrapper, lease)
     except BaseException as error:
-        _give_up(wrapper, lease, error)
+        if wrapper._lease is not None:
+            _give_up(wrapper, lease, error)
         raise
     finally:
         del connections[wrapper.alias]

@@ -40,6 +40,11 @@ class Idle:
             return False
         return True
 
+    def restore(self, slot: Slot) -> None:
+        """To the place in which it was: nobody has used it since it was claimed."""
+        earlier = sum(other.returned_at < slot.returned_at for other in self.idle())
+        self._idle.insert(earlier, slot)
+
     def claim_any(self, affinity: object) -> Slot | None:
         """The one of this affinity that was used last."""
         for slot in reversed(self.idle()):

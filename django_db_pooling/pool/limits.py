@@ -20,6 +20,8 @@ class Limits:
     keepalive: float | None = 60.0
     leak_threshold: float | None = None
     slow_checkout: float | None = 1.0
+    # After so long without a word an idle connection is asked something.
+    ping: float | None = None
     # Between two look-ups of the server's address.
     follow_host: float | None = None
     # Whether statements that are given up are ended at the server.

@@ -11,6 +11,7 @@ from django_db_pooling.pool.ending import Endings
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.host import SPARE_AFTER
 from django_db_pooling.pool.resting import Resting
+from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
 
@@ -35,7 +36,7 @@ class Maintenance:
             last_first.callback(self._close_unwanted)
             last_first.callback(self._share_with_host)
             last_first.callback(self._slots.free_lost)
-            last_first.callback(self._cut_late_openings)
+            last_first.callback(self._cut_late)
             last_first.callback(self._endings.look_after)
 
     def drain(self) -> None:
@@ -70,7 +71,7 @@ class Maintenance:
         else:
             self._resting.end_old()
         for slot in self._slots.idle():
-            reason = self._not_wanted(now - slot.returned_at, slot.server_timeout)
+            reason = self._not_wanted(slot, now)
             if (reason or self._health.looks_bad(slot)) and self._slots.claim(slot):
                 # It may have been in use since the look, and be back.
                 if reason is None and self._health.fit(slot):
@@ -96,24 +97,31 @@ class Maintenance:
                 slots.close(slot, Closed.SURPLUS)
                 host.to_spare -= 1
 
-    def _cut_late_openings(self) -> None:
-        """Those whose server has let them in, and has then been silent until their deadline."""
+    def _cut_late(self) -> None:
+        """Those whose server has let them in, and has then been silent until their deadline; and those that
+        were asked something.
+        """
         now = time.monotonic()
         for slot in self._slots.all():
             connection = slot.connection
-            if connection is not None and now > slot.open_until and self._slots.growth.begun(slot.number):
+            if connection is None:
+                continue
+            if now > slot.open_until and self._slots.growth.begun(slot.number):
                 slot.open_until = 0.0
                 self._slots.driver.cut(connection)
+            elif now > slot.answer_until:
+                self._slots.driver.cut(connection)
 
-    def _not_wanted(self, unused: float, server_timeout: float) -> Closed | None:
-        """Why one that has been unused for so many seconds isn't wanted any more."""
-        limits = self._slots.limits
+    def _not_wanted(self, slot: Slot, now: float) -> Closed | None:
+        """Why one that is idle isn't wanted any more."""
+        limits, unused = self._slots.limits, now - slot.returned_at
         if self._slots.is_closing:
             return Closed.RECYCLED
         if self._slots.is_over_cap or (unused >= EXCESS_STAYS and self._slots.idle_count > limits.size):
             return Closed.SURPLUS
         is_over_minimum = limits.idle_timeout is not None and len(self._slots) > limits.min_size
-        if unused >= server_timeout or (is_over_minimum and unused >= (limits.idle_timeout or 0.0)):
+        silent = min(unused, now - slot.validated_at)
+        if silent >= slot.server_timeout or (is_over_minimum and unused >= (limits.idle_timeout or 0.0)):
             return Closed.IDLE
         return None
 

@@ -189,21 +189,31 @@ class Pool:
 
     def reserve_minimum(self, affinity: object = None) -> Slot | None:
         """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
-        hub = self.driver.hub()
-        if affinity is None:
-            affinity = hub
-        least = self.limits.min_size if self.slots.host is None else self.slots.host.least
-        if self.closing or len(self.slots) >= least or not self.queue.may_open(affinity):
+        if len(self.slots) >= self.least:
+            return None
+        return self.reserve(self.driver.hub() if affinity is None else affinity, "the housekeeper")
+
+    def reserve(self, affinity: object, holder: object) -> Slot | None:
+        """A bare slot for the caller to open and check in, without a place in the queue: who waits there gets
+        what is opened so. None where there is no room, or others are opening.
+        """
+        if self.closing or not self.queue.may_open(affinity):
             return None
         slot = self.slots.new(affinity)
         if slot is None:
             # A match in another thread may have found no room because of this attempt.
             self.queue.match()
             return None
-        slot.hub = hub
-        slot.holder = "the housekeeper"
+        slot.hub = self.driver.hub()
+        slot.holder = holder
         slot.taken_at = time.monotonic()
         return slot
+
+    @property
+    def least(self) -> int:
+        """How many connections are kept open: MIN_SIZE, or the share in HOST_LIMIT if that is less."""
+        host = self.slots.host
+        return self.limits.min_size if host is None else host.least
 
     # -- what there is -----------------------------------------------------------------------
 

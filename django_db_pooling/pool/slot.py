@@ -34,6 +34,7 @@ class Slot:
     __slots__ = (
         "__weakref__",
         "affinity",
+        "answer_until",
         "attempt",
         "beyond_reset",
         "broken",
@@ -87,6 +88,8 @@ class Slot:
         self.hub = hub
         # When its holder must have opened it.
         self.open_until = math.inf
+        # When the server must have answered the housekeeping's question.
+        self.answer_until = math.inf
         self.opened_at = 0.0
         self.expires_at = 0.0
         self.validated_at = 0.0

@@ -59,6 +59,11 @@ def hub_of_this_thread() -> Any:
     return sys.modules["gevent"].get_hub()
 
 
+def current() -> Any:
+    """The greenlet that runs; None where gevent hasn't patched threads."""
+    return sys.modules["greenlet"].getcurrent() if patched("threading") else None
+
+
 def in_thread_of(hub: Any, function: Callable[[], Any]) -> None:
     """Call a function that touches a hub's sockets: now if they are ours, else in its own thread.
 

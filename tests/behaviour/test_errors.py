@@ -274,6 +274,8 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"TIMEOUT": float("nan")}, "E003", "seconds"),
     ({"MIN_SIZE": 11}, "E003", "SIZE"),
     ({"MAX_WAITING": -1}, "E003", "None"),
+    ({"PING": -1}, "E003", "seconds"),
+    ({"PING": "30"}, "E003", "'30'"),
 ]
 
 

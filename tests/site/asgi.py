@@ -26,6 +26,8 @@ async def _live(receive: Any, send: Any) -> None:
     await receive()
     if os.environ.get("SITE_QUERY_AT_START"):
         await sync_to_async(_read_configuration)()
+    if "SITE_WARM_UP" in os.environ:
+        await sync_to_async(pooling.warm_up)(connections=int(os.environ["SITE_WARM_UP"]))
     await send({"type": "lifespan.startup.complete"})
     await receive()
     # uvicorn ends by raising the signal that it got once more, and so without Python's atexit.

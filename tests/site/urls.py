@@ -23,6 +23,7 @@ urlpatterns = [
     path("spawn", views.spawn),
     path("die", views.die),
     path("pool.json", views.pool),
+    path("warm", views.warm),
     path("spin", fault_views.spin),
     path("occupy", fault_views.occupy),
     path("nested", fault_views.nested),

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from django.db import connection, transaction
+from django.db import Error, connection, transaction
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 
@@ -127,6 +127,15 @@ def pool(request: HttpRequest) -> JsonResponse:
     """The process, and what its pools count."""
     pools = {alias: dataclasses.asdict(stats) for alias, stats in pooling.stats().items()}
     return JsonResponse({"pid": os.getpid(), "pools": pools})
+
+
+def warm(request: HttpRequest) -> HttpResponse:
+    """For a readiness probe: yes, once connections are open."""
+    try:
+        pooling.warm_up(timeout=2)
+    except Error as error:
+        return HttpResponse(type(error).__name__, status=503)
+    return HttpResponse("yes")
 
 
 def connection_number() -> int:
