@@ -15,17 +15,16 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from django_db_pooling.log import redact
 from django_db_pooling.pool.coalesce import Coalesced
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.histogram import BOUNDS
+from django_db_pooling.pool.refusals import Refusals
 from django_db_pooling.pool.resting import Rest, Resting
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
-from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway, Waiter
+from django_db_pooling.pool.waiter import ServerAway, Waiter
 from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
@@ -52,8 +51,10 @@ class Queue:
         self._health = health
         self._growth = slots.growth
         self._counts = slots.counts
-        self._journal = slots.journal
         self._numbers = itertools.count(1)
+        refusals = Refusals(name, slots, self.waiters)
+        # Methods of this queue, too: they are in refusals.py.
+        self.refusal, self.figures = refusals.refusal, refusals.figures
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -305,41 +306,3 @@ class Queue:
             slot.affinity == affinity and slot.connection is not None and not self._health.is_suspect(slot)
             for slot in self._slots.all()
         )
-
-    def refusal(self, waited: float, why: str, counted: bool = True) -> CheckoutTimeout:
-        """The error for a caller that gets no connection; it is counted and logged if ``counted``."""
-        now = time.monotonic()
-        held = [slot for slot in self._slots.all() if slot.taken_at]
-        figures = self.figures()
-        ending = f"{figures['ending']} ending, " if figures["ending"] else ""
-        message = (
-            f"No connection from pool {self._name!r}: {why}; {figures['in_use']} in use, "
-            f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
-            f"max_outstanding {figures['max_outstanding']}."
-        )
-        if self._slots.host is not None:
-            message += f" {self._slots.host.describe()}."
-        if held:
-            longest = min(held, key=lambda slot: slot.taken_at)
-            message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."
-        last = self._growth.latest_error
-        if last is not None:
-            at, error = last
-            message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
-        refusal = CheckoutTimeout(message, waited)
-        if counted:
-            self._counts.timeouts += 1
-            self._journal.trouble("timeout", refusal, seconds=waited, **figures)
-        return refusal
-
-    def figures(self) -> dict[str, Any]:
-        """Counts of this moment, read without stopping anybody."""
-        idle, opening, ending = self._slots.idle_count, len(self._growth), len(self._slots.ending)
-        return {
-            "in_use": max(0, len(self._slots) - idle - opening - ending),
-            "idle": idle,
-            "opening": opening,
-            "ending": ending,
-            "waiting": len(self.waiters),
-            "max_outstanding": self._slots.limits.max_outstanding,
-        }
