@@ -58,6 +58,11 @@ def _seconds(value: Any) -> bool:
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
+def is_duration(value: Any) -> bool:
+    """Seconds, more than none."""
+    return _seconds(value) and value > 0
+
+
 def _host_limit(value: Any) -> bool:
     return _count(1)(value) and value <= 65536
 

@@ -30,6 +30,9 @@ class Registry:
         self.tasks = Tasks()
         # Called when a pool was made, in the thread that needed it.
         self.on_new_pool: list[tuple[str, Callable[[], None]]] = []
+        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. Forked
+        # children are paused for as long.
+        self._paused_until: dict[str, float] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -67,6 +70,9 @@ class Registry:
             if before is not None and before.driver is driver:
                 return before
             made = DatabasePool(wrapper, driver)
+            left = self.pause_left(made.name)
+            if left is not None:
+                made.pause.begin(left)
             if before is not None:
                 before.closing = True
                 self._replaced = (*self._replaced, before)
@@ -164,7 +170,7 @@ class Registry:
         if pool is not None:
             return pool.snapshot()
         limits = conf.limits_for(alias, settings_dict)
-        return PoolStats(alias, limits.size, limits.max_outstanding)
+        return PoolStats(alias, limits.size, limits.max_outstanding, paused=self.pause_left(alias))
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
@@ -175,6 +181,25 @@ class Registry:
             for alias, settings_dict in connections.settings.items()
             if not conf.is_off(settings_dict)
         }
+
+    def pause(self, alias: str, seconds: float) -> None:
+        """Nobody is handed a connection for so long; what is idle is closed (I/O)."""
+        until = max(self._paused_until.get(alias, 0.0), time.monotonic() + seconds)
+        # First of all, for a pool that is made this instant.
+        self._paused_until[alias] = until
+        for pool in self.pools(alias):
+            pool.pause.begin(until - time.monotonic())
+        upkeep.ensure_running()
+
+    def resume(self, alias: str) -> None:
+        self._paused_until.pop(alias, None)
+        for pool in self.pools(alias):
+            pool.pause.end()
+
+    def pause_left(self, alias: str) -> float | None:
+        """Seconds; None: it isn't paused."""
+        left = self._paused_until.get(alias, 0.0) - time.monotonic()
+        return left if left > 0 else None
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""
@@ -197,7 +222,8 @@ def _is_needed(pool: DatabasePool) -> bool:
     """Whether it has to be looked after."""
     host = pool.slots.host
     is_waiting = host is not None and host.is_present
-    return bool(len(pool) or is_waiting or pool.limits.min_size or pool.journal.is_pending)
+    is_kept = is_waiting or pool.limits.min_size or pool.pause.until
+    return bool(len(pool) or is_kept or pool.journal.is_pending)
 
 
 registry = Registry()

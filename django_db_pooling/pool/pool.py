@@ -51,6 +51,8 @@ class Pool:
         slots.hand_over = self.queue.hand_over
         slots.give_up, slots.ending = self.endings.give_up, self.endings.all
         slots.drop_overdue = self.endings.drop_overdue
+        self.pause = slots.pause
+        self.pause.on_begin, self.pause.on_end = self.recycle, self.queue.match
         self.openings = openings = Openings(slots, self.queue)
         # Methods of this pool, too, without a call in between: they are in slots.py, health.py, openings.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
@@ -116,7 +118,8 @@ class Pool:
         tries for all, or there are too many: then the slot is free, as when this is interrupted, and the
         holder queues again.
         """
-        if self.closing or self.growth.of(slot.affinity).away or self.slots.is_over_cap:
+        away = self.growth.of(slot.affinity).away
+        if self.closing or away or self.slots.is_over_cap or self.pause.is_on:
             self.slots.close(slot, reason)
             return False
         try:
@@ -234,6 +237,7 @@ class Pool:
             open_when_refused=self.openings.when_refused(),
             host_limit=host_limit,
             host_open=host_open,
+            paused=self.pause.left,
             **self.queue.figures(),
             **self.counts.read(),
         )

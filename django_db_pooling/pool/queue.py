@@ -217,6 +217,10 @@ class Queue:
         slots = self._slots
         if slots.ending:
             slots.drop_overdue()
+        if slots.pause.until:
+            slots.pause.end_in_time()
+            if slots.pause.is_on:
+                return
         while self.waiters and (slots.idle_count or len(self._resting) or slots.has_room):
             match = self._next_match()
             if match is None:
@@ -274,6 +278,8 @@ class Queue:
 
     def may_open(self, affinity: object) -> bool:
         """Whether one more connection may be opened at this moment."""
+        if self._slots.pause.is_on:
+            return False
         growth = self._growth.of(affinity)
         now = time.monotonic()
         others = (growth.away or growth.is_resting(now)) and self.others_may_come_back(affinity)
@@ -286,6 +292,8 @@ class Queue:
         connection may come back, and those who have just come and will hear what that attempt finds.
         """
         now, max_wait = time.monotonic(), self._slots.limits.connect_retry
+        if self._slots.pause.is_on:
+            return
         for waiter in list(self.waiters):
             growth = self._growth.of(waiter.affinity)
             last = growth.last_error

@@ -32,6 +32,9 @@ class Refusals:
         )
         if self._slots.host is not None:
             message += f" {self._slots.host.describe()}."
+        paused = self._slots.pause.left
+        if paused is not None:
+            message += f" The pool is paused, for {paused:.0f} s more."
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django_db_pooling.pool.histogram import Durations, Histogram
 
-MAXIMUM = frozenset({"longest_wait_seconds", "host_open"})
+MAXIMUM = frozenset({"longest_wait_seconds", "host_open", "paused"})
 NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused", "host_limit"})
 
 
@@ -97,10 +97,11 @@ class PoolStats:
     how well connections are used. ``open_when_refused``: how many were open when the server refused another
     one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``, ``host_open``:
     how many all processes of the host may have open together (HOST_LIMIT, the lowest of theirs), and have;
-    None: no such limit. ``resets``: sessions that were reset. ``pins``: connections pinned to the
-    end of a request or scope. ``reclaimed``: connections whose holder ended without returning them.
-    ``abandoned``: statements that were given up while the server executed them. ``closed_by_reason``:
-    ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
+    None: no such limit. ``paused``: seconds until the pool's pause ends; None: it isn't paused. ``resets``:
+    sessions that were reset. ``pins``: connections pinned to the end of a request or scope. ``reclaimed``:
+    connections whose holder ended without returning them. ``abandoned``: statements that were given up while
+    the server executed them. ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled",
+    "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
     """
@@ -116,6 +117,7 @@ class PoolStats:
     open_when_refused: int | None = None
     host_limit: int | None = None
     host_open: int | None = None
+    paused: float | None = None
     checkouts: int = 0
     opened: int = 0
     closed: int = 0

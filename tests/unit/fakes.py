@@ -12,7 +12,17 @@ from types import CodeType
 from typing import Any, ClassVar
 from unittest import mock
 
-from django_db_pooling.pool import Pool, health, maintenance, openings, queue, refusals, resting, slots
+from django_db_pooling.pool import (
+    Pool,
+    health,
+    maintenance,
+    openings,
+    pausing,
+    queue,
+    refusals,
+    resting,
+    slots,
+)
 from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Slot
@@ -24,7 +34,7 @@ SOON = 10.0
 PASSED = 0.0
 HERE = object()
 # The pool's modules that read the clock.
-TIMED = (pool_module, slots, openings, queue, refusals, resting, health, maintenance)
+TIMED = (pool_module, slots, openings, pausing, queue, refusals, resting, health, maintenance)
 
 
 def until(condition: Callable[[], object], seconds: float = SOON) -> None:
