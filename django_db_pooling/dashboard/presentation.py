@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from django_db_pooling import status_dir
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.workers import humanize
+from django_db_pooling.workers import commands, humanize
 from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (
@@ -36,11 +36,18 @@ LABELS = {
     "unopened": "not opened",
 }
 KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
-DONE = {Action.RECYCLE: "Recycle", Action.CLOSE_IDLE: "Close idle"}
+DONE = {
+    Action.RECYCLE: "Recycle",
+    Action.CLOSE_IDLE: "Close idle",
+    Action.PAUSE: "Pause",
+    Action.RESUME: "Resume",
+}
 BUTTONS = [
     (Action.RECYCLE, "Recycle", "replaces every connection when it is returned"),
     (Action.CLOSE_IDLE, "Close idle", "closes connections that are not in use"),
 ]
+PAUSE = (Action.PAUSE, "Pause", f"hands out no connection for {commands.PAUSE:.0f} s, so that callers wait")
+RESUME = (Action.RESUME, "Resume", "ends the pause now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,9 @@ def _state(overview: Overview) -> str:
     if not overview.workers:
         return "No process reports its pools."
     waiting = [pool.alias for pool in overview.pools if pool.total.waiting]
-    return f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    paused = [pool.alias for pool in overview.pools if pool.pause is not None]
+    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    return f"{state} Paused: {', '.join(paused)}." if paused else state
 
 
 def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
@@ -122,8 +131,17 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         "commands": [
             _command(command) for command in overview.commands if command.command.alias == pool.alias
         ],
-        "buttons": BUTTONS,
+        "paused": _paused(pool),
+        "buttons": [*BUTTONS, PAUSE if pool.pause is None else RESUME],
     }
+
+
+def _paused(pool: PoolPicture) -> str | None:
+    if pool.pause is None:
+        return None
+    count, all_of_them = pool.pause.processes, len(pool.members)
+    where = "" if count == all_of_them else f" in {count} of {_several(all_of_them, 'process', 'processes')}"
+    return f"Paused{where} until {_clock(pool.pause.until)}"
 
 
 def _bar(counts: dict[str, int], most: int | None) -> list[Segment]:

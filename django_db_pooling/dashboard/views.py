@@ -108,7 +108,8 @@ def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> Htt
     if alias not in connections.settings or action not in list(Action):
         raise Http404
     try:
-        commands.give(alias, Action(action), visitor.name)
+        seconds = commands.PAUSE if action == Action.PAUSE else None
+        commands.give(alias, Action(action), visitor.name, seconds)
     except OSError as error:
         return access.answer(f"The other processes can't be reached: {redact(error)}", 503)
     return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)

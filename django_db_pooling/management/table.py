@@ -35,6 +35,9 @@ def _pool(pool: PoolPicture) -> list[str]:
     for member in pool.members:
         name = f"  {member.pid} {member.program}"
         lines.append(_row(name, member.stats, member.stats.free, member.checkouts))
+    if pool.pause is not None:
+        until = datetime.fromtimestamp(pool.pause.until).strftime("%H:%M:%S")
+        lines.append(f"  paused until {until} in {pool.pause.processes} of {len(pool.members)}")
     lines += [
         f"  last minute:  wait {_times(pool.waits.p50, pool.waits.p95)}",
         f"                hold {_times(pool.helds.p50, pool.helds.p95)}",

@@ -6,7 +6,7 @@ a meter provider: before that OpenTelemetry's API gives out proxies.
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
-``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit.
+``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the conventions don't have begins with ``django_db_pooling.``.
 
 A pool counts durations in buckets, and once a second what was added to them is recorded: each duration
 once, as a value within its bucket, chosen so that the sum stays right. So counts, sums and the buckets that
@@ -35,6 +35,8 @@ __all__ = ["start"]
 PREFIX = "db.client.connection."
 POOL_NAME = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
+# Of what the conventions have no name for.
+OWN_PREFIX = "django_db_pooling."
 # Least of what each bucket of BOUNDS holds: its lower bound belongs to the bucket before.
 LEAST = (0.0, *(math.nextafter(bound, math.inf) for bound in BOUNDS))
 # After so many records, of some microseconds each, other greenlets have their turn.
@@ -47,7 +49,7 @@ HISTOGRAMS = {
     "helds": ("use_time", "The time between borrowing a connection and returning it to the pool."),
 }
 
-Read = Callable[[PoolStats], int | None]
+Read = Callable[[PoolStats], int | float | None]
 
 
 def start(meter_provider: MeterProvider | None = None) -> None:
@@ -137,6 +139,13 @@ class Instruments:
             unit="{timeout}",
             description="The number of connection timeouts that have occurred trying to obtain a connection "
             "from the pool.",
+        )
+
+        meter.create_observable_gauge(
+            OWN_PREFIX + "paused",
+            [self._observed(lambda stats: stats.paused or 0.0)],
+            unit="s",
+            description="The time until the pool's pause ends; 0: it isn't paused.",
         )
 
     def _count(self, options: CallbackOptions) -> Iterator[Observation]:

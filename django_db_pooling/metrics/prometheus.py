@@ -45,7 +45,10 @@ GAUGES = {
     "opening": "Connections that are being opened.",
     "ending": "Connections whose statement was given up, until the server has ended it.",
     "waiting": "Callers that wait for a connection.",
+    "paused": "Seconds until the pool's pause ends; 0: it isn't paused.",
 }
+# What None means.
+NONE = {"max_outstanding": math.inf, "free": math.inf, "paused": 0.0}
 COUNTERS = {
     "checkouts": "Connections that were checked out.",
     "opened": "Connections that were opened.",
@@ -146,7 +149,7 @@ def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(PREFIX + field, text, labels=LABELS)
         for labels, stats in found:
             value = getattr(stats, field)
-            gauge.add_metric(labels, math.inf if value is None else value)
+            gauge.add_metric(labels, NONE[field] if value is None else value)
         yield gauge
     for field, text in COUNTERS.items():
         counter = CounterMetricFamily(PREFIX + field, text, labels=LABELS)

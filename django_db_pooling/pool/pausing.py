@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from django_db_pooling.pool.journal import Journal
 
-
 # The generation of what is opened during one all the same: it is closed when it comes back, too.
 STALE = -1
 

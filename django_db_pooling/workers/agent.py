@@ -8,6 +8,7 @@ from django_db_pooling import status_dir
 from django_db_pooling.log import redact
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import Registry, registry
+from django_db_pooling.workers import commands
 from django_db_pooling.workers.commands import Action, Listener
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import Report
@@ -41,9 +42,20 @@ class Agent:
             # None of them is due a second time.
             for command in reversed(self._listener.due()):
                 for pool in self._registry.pools(command.alias):
-                    last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
+                    if command.action in (Action.RECYCLE, Action.CLOSE_IDLE):
+                        last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
                     details = {"action": str(command.action), "by": redact(command.by)}
                     last_first.callback(pool.journal.note, "ordered", **details)
+                if command.action is Action.PAUSE and command.seconds_left > 0:
+                    last_first.callback(self._registry.pause, command.alias, command.seconds_left)
+                elif command.action is Action.RESUME:
+                    last_first.callback(self._registry.resume, command.alias)
+
+    def join_pauses(self) -> None:
+        """That of which others were told before this process had a pool."""
+        if status_dir.is_on():
+            for alias, seconds in commands.pauses().items():
+                self._registry.pause(alias, seconds)
 
     def _publish(self) -> None:
         stats, pools = self._registry.all_stats(), self._registry.by_alias

@@ -76,6 +76,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Of some or all processes. ``until``: of ``time.time()``, that of the last one."""
+
+    until: float
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something that went wrong, seconds ago, and how often the same was seen, apart from its numbers."""
 
@@ -92,12 +100,13 @@ class PoolPicture:
 
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
     ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
-    in the time of that.
+    in the time of that. ``pause``: None where no process is paused.
     """
 
     alias: str
     total: PoolStats
     free: int | None
+    pause: Pause | None
     waits: Spread
     helds: Spread
     timeouts: int
@@ -193,14 +202,16 @@ def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
     parts = [report.pools[alias] for report in reports]
     total = _sum([part.stats for part in parts])
     free = [part.stats.free for part in parts]
+    members = [_member(report, report.pools[alias], now) for report in reports]
     return PoolPicture(
         alias=alias,
         total=total,
         free=None if None in free else sum(filter(None, free)),
+        pause=_pause(members, now),
         waits=_spread([part.waits for part in parts]),
         helds=_spread([part.helds for part in parts]),
         timeouts=sum(_timeouts(part) for part in parts),
-        members=[_member(report, report.pools[alias], now) for report in reports],
+        members=members,
         holders=_holders(alias, reports, now),
         troubles=_troubles(alias, reports, now),
         history=_history(parts, now),
@@ -248,6 +259,11 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
         stats=part.stats,
         checkouts=history[-1].checkouts if history else None,
     )
+
+
+def _pause(members: list[Member], now: float) -> Pause | None:
+    untils = [now - one.reported_ago + one.stats.paused for one in members if one.stats.paused is not None]
+    return Pause(max(untils), len(untils)) if untils else None
 
 
 def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
