@@ -80,7 +80,7 @@ class Times:
 def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
     """The variables of the templates."""
     return {
-        "pools": [_pool(pool, overview) for pool in overview.pools],
+        "pools": [_pool(pool, overview, visitor) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "is_on": status_dir.is_on(),
@@ -107,7 +107,7 @@ def _state(overview: Overview) -> str:
     return f"{state} Paused: {', '.join(paused)}." if paused else state
 
 
-def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
+def _pool(pool: PoolPicture, overview: Overview, visitor: Visitor) -> dict[str, Any]:
     total = pool.total
     segments = _bar({name: _count(pool, name) for name in LABELS}, total.max_outstanding)
     if total.max_outstanding is None:
@@ -132,8 +132,15 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
             _command(command) for command in overview.commands if command.command.alias == pool.alias
         ],
         "paused": _paused(pool),
-        "buttons": [*BUTTONS, PAUSE if pool.pause is None else RESUME],
+        "buttons": _buttons(pool, visitor),
     }
+
+
+def _buttons(pool: PoolPicture, visitor: Visitor) -> list[tuple[Action, str, str]]:
+    """Those that this visitor may use."""
+    if visitor.may_act:
+        return [*BUTTONS, PAUSE if pool.pause is None else RESUME]
+    return [RESUME] if visitor.may_resume and pool.pause is not None else []
 
 
 def _paused(pool: PoolPicture) -> str | None:

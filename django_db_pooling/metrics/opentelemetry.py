@@ -6,7 +6,8 @@ a meter provider: before that OpenTelemetry's API gives out proxies.
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
-``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the conventions don't have begins with ``django_db_pooling.``.
+``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the
+conventions don't have begins with ``django_db_pooling.``.
 
 A pool counts durations in buckets, and once a second what was added to them is recorded: each duration
 once, as a value within its bucket, chosen so that the sum stays right. So counts, sums and the buckets that
