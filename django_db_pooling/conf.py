@@ -100,6 +100,7 @@ _KEYS = {
     "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_AGE": _Key("max_age", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
+    "WAIT_TARGET": _Key("wait_target", _or_none(is_duration), "seconds, above 0, or None"),
     "CONNECT_RETRY": _Key("connect_retry", _seconds, "seconds, 0 or more"),
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "FOLLOW_HOST": _Key("follow_host", _or_none(_seconds), "seconds, 0 or more, or None"),

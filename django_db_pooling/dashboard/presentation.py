@@ -235,6 +235,7 @@ def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
         ("opened", f"{total.opened:,}", "connections opened"),
         ("closed", f"{total.closed:,}", reasons or "connections closed"),
         ("timeouts", f"{total.timeouts:,}", "callers that got no connection in time"),
+        ("shed", f"{total.shed:,}", "of the timeouts, turned away while the pool was overloaded"),
         ("refused", f"{total.refused:,}", "by the server, which has too many"),
         ("broken", f"{total.broken:,}", "closed by the server, or interrupted in a statement"),
         ("reclaimed", f"{total.reclaimed:,}", "not returned by their holder"),

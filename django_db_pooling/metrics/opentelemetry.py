@@ -148,6 +148,13 @@ class Instruments:
             unit="s",
             description="The time until the pool's pause ends; 0: it isn't paused.",
         )
+        meter.create_observable_counter(
+            OWN_PREFIX + "shed",
+            [self._observed(lambda stats: stats.shed)],
+            unit="{timeout}",
+            description="The number of callers that were turned away while the pool was overloaded, of the "
+            "timeouts.",
+        )
 
     def _count(self, options: CallbackOptions) -> Iterator[Observation]:
         for alias, stats in self._stats().items():

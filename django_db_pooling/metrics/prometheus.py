@@ -53,6 +53,7 @@ COUNTERS = {
     "checkouts": "Connections that were checked out.",
     "opened": "Connections that were opened.",
     "timeouts": "Callers that got no connection in time.",
+    "shed": "Callers that were turned away while the pool was overloaded, of the timeouts.",
     "refused": "Connections that the server refused since it has too many.",
     "broken": "Connections that were broken: closed by the server, or interrupted in a statement.",
     "reclaimed": "Connections whose holder ended without returning them.",

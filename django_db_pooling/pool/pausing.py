@@ -22,6 +22,8 @@ class Pause:
         # Of time.monotonic(); 0: it isn't paused, and whoever was to be told that was.
         self.until = 0.0
         self._began = 0.0
+        # When the last one ended.
+        self.ended = 0.0
         # Called when one has begun: closes what is idle, and the others as they come back; and when it has
         # ended: serves those who wait.
         self.on_begin: Callable[[], None] = lambda: None
@@ -50,9 +52,12 @@ class Pause:
 
     def end(self) -> None:
         """Whoever waits goes on. Nothing where it isn't paused."""
+        now = time.monotonic()
+        if self.until:
+            self.ended = min(self.until, now)
         until, self.until = self.until, 0.0
         if until:
-            self._journal.note("resumed", seconds=min(until, time.monotonic()) - self._began)
+            self._journal.note("resumed", seconds=min(until, now) - self._began)
             self.on_end()
 
     def end_in_time(self) -> None:

@@ -45,6 +45,7 @@ class Pool:
         self.resting = Resting(slots)
         self.health = health = Health(slots)
         self.queue = Queue(name, slots, self.resting, health)
+        self.queue.set_wait_target(limits.wait_target)
         self.endings = Endings(slots)
         self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
@@ -163,6 +164,7 @@ class Pool:
         if limits != self.limits:
             self.journal.note("resized", size=limits.size, max_outstanding=limits.max_outstanding)
         self.limits = limits
+        self.queue.set_wait_target(limits.wait_target)
         self.maintenance.close_surplus()
         self.queue.match()
 

@@ -21,10 +21,11 @@ from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.histogram import BOUNDS
 from django_db_pooling.pool.refusals import Refusals
 from django_db_pooling.pool.resting import Rest, Resting
+from django_db_pooling.pool.shedding import Shedding
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
-from django_db_pooling.pool.waiter import ServerAway, Waiter
+from django_db_pooling.pool.waiter import ServerAway, Shed, Waiter
 from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
@@ -52,9 +53,18 @@ class Queue:
         self._growth = slots.growth
         self._counts = slots.counts
         self._numbers = itertools.count(1)
-        refusals = Refusals(name, slots, self.waiters)
+        self._refusals = refusals = Refusals(name, slots, self.waiters)
         # Methods of this queue, too: they are in refusals.py.
         self.refusal, self.figures = refusals.refusal, refusals.figures
+        # None: nobody is turned away for that.
+        self.shedding: Shedding | None = None
+
+    def set_wait_target(self, target: float | None) -> None:
+        """As in the limits."""
+        if target is None:
+            self.shedding = None
+        elif self.shedding is None or self.shedding.target != target:
+            self.shedding = Shedding(target, self._slots, self.waiters, self._serve)
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -72,6 +82,8 @@ class Queue:
         waiter = Waiter(next(self._numbers), affinity, impatient, self.here(), started)
         try:
             waiters.append(waiter)
+            if self.shedding is not None and len(waiters) == 1:
+                self.shedding.nobody_waits()
             # What is free, but for idle connections, could only be the head's, who has checked for it.
             if len(waiters) == 1 or self._idle or impatient or self._growth.failing:
                 self.match()
@@ -128,6 +140,8 @@ class Queue:
                     if deadline is None or now < deadline:
                         self.match()
             slot = waiter.outcome
+            if isinstance(slot, Shed):
+                raise self._refusals.shed(time.monotonic() - began, counted)
             if not isinstance(slot, Slot):
                 raise slot
             if slot.connection is None:
@@ -183,12 +197,16 @@ class Queue:
 
     def hand_over(self, slot: Slot, is_fresh: bool) -> bool:
         """Give what has just come back to the head of the queue. False: it is of no use there."""
+        if self.shedding is not None:
+            self.shedding.shed()
         try:
             waiter = self.waiters[0]
         except IndexError:
             return False
         if waiter.affinity != slot.affinity or not self._serve(waiter, slot, is_fresh):
             return False
+        if self.shedding is not None:
+            self.shedding.served(waiter)
         if self._growth.failing:
             # Whoever is first now may have nobody to wait for, and so be allowed to open.
             self.match()
@@ -221,6 +239,8 @@ class Queue:
             slots.pause.end_in_time()
             if slots.pause.is_on:
                 return
+        if self.shedding is not None:
+            self.shedding.shed()
         while self.waiters and (slots.idle_count or len(self._resting) or slots.has_room):
             match = self._next_match()
             if match is None:
@@ -230,6 +250,8 @@ class Queue:
                 if slot.affinity != waiter.affinity:
                     self._growth.end(slot.number)
                 slots.put_back(slot)
+            elif self.shedding is not None:
+                self.shedding.served(waiter)
         if self.waiters and self._growth.failing:
             self.turn_away()
         if slots.host is not None:

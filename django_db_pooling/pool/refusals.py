@@ -48,6 +48,13 @@ class Refusals:
             self._slots.journal.trouble("timeout", refusal, seconds=waited, **figures)
         return refusal
 
+    def shed(self, waited: float, counted: bool) -> CheckoutTimeout:
+        """As ``refusal``, for one that was turned away while the pool is overloaded."""
+        self._slots.counts.shed += counted
+        target = self._slots.limits.wait_target
+        why = f"shed after {waited:.1f} s, the pool is overloaded (WAIT_TARGET {target})"
+        return self.refusal(waited, why, counted)
+
     def figures(self) -> dict[str, Any]:
         """Counts of this moment, read without stopping anybody."""
         idle, opening, ending = self._slots.idle_count, len(self._slots.growth), len(self._slots.ending)

@@ -52,6 +52,8 @@ class Counts:
         self.at_once = 0
         self.opened = 0
         self.timeouts = 0
+        # Of these, those that were turned away while the pool was overloaded.
+        self.shed = 0
         self.refused = 0
         self.resets = 0
         self.pins = 0
@@ -93,15 +95,16 @@ class PoolStats:
     ``in_use``, ``idle``, ``opening``, ``ending`` and ``waiting`` are numbers of the moment; everything from
     ``checkouts`` on only grows. ``ending``: connections whose statement was given up, until the server has
     ended it. ``broken``: connections closed by the server or interrupted in a statement. ``held_seconds``:
-    connections checked out; ``busy_seconds``: those in statements, commits and rollbacks, so busy / held says
-    how well connections are used. ``open_when_refused``: how many were open when the server refused another
-    one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``, ``host_open``:
-    how many all processes of the host may have open together (HOST_LIMIT, the lowest of theirs), and have;
-    None: no such limit. ``paused``: seconds until the pool's pause ends; None: it isn't paused. ``resets``:
-    sessions that were reset. ``pins``: connections pinned to the end of a request or scope. ``reclaimed``:
-    connections whose holder ended without returning them. ``abandoned``: statements that were given up while
-    the server executed them. ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled",
-    "broken" and "unclean".
+    connections checked out; ``busy_seconds``: those in statements, commits and rollbacks, so busy / held
+    says how well connections are used. ``open_when_refused``: how many were open when the server refused
+    another one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``,
+    ``host_open``: how many all processes of the host may have open together (HOST_LIMIT, the lowest of
+    theirs), and have; None: no such limit. ``paused``: seconds until the pool's pause ends; None: it isn't
+    paused. ``shed``: of the timeouts, callers that were turned away while the pool was overloaded.
+    ``resets``: sessions that were reset. ``pins``: connections pinned to the end of a request or scope.
+    ``reclaimed``: connections whose holder ended without returning them. ``abandoned``: statements that
+    were given up while the server executed them. ``closed_by_reason``: ``closed``, by "age", "idle",
+    "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
     """
@@ -122,6 +125,7 @@ class PoolStats:
     opened: int = 0
     closed: int = 0
     timeouts: int = 0
+    shed: int = 0
     refused: int = 0
     resets: int = 0
     pins: int = 0

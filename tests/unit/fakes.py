@@ -21,6 +21,7 @@ from django_db_pooling.pool import (
     queue,
     refusals,
     resting,
+    shedding,
     slots,
 )
 from django_db_pooling.pool import pool as pool_module
@@ -34,7 +35,7 @@ SOON = 10.0
 PASSED = 0.0
 HERE = object()
 # The pool's modules that read the clock.
-TIMED = (pool_module, slots, openings, pausing, queue, refusals, resting, health, maintenance)
+TIMED = (pool_module, slots, openings, pausing, queue, refusals, resting, shedding, health, maintenance)
 
 
 def until(condition: Callable[[], object], seconds: float = SOON) -> None:
