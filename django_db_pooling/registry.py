@@ -20,6 +20,9 @@ from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import fork, upkeep
 from django_db_pooling.process.tasks import Tasks
 
+# Seconds after which one who has asked whether the server is back isn't counted on to ask again.
+ASKED = 60.0
+
 
 class Registry:
     """Finds and makes pools, and looks after them."""
@@ -41,6 +44,8 @@ class Registry:
         # Those that another one has replaced, until their connections have come back.
         self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
+        # Until when somebody waits to be told that the server is back, of time.monotonic().
+        self._asked_until = 0.0
 
     # -- finding and making -------------------------------------------------------------------
 
@@ -92,7 +97,7 @@ class Registry:
             pool.tasks.run(f"other settings of the pool {pool.name!r}", partial(self._follow_settings, pool))
             pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         self.tasks.run("forgetting pools that have ended", self._forget_ended)
-        return any(_is_needed(pool) for pool in self.pools())
+        return any(_is_needed(pool) or self._has_to_try(pool) for pool in self.pools())
 
     def _follow_settings(self, pool: DatabasePool) -> None:
         if pool.name not in connections.settings and (pool.was_configured or not len(pool)):
@@ -110,7 +115,7 @@ class Registry:
         identity = pool.current
         if identity is None:
             return
-        slot = pool.reserve_minimum(identity.affinity())
+        slot = pool.reserve_minimum(identity.affinity(), at_least=int(self._has_to_try(pool)))
         if slot is not None:
             try:
                 identity.new_wrapper().fill(identity, slot)
@@ -119,6 +124,10 @@ class Registry:
                 return
             except Exception as error:
                 pool.journal.note("min_size", error=redact(error))
+
+    def _has_to_try(self, pool: DatabasePool) -> bool:
+        """Whether the server is away, and requests come again only when it is known that it is back."""
+        return time.monotonic() < self._asked_until and _is_away(pool)
 
     def _forget_ended(self) -> None:
         """Pools without connections whose alias is gone, or that another one has replaced."""
@@ -201,6 +210,22 @@ class Registry:
         left = self._paused_until.get(alias, 0.0) - time.monotonic()
         return left if left > 0 else None
 
+    def reasons_to_go_elsewhere(self) -> list[str]:
+        """Why requests had better go to another process. No I/O.
+
+        While somebody asks, the housekeeper looks whether a server that is away is back.
+        """
+        pools, reasons = self.pools(), []
+        if any(_is_away(pool) for pool in pools):
+            reasons.append("no connection")
+            self._asked_until = time.monotonic() + ASKED
+            upkeep.ensure_running()
+        if any(self.pause_left(alias) is not None for alias in list(self._paused_until)):
+            reasons.append("paused")
+        if any(pool.queue.shedding is not None and pool.queue.shedding.is_overloaded for pool in pools):
+            reasons.append("overloaded")
+        return reasons
+
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""
         pools = self.pools(alias)
@@ -216,6 +241,12 @@ class Registry:
     def holders(self) -> list[object]:
         """Of all connections that are checked out."""
         return [holder for pool in self.pools() for holder in pool.holders()]
+
+
+def _is_away(pool: DatabasePool) -> bool:
+    """Whether callers get the error of the last attempt to connect with the alias's own settings."""
+    identity = pool.current
+    return identity is not None and pool.growth.of(identity.affinity()).outage
 
 
 def _is_needed(pool: DatabasePool) -> bool:

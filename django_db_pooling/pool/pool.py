@@ -192,13 +192,14 @@ class Pool:
         """Close what isn't wanted any more, and write the log."""
         self.maintenance.run()
 
-    def reserve_minimum(self, affinity: object = None) -> Slot | None:
-        """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
+    def reserve_minimum(self, affinity: object = None, at_least: int = 0) -> Slot | None:
+        """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE, or
+        ``at_least``."""
         hub = self.driver.hub()
         if affinity is None:
             affinity = hub
         least = self.limits.min_size if self.slots.host is None else self.slots.host.least
-        if self.closing or len(self.slots) >= least or not self.queue.may_open(affinity):
+        if self.closing or len(self.slots) >= max(least, at_least) or not self.queue.may_open(affinity):
             return None
         slot = self.slots.new(affinity)
         if slot is None:

@@ -59,7 +59,7 @@ def told(site: Site) -> dict[str, Any]:
 
 
 def all_workers_report(site: Site) -> bool:
-    site.get_all(["/hold?s=0.05"] * 20)
+    site.get_all(["/hold?s=0.2"] * 60)
     done = site.manage("db_pools", "--json")
     return done.returncode == 0 and len(json.loads(done.stdout)["workers"]) == WORKERS
 
