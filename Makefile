@@ -68,6 +68,9 @@ benchmark-micro: $(VENV)/test.stamp
 benchmark-instructions: $(VENV)/test.stamp | provision-instructions
 	$(BIN)/python -m benchmarks.instructions $(ARGS)
 
+benchmark-shedding: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m benchmarks.shedding $(ARGS)
+
 benchmark-ldap: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m benchmarks.ldap $(ARGS)
 

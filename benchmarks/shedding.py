@@ -20,6 +20,8 @@ from tests.e2e.sites import Site, gunicorn
 from tests.servers import HOST, DatabaseServer, MariaDB, PostgreSQL
 
 SERVERS = {"mysql": MariaDB, "postgresql": PostgreSQL}
+# Without it each error is a page of Django's and a traceback in the log, which cost more than an answer.
+MIDDLEWARE = "django_db_pooling.middleware.PoolTimeoutMiddleware"
 POOL, HOLD = 5, 0.05
 # What the pool can take, requests a second.
 CAPACITY = POOL / HOLD
@@ -75,7 +77,8 @@ def measure(server: DatabaseServer, target: float | None, load: float, seconds: 
     """One row of the table."""
     pool: dict[str, Any] = {"TIMEOUT": TIMEOUT, "WAIT_TARGET": target}
     driver = {"mysql": "pymysql", "postgres": "psycopg"}[server.scheme]
-    with gunicorn(server, pooling=(POOL, POOL), pool=pool, driver=driver) as site:
+    settings = {"pool": pool, "driver": driver, "middleware": MIDDLEWARE}
+    with gunicorn(server, pooling=(POOL, POOL), **settings) as site:
         visitors = _visit(site, load, seconds)
     total, in_time = visitors.became.total(), visitors.became["in time"]
     times = sorted(visitors.times) or [0.0]
