@@ -39,15 +39,19 @@ KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection l
 DONE = {
     Action.RECYCLE: "Recycle",
     Action.CLOSE_IDLE: "Close idle",
-    Action.PAUSE: "Pause",
-    Action.RESUME: "Resume",
+    Action.PAUSE: "Pause pool",
+    Action.RESUME: "Resume pool",
 }
 BUTTONS = [
     (Action.RECYCLE, "Recycle", "replaces every connection when it is returned"),
     (Action.CLOSE_IDLE, "Close idle", "closes connections that are not in use"),
 ]
-PAUSE = (Action.PAUSE, "Pause", f"hands out no connection for {commands.PAUSE:.0f} s, so that callers wait")
-RESUME = (Action.RESUME, "Resume", "ends the pause now")
+PAUSE = (
+    Action.PAUSE,
+    "Pause pool",
+    f"hands out no connection for {commands.PAUSE:.0f} s, so that callers wait",
+)
+RESUME = (Action.RESUME, "Resume pool", "ends the pause now")
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class PoolStats:
     @property
     def free(self) -> int | None:
         """How many could be checked out at this moment without waiting; None: no limit."""
+        if self.paused is not None:
+            return 0
         limits = [limit for limit in (self.max_outstanding, self.open_when_refused) if limit is not None]
         if self.host_limit is not None and self.host_open is not None:
             limits.append(

@@ -5,13 +5,21 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from django_db_pooling import status_dir
+from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.log import redact
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import Registry, registry
 from django_db_pooling.workers import commands
-from django_db_pooling.workers.commands import Action, Listener
+from django_db_pooling.workers.commands import Action, Command, Listener
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import Report
+
+
+def _nothing(pool: DatabasePool) -> None:
+    """The registry does it."""
+
+
+_ACTIONS = {Action.RECYCLE: DatabasePool.recycle, Action.CLOSE_IDLE: DatabasePool.drain}
 
 
 class Agent:
@@ -41,15 +49,19 @@ class Agent:
         with ExitStack() as last_first:
             # None of them is due a second time.
             for command in reversed(self._listener.due()):
-                for pool in self._registry.pools(command.alias):
-                    if command.action in (Action.RECYCLE, Action.CLOSE_IDLE):
-                        last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
-                    details = {"action": str(command.action), "by": redact(command.by)}
-                    last_first.callback(pool.journal.note, "ordered", **details)
-                if command.action is Action.PAUSE and command.seconds_left > 0:
-                    last_first.callback(self._registry.pause, command.alias, command.seconds_left)
-                elif command.action is Action.RESUME:
-                    last_first.callback(self._registry.resume, command.alias)
+                last_first.callback(self._carry_out, command)
+
+    def _carry_out(self, command: Command) -> None:
+        """In each pool, should it fail in another one."""
+        if command.action is Action.PAUSE and command.seconds_left > 0:
+            self._registry.pause(command.alias, command.seconds_left)
+        elif command.action is Action.RESUME:
+            self._registry.resume(command.alias)
+        with ExitStack() as last_first:
+            for pool in self._registry.pools(command.alias):
+                details = {"action": str(command.action), "by": redact(command.by)}
+                last_first.callback(pool.journal.note, "ordered", **details)
+                last_first.callback(_ACTIONS.get(command.action, _nothing), pool)
 
     def join_pauses(self) -> None:
         """That of which others were told before this process had a pool."""

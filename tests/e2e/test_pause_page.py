@@ -66,7 +66,7 @@ def test_a_button_pauses_and_another_one_resumes(site: PoolsSite) -> None:
     eventually(lambda: is_resumed(site), PATIENCE)
     page = boss.ask("/pools/").text
     assert PAUSE in page and RESUME not in page and "until" not in page
-    assert "Pause, requested" in page and "Resume, requested" in page
+    assert "Pause pool, requested" in page and "Resume pool, requested" in page
 
 
 def test_readiness_needs_no_login(site: PoolsSite) -> None:

@@ -28,6 +28,7 @@ def test_a_caller_waits_until_it_is_ended() -> None:
     callers = queue_up(pool, 3)
     assert pool.driver.made == 0
     assert pool.snapshot().paused == pytest.approx(60, abs=5)
+    assert pool.snapshot().free == 0
     pool.pause.end()
     for caller in callers:
         pool.give(caller.result())
