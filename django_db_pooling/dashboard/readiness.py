@@ -14,8 +14,8 @@ from django.views.decorators.http import require_safe
 from django_db_pooling.registry import registry
 
 
-def _ready(request: HttpRequest) -> HttpResponse:
-    """200, or 503 with the reasons: "no connection", "paused", "overloaded"."""
+def _ready(request: HttpRequest, site: object = None) -> HttpResponse:
+    """200, or 503 with reasons: "no connection", "paused", "overloaded". ``site``: the admin's URLs give it."""
     reasons = registry.reasons_to_go_elsewhere()
     return JsonResponse({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 

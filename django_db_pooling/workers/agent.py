@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from operator import methodcaller
 
 from django_db_pooling import status_dir
-from django_db_pooling.database_pool import DatabasePool
 from django_db_pooling.log import redact
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import Registry, registry
@@ -14,12 +14,8 @@ from django_db_pooling.workers.commands import Action, Command, Listener
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import Report
 
-
-def _nothing(pool: DatabasePool) -> None:
-    """The registry does it."""
-
-
-_ACTIONS = {Action.RECYCLE: DatabasePool.recycle, Action.CLOSE_IDLE: DatabasePool.drain}
+# What a pool does by itself; the others are the registry's.
+_ACTIONS = {Action.RECYCLE: methodcaller("recycle"), Action.CLOSE_IDLE: methodcaller("drain")}
 
 
 class Agent:
@@ -61,7 +57,7 @@ class Agent:
             for pool in self._registry.pools(command.alias):
                 details = {"action": str(command.action), "by": redact(command.by)}
                 last_first.callback(pool.journal.note, "ordered", **details)
-                last_first.callback(_ACTIONS.get(command.action, _nothing), pool)
+                last_first.callback(_ACTIONS.get(command.action, bool), pool)
 
     def join_pauses(self) -> None:
         """That of which others were told before this process had a pool."""
