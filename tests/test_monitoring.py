@@ -73,7 +73,7 @@ TOKEN = re.compile(
 )
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 WORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
-FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile"}
+FUNCTIONS = {"sum", "max", "rate", "increase", "histogram_quantile"}
 
 
 def asked(query: str) -> Asked:

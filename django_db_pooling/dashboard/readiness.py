@@ -15,7 +15,7 @@ from django_db_pooling.registry import registry
 
 
 def _ready(request: HttpRequest, site: object = None) -> HttpResponse:
-    """200, or 503 with reasons: "no connection", "paused", "overloaded". ``site``: the admin's URLs give it."""
+    """200, or 503 with reasons: "no connection", "paused", "overloaded". ``site``: of the admin."""
     reasons = registry.reasons_to_go_elsewhere()
     return JsonResponse({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.dashboard import PoolsSite, Visitor, pools_site, token_of
 from tests.e2e.sites import eventually
-from tests.e2e.test_dashboard import PATIENCE, default
+from tests.e2e.test_dashboard import PATIENCE
 from tests.servers import MariaDB
 
 WORKERS = 2
@@ -25,14 +25,30 @@ def site(mariadb: MariaDB) -> Iterator[PoolsSite]:
         yield site
 
 
+@pytest.fixture(autouse=True)
+def resumed(site: PoolsSite) -> Iterator[None]:
+    yield
+    site.manage("db_pools", "--resume")
+    eventually(lambda: is_resumed(site), PATIENCE)
+
+
+def pauses(site: PoolsSite) -> list[float | None]:
+    """The seconds left in each process that reports."""
+    pools = json.loads(site.manage("db_pools", "--json").stdout)["pools"]
+    return [
+        member["stats"]["paused"]
+        for pool in pools
+        if pool["alias"] == "default"
+        for member in pool["members"]
+    ]
+
+
 def is_paused(site: PoolsSite) -> bool:
-    """In all processes that have a pool."""
-    members = default(json.loads(site.manage("db_pools", "--json").stdout))["members"]
-    return all(member["stats"]["paused"] for member in members)
+    return all(pauses(site)) and bool(pauses(site))
 
 
 def is_resumed(site: PoolsSite) -> bool:
-    return default(json.loads(site.manage("db_pools", "--json").stdout))["pause"] is None
+    return not any(pauses(site))
 
 
 def press(visitor: Visitor, action: str, token: str) -> int:
