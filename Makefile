@@ -8,7 +8,8 @@ WORKERS ?= 2
 export PYTHON
 
 .PHONY: help demo test test-mysql test-newest test-versions nox soak screenshots conformance neighbours benchmark
-.PHONY: benchmark-instructions benchmark-micro benchmark-ldap lint check-code check-format check-types docs clean
+.PHONY: benchmark-instructions benchmark-micro benchmark-ldap benchmark-shedding lint check-code check-format
+.PHONY: check-types docs clean
 .PHONY: provision-venv provision-demo provision-test provision-mysql provision-instructions
 
 help:
@@ -67,6 +68,9 @@ benchmark-micro: $(VENV)/test.stamp
 
 benchmark-instructions: $(VENV)/test.stamp | provision-instructions
 	$(BIN)/python -m benchmarks.instructions $(ARGS)
+
+benchmark-shedding: $(VENV)/test.stamp | provision-test
+	$(BIN)/python -m benchmarks.shedding $(ARGS)
 
 benchmark-ldap: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m benchmarks.ldap $(ARGS)

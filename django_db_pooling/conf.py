@@ -58,6 +58,11 @@ def _seconds(value: Any) -> bool:
     return is_number and 0 <= value <= threading.TIMEOUT_MAX
 
 
+def is_duration(value: Any) -> bool:
+    """Seconds, more than none."""
+    return _seconds(value) and value > 0
+
+
 def _host_limit(value: Any) -> bool:
     return _count(1)(value) and value <= 65536
 
@@ -95,6 +100,7 @@ _KEYS = {
     "IDLE_TIMEOUT": _Key("idle_timeout", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_AGE": _Key("max_age", _or_none(_seconds), "seconds, 0 or more, or None"),
     "MAX_WAITING": _Key("max_waiting", _or_none(_count(0)), "a whole number, 0 or more, or None"),
+    "WAIT_TARGET": _Key("wait_target", _or_none(is_duration), "seconds, above 0, or None"),
     "CONNECT_RETRY": _Key("connect_retry", _seconds, "seconds, 0 or more"),
     "KEEPALIVE": _Key("keepalive", _or_none(_seconds), "seconds, 0 or more, or None"),
     "PING": _Key("ping", _or_none(_seconds), "seconds, 0 or more, or None"),

@@ -330,6 +330,7 @@ def _plug_in() -> None:
     upkeep.add(host_watch, own_thread=True)
     upkeep.add(pinger, own_thread=True)
     registry.on_new_pool[:] = [
+        ("joining a pause", agent.join_pauses),
         ("starting the exporters", exporters.start),
         ("looking up the servers' addresses", partial(upkeep.ensure_running, host_watch)),
         ("checking the settings", _advise),

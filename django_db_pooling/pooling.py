@@ -32,9 +32,11 @@ __all__ = [
     "apply_patch",
     "close_all",
     "patch",
+    "pause",
     "pin",
     "recycle",
     "release",
+    "resume",
     "scope",
     "set_pool_size",
     "stats",
@@ -110,6 +112,33 @@ def recycle(alias: str | None = None) -> None:
         pool.recycle()
 
 
+def pause(alias: str | None = None, seconds: float = 60) -> None:
+    """Hand out no connection for so many seconds, or until ``resume()``: for a switch to another server.
+
+    Callers wait in line, each for as long as it may; one that holds a connection goes on with it. Idle
+    connections are closed now, the others when they are returned, and none is opened. ``alias``: left out,
+    all of them. A pause that is on already lasts as long as the later end of the two says. It is this
+    process's own: ``manage.py db_pools --pause`` is for all of a host.
+
+    Raises ConnectionDoesNotExist for an unknown alias, ValueError where ``seconds`` aren't above 0.
+    """
+    _check(alias)
+    if not conf.is_duration(seconds):
+        raise ValueError(f"seconds must be a number above 0, not {seconds!r}")
+    for one in _aliases(alias):
+        registry.pause(one, seconds)
+
+
+def resume(alias: str | None = None) -> None:
+    """End a pause now: those who wait are served. Nothing where there is none.
+
+    Raises ConnectionDoesNotExist for an unknown alias.
+    """
+    _check(alias)
+    for one in _aliases(alias):
+        registry.resume(one)
+
+
 def close_all(alias: str | None = None, timeout: float = 0) -> bool:
     """Close idle connections now, those in use when they are returned. The next checkout opens a new one.
 
@@ -135,7 +164,7 @@ def warm_up(alias: str | None = None, connections: int | None = None, timeout: f
     _check(alias)
     # It may be earlier than the first request, and gevent have patched since patch().
     make_storage_local()
-    warming.warm_up(list(databases.settings) if alias is None else [alias], connections, timeout)
+    warming.warm_up(_aliases(alias), connections, timeout)
 
 
 @overload
@@ -151,6 +180,10 @@ def stats(alias: str | None = None) -> PoolStats | Mapping[str, PoolStats]:
     if alias is not None:
         return registry.stats(alias, databases.settings[alias])
     return registry.all_stats()
+
+
+def _aliases(alias: str | None) -> list[str]:
+    return list(databases.settings) if alias is None else [alias]
 
 
 def _check(alias: str | None) -> None:

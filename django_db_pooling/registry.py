@@ -22,6 +22,8 @@ from django_db_pooling.process.tasks import Tasks
 
 # For opening those of MIN_SIZE, in each round of the housekeeping (seconds).
 FILL_TIME = 1.0
+# Seconds after which one who has asked whether the server is back isn't counted on to ask again.
+ASKED = 60.0
 
 
 class Registry:
@@ -33,6 +35,9 @@ class Registry:
         self.tasks = Tasks()
         # Called when a pool was made, in the thread that needed it.
         self.on_new_pool: list[tuple[str, Callable[[], None]]] = []
+        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. Forked
+        # children are paused for as long.
+        self._paused_until: dict[str, float] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -41,6 +46,8 @@ class Registry:
         # Those that another one has replaced, until their connections have come back.
         self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
+        # Until when somebody waits to be told that the server is back, of time.monotonic().
+        self._asked_until = 0.0
 
     # -- finding and making -------------------------------------------------------------------
 
@@ -70,6 +77,9 @@ class Registry:
             if before is not None and before.driver is driver:
                 return before
             made = DatabasePool(wrapper, driver)
+            left = self.pause_left(made.name)
+            if left is not None:
+                made.pause.begin(left)
             if before is not None:
                 before.closing = True
                 self._replaced = (*self._replaced, before)
@@ -89,7 +99,7 @@ class Registry:
             pool.tasks.run(f"other settings of the pool {pool.name!r}", partial(self._follow_settings, pool))
             pool.tasks.run(f"MIN_SIZE of the pool {pool.name!r}", partial(self._fill, pool))
         self.tasks.run("forgetting pools that have ended", self._forget_ended)
-        return any(_is_needed(pool) for pool in self.pools())
+        return any(_is_needed(pool) or self._has_to_try(pool) for pool in self.pools())
 
     def _follow_settings(self, pool: DatabasePool) -> None:
         if pool.name not in connections.settings and (pool.was_configured or not len(pool)):
@@ -104,16 +114,16 @@ class Registry:
                 pool.retire_outdated()
 
     def _fill(self, pool: DatabasePool) -> None:
-        until = time.monotonic() + FILL_TIME
+        until, count = time.monotonic() + FILL_TIME, int(self._has_to_try(pool))
         # Not for as long as some are missing: each may be closed as soon as it is open.
-        for _ in range(pool.limits.min_size):
-            if not self._fill_one(pool) or time.monotonic() >= until:
+        for _ in range(max(pool.limits.min_size, count)):
+            if not self._fill_one(pool, count) or time.monotonic() >= until:
                 return
 
-    def _fill_one(self, pool: DatabasePool) -> bool:
+    def _fill_one(self, pool: DatabasePool, at_least: int) -> bool:
         """Whether one was missing, and was opened."""
         identity = pool.current
-        slot = None if identity is None else pool.reserve_minimum(identity.affinity())
+        slot = None if identity is None else pool.reserve_minimum(identity.affinity(), at_least)
         if identity is None or slot is None:
             return False
         try:
@@ -125,6 +135,10 @@ class Registry:
             pool.journal.note("min_size", error=redact(error))
             return False
         return True
+
+    def _has_to_try(self, pool: DatabasePool) -> bool:
+        """Whether the server is away, and requests come again only when it is known that it is back."""
+        return time.monotonic() < self._asked_until and _is_away(pool)
 
     def _forget_ended(self) -> None:
         """Pools without connections whose alias is gone, or that another one has replaced."""
@@ -178,7 +192,13 @@ class Registry:
         if pool is not None:
             return pool.snapshot()
         limits = conf.limits_for(alias, settings_dict)
-        return PoolStats(alias, limits.size, limits.max_outstanding, host_limit=limits.host_limit)
+        return PoolStats(
+            alias,
+            limits.size,
+            limits.max_outstanding,
+            host_limit=limits.host_limit,
+            paused=self.pause_left(alias),
+        )
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
@@ -189,6 +209,41 @@ class Registry:
             for alias, settings_dict in connections.settings.items()
             if not conf.is_off(settings_dict)
         }
+
+    def pause(self, alias: str, seconds: float) -> None:
+        """Nobody is handed a connection for so long; what is idle is closed (I/O)."""
+        until = max(self._paused_until.get(alias, 0.0), time.monotonic() + seconds)
+        # First of all, for a pool that is made this instant.
+        self._paused_until[alias] = until
+        for pool in self.pools(alias):
+            pool.pause.begin(until - time.monotonic())
+        upkeep.ensure_running()
+
+    def resume(self, alias: str) -> None:
+        self._paused_until.pop(alias, None)
+        for pool in self.pools(alias):
+            pool.pause.end()
+
+    def pause_left(self, alias: str) -> float | None:
+        """Seconds; None: it isn't paused."""
+        left = self._paused_until.get(alias, 0.0) - time.monotonic()
+        return left if left > 0 else None
+
+    def reasons_to_go_elsewhere(self) -> list[str]:
+        """Why requests had better go to another process. No I/O.
+
+        While somebody asks, the housekeeper looks whether a server that is away is back.
+        """
+        pools, reasons = self.pools(), []
+        if any(_is_away(pool) for pool in pools):
+            reasons.append("no connection")
+            self._asked_until = time.monotonic() + ASKED
+            upkeep.ensure_running()
+        if any(self.pause_left(alias) is not None for alias in list(self._paused_until)):
+            reasons.append("paused")
+        if any(pool.queue.shedding is not None and pool.queue.shedding.is_overloaded for pool in pools):
+            reasons.append("overloaded")
+        return reasons
 
     def close_all(self, alias: str | None, timeout: float, own: list[Slot]) -> bool:
         """Close what is idle; wait for what others hold. True when none of it is left."""
@@ -207,11 +262,18 @@ class Registry:
         return [holder for pool in self.pools() for holder in pool.holders()]
 
 
+def _is_away(pool: DatabasePool) -> bool:
+    """Whether callers get the error of the last attempt to connect with the alias's own settings."""
+    identity = pool.current
+    return identity is not None and pool.growth.of(identity.affinity()).outage
+
+
 def _is_needed(pool: DatabasePool) -> bool:
     """Whether it has to be looked after."""
     host = pool.slots.host
     is_waiting = host is not None and host.is_present
-    return bool(len(pool) or is_waiting or pool.limits.min_size or pool.journal.is_pending)
+    is_kept = is_waiting or pool.limits.min_size or pool.pause.until
+    return bool(len(pool) or is_kept or pool.journal.is_pending)
 
 
 registry = Registry()

@@ -147,6 +147,10 @@ class TcpProxy:
         """Hold each chunk to a client for so long; also the first of a new connection."""
         self._do(lambda: setattr(self, "_delay", seconds))
 
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go to another server."""
+        self._do(lambda: setattr(self, "_address", (host, port)))
+
     def resume(self) -> None:
         """Forward everything at once again, also what was held."""
         self._do(self._resume)

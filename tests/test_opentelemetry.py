@@ -46,6 +46,9 @@ UNITS = {
     "db.client.connection.create_time": "s",
     "db.client.connection.wait_time": "s",
     "db.client.connection.use_time": "s",
+    # Ours.
+    "django_db_pooling.paused": "s",
+    "django_db_pooling.shed": "{timeout}",
 }
 PATIENCE = 30.0
 
@@ -93,10 +96,12 @@ def test_names_units_and_kinds_are_those_of_the_conventions(
     exporter.every_second()
     found = metrics(reader)
     assert {name: unit for name, unit, _ in found} == UNITS
-    kinds = {name: (data.is_monotonic if isinstance(data, Sum) else "histogram") for name, _, data in found}
-    assert kinds == {
-        name: "histogram" if unit == "s" else name.endswith(".timeouts") for name, unit in UNITS.items()
+    kinds = {
+        name: data.is_monotonic if isinstance(data, Sum) else type(data).__name__ for name, _, data in found
     }
+    assert kinds == {
+        name: "Histogram" if unit == "s" else unit == "{timeout}" for name, unit in UNITS.items()
+    } | {"django_db_pooling.paused": "Gauge"}
     for name, _, data in found:
         for point in data.data_points:
             assert point.attributes["db.client.connection.pool.name"] == pool.name

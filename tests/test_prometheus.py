@@ -50,6 +50,7 @@ STATS = PoolStats(
     opened=30,
     closed=21,
     timeouts=6,
+    shed=4,
     refused=12,
     resets=7,
     pins=8,
@@ -75,9 +76,11 @@ def test_every_figure_has_a_metric() -> None:
         "opening": 2,
         "ending": 1,
         "waiting": 5,
+        "paused": 0,
         "checkouts_total": 100,
         "opened_total": 30,
         "timeouts_total": 6,
+        "shed_total": 4,
         "refused_total": 12,
         "resets_total": 7,
         "pins_total": 8,
@@ -105,6 +108,13 @@ def test_every_figure_has_a_metric() -> None:
         106,
     ]
     assert len(samples) == len(figures) + len(REASONS) + 3 * 15
+
+
+def test_a_pause_says_how_long_it_lasts() -> None:
+    samples = shown({7: {"default": replace(STATS, paused=12.5)}})
+    assert one(samples, "django_db_pool_paused") == 12.5
+    # Nobody gets one without waiting.
+    assert one(samples, "django_db_pool_free") == 0
 
 
 def test_aliases_and_processes_are_told_apart() -> None:

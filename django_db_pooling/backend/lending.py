@@ -122,6 +122,9 @@ def nobody_goes_on(pool: Pool) -> bool:
     pools = [pool]
     for one in pools:
         slots = one.slots.all()
+        if one.slots.pause.is_on:
+            # That ends by itself.
+            return False
         if one.slots.has_room or one.slots.idle_count or len(one.resting) or len(slots) < len(one.slots):
             return False
         for slot in slots:

@@ -3,7 +3,7 @@
 Whoever may use the admin may see the page. Each time the database confirms that, the response sets a signed
 cookie. While the database is not available (the pool is exhausted, for example), the page can be seen with
 that cookie for another ten minutes, together with the session's cookie, of which it contains a digest:
-logging out makes it invalid.
+logging out makes it invalid. Who was allowed to act may then end a pause, in which nobody can be asked.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Visitor:
 
     name: str
     may_act: bool
+    may_resume: bool
     seen: float | None = None
 
 
@@ -72,7 +73,8 @@ def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Vi
 def _authenticated(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Visitor | HttpResponse:
     user: Any = request.user
     if _is_staff(request, site):
-        return Visitor(user.get_username(), user.has_perm(PERMISSION))
+        may_act = user.has_perm(PERMISSION)
+        return Visitor(user.get_username(), may_act, may_resume=may_act)
     if user.is_authenticated:
         return answer("This page is for staff.", 403)
     if not redirects:
@@ -145,7 +147,7 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
         return
     response.set_cookie(
         COOKIE,
-        signing.dumps({"name": who.name, "session": session}, salt=_SALT),
+        signing.dumps({"name": who.name, "session": session, "resumes": who.may_resume}, salt=_SALT),
         max_age=COOKIE_AGE,
         path=_path(request),
         secure=request.is_secure(),
@@ -176,7 +178,8 @@ def _remembered(request: HttpRequest) -> Visitor | None:
         return None
     if not constant_time_compare(known["session"], session):
         return None
-    return Visitor(known["name"], may_act=False, seen=max(0.0, time.time() - at))
+    may_resume = known.get("resumes") is True
+    return Visitor(known["name"], may_act=False, may_resume=may_resume, seen=max(0.0, time.time() - at))
 
 
 def _session_digest(request: HttpRequest) -> str | None:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from django_db_pooling import status_dir
 from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, Segment, bar, charts
-from django_db_pooling.workers import humanize
+from django_db_pooling.workers import commands, humanize
 from django_db_pooling.workers.agent import agent
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import (
@@ -36,11 +36,22 @@ LABELS = {
     "unopened": "not opened",
 }
 KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
-DONE = {Action.RECYCLE: "Recycle", Action.CLOSE_IDLE: "Close idle"}
+DONE = {
+    Action.RECYCLE: "Recycle",
+    Action.CLOSE_IDLE: "Close idle",
+    Action.PAUSE: "Pause pool",
+    Action.RESUME: "Resume pool",
+}
 BUTTONS = [
     (Action.RECYCLE, "Recycle", "replaces every connection when it is returned"),
     (Action.CLOSE_IDLE, "Close idle", "closes connections that are not in use"),
 ]
+PAUSE = (
+    Action.PAUSE,
+    "Pause pool",
+    f"hands out no connection for {commands.PAUSE:.0f} s, so that callers wait",
+)
+RESUME = (Action.RESUME, "Resume pool", "ends the pause now")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class Times:
 def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
     """The variables of the templates."""
     return {
-        "pools": [_pool(pool, overview) for pool in overview.pools],
+        "pools": [_pool(pool, overview, visitor) for pool in overview.pools],
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "is_on": status_dir.is_on(),
@@ -95,10 +106,12 @@ def _state(overview: Overview) -> str:
     if not overview.workers:
         return "No process reports its pools."
     waiting = [pool.alias for pool in overview.pools if pool.total.waiting]
-    return f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    paused = [pool.alias for pool in overview.pools if pool.pause is not None]
+    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    return f"{state} Paused: {', '.join(paused)}." if paused else state
 
 
-def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
+def _pool(pool: PoolPicture, overview: Overview, visitor: Visitor) -> dict[str, Any]:
     total = pool.total
     segments = _bar({name: _count(pool, name) for name in LABELS}, total.max_outstanding)
     if total.max_outstanding is None:
@@ -122,8 +135,24 @@ def _pool(pool: PoolPicture, overview: Overview) -> dict[str, Any]:
         "commands": [
             _command(command) for command in overview.commands if command.command.alias == pool.alias
         ],
-        "buttons": BUTTONS,
+        "paused": _paused(pool),
+        "buttons": _buttons(pool, visitor),
     }
+
+
+def _buttons(pool: PoolPicture, visitor: Visitor) -> list[tuple[Action, str, str]]:
+    """Those that this visitor may use."""
+    if visitor.may_act:
+        return [*BUTTONS, PAUSE if pool.pause is None else RESUME]
+    return [RESUME] if visitor.may_resume and pool.pause is not None else []
+
+
+def _paused(pool: PoolPicture) -> str | None:
+    if pool.pause is None:
+        return None
+    count, all_of_them = pool.pause.processes, len(pool.members)
+    where = "" if count == all_of_them else f" in {count} of {_several(all_of_them, 'process', 'processes')}"
+    return f"Paused{where} until {_clock(pool.pause.until)}"
 
 
 def _bar(counts: dict[str, int], most: int | None) -> list[Segment]:
@@ -213,6 +242,7 @@ def _totals(pool: PoolPicture) -> list[tuple[str, str, str]]:
         ("opened", f"{total.opened:,}", "connections opened"),
         ("closed", f"{total.closed:,}", reasons or "connections closed"),
         ("timeouts", f"{total.timeouts:,}", "callers that got no connection in time"),
+        ("shed", f"{total.shed:,}", "of the timeouts, turned away while the pool was overloaded"),
         ("refused", f"{total.refused:,}", "by the server, which has too many"),
         ("broken", f"{total.broken:,}", "closed by the server, or interrupted in a statement"),
         ("reclaimed", f"{total.reclaimed:,}", "not returned by their holder"),

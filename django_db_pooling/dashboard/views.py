@@ -78,7 +78,7 @@ def _context(request: HttpRequest, visitor: Visitor) -> dict[str, Any]:
     context = presentation.context(overview.look(), visitor) | {"namespace": access.namespace(request)}
     # Without the project's context processors, which may query. The token only where a button needs it: it
     # may be stored in the session.
-    if visitor.may_act:
+    if visitor.may_resume:
         context["csrf_token"] = get_token(request)
     return context
 
@@ -101,14 +101,15 @@ def _data(request: HttpRequest, visitor: Visitor) -> HttpResponse:
 
 
 def _act(request: HttpRequest, visitor: Visitor, alias: str, action: str) -> HttpResponse:
-    if visitor.seen is not None:
+    if visitor.seen is not None and not (visitor.may_resume and action == Action.RESUME):
         return access.answer(f"{access.NOT_CHECKED} Nothing was done.", 503)
-    if not visitor.may_act:
+    if not visitor.may_resume:
         return access.answer("You may not change connection pools.", 403)
     if alias not in connections.settings or action not in list(Action):
         raise Http404
     try:
-        commands.give(alias, Action(action), visitor.name)
+        seconds = commands.PAUSE if action == Action.PAUSE else None
+        commands.give(alias, Action(action), visitor.name, seconds)
     except OSError as error:
         return access.answer(f"The other processes can't be reached: {redact(error)}", 503)
     return HttpResponseRedirect(reverse(f"{access.namespace(request)}:index") + f"#pool-{alias}", status=303)

@@ -37,6 +37,9 @@ def _pool(pool: PoolPicture) -> list[str]:
         lines.append(_row(name, member.stats, member.stats.free, member.checkouts))
     if pool.total.host_limit is not None:
         lines.append(f"  {humanize.of_host(pool.total.host_open, pool.total.host_limit)}")
+    if pool.pause is not None:
+        until = datetime.fromtimestamp(pool.pause.until).strftime("%H:%M:%S")
+        lines.append(f"  paused until {until} in {pool.pause.processes} of {len(pool.members)}")
     lines += [
         f"  last minute:  wait {_times(pool.waits.p50, pool.waits.p95)}",
         f"                hold {_times(pool.helds.p50, pool.helds.p95)}",

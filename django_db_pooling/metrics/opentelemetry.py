@@ -7,8 +7,8 @@ see ``spans.py``.
 Names, units and attributes are those of the semantic conventions for connection pools of database clients,
 https://opentelemetry.io/docs/specs/semconv/db/database-metrics/#connection-pools (status: development).
 ``db.client.connection.pool.name`` is the alias. ``idle.max`` is ``POOL["SIZE"]``, ``idle.min`` is
-``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the conventions don't have are
-``django_db_pooling.host.max`` and ``django_db_pooling.host.count``: what all processes of the host may have
+``POOL["MIN_SIZE"]``; ``max`` is missing where there is no limit. What the conventions don't have begins with
+``django_db_pooling.``; of that ``host.max`` and ``host.count`` are what all processes of the host may have
 open together (HOST_LIMIT), and have. Each of them tells the same, so these are gauges, which nobody adds up.
 
 A pool counts durations in buckets, and once a second what was added to them is recorded: each duration
@@ -38,9 +38,10 @@ from django_db_pooling.registry import registry
 __all__ = ["start"]
 
 PREFIX = "db.client.connection."
-HOST_PREFIX = "django_db_pooling.host."
 POOL_NAME = "db.client.connection.pool.name"
 STATE = "db.client.connection.state"
+# Of what the conventions have no name for.
+OWN_PREFIX = "django_db_pooling."
 # Least of what each bucket of BOUNDS holds: its lower bound belongs to the bucket before.
 LEAST = (0.0, *(math.nextafter(bound, math.inf) for bound in BOUNDS))
 # After so many records, of some microseconds each, other greenlets have their turn.
@@ -53,7 +54,7 @@ HISTOGRAMS = {
     "helds": ("use_time", "The time between borrowing a connection and returning it to the pool."),
 }
 
-Read = Callable[[PoolStats], int | None]
+Read = Callable[[PoolStats], int | float | None]
 
 
 def start(meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None) -> None:
@@ -158,8 +159,21 @@ class Instruments:
         }
         for name, (read, text) in of_host.items():
             meter.create_observable_gauge(
-                HOST_PREFIX + name, [self._observed(read)], unit="{connection}", description=text
+                f"{OWN_PREFIX}host.{name}", [self._observed(read)], unit="{connection}", description=text
             )
+        meter.create_observable_gauge(
+            OWN_PREFIX + "paused",
+            [self._observed(lambda stats: stats.paused or 0.0)],
+            unit="s",
+            description="The time until the pool's pause ends; 0: it isn't paused.",
+        )
+        meter.create_observable_counter(
+            OWN_PREFIX + "shed",
+            [self._observed(lambda stats: stats.shed)],
+            unit="{timeout}",
+            description="The number of callers that were turned away while the pool was overloaded, of the "
+            "timeouts.",
+        )
 
     def _count(self, options: CallbackOptions) -> Iterator[Observation]:
         for alias, stats in self._stats().items():

@@ -46,16 +46,20 @@ GAUGES = {
     "opening": "Connections that are being opened.",
     "ending": "Connections whose statement was given up, until the server has ended it.",
     "waiting": "Callers that wait for a connection.",
+    "paused": "Seconds until the pool's pause ends; 0: it isn't paused.",
 }
 # The same in all processes of a host: no sums.
 HOST_GAUGES = {
     "host_limit": "Most connections that all processes of the host may have open together (HOST_LIMIT).",
     "host_open": "Connections that all processes of the host have open, of those that HOST_LIMIT allows.",
 }
+# What None means.
+NONE = {"max_outstanding": math.inf, "free": math.inf, "paused": 0.0}
 COUNTERS = {
     "checkouts": "Connections that were checked out.",
     "opened": "Connections that were opened.",
     "timeouts": "Callers that got no connection in time.",
+    "shed": "Callers that were turned away while the pool was overloaded, of the timeouts.",
     "refused": "Connections that the server refused since it has too many.",
     "broken": "Connections that were broken: closed by the server, or interrupted in a statement.",
     "reclaimed": "Connections whose holder ended without returning them.",
@@ -152,7 +156,7 @@ def _families(found: list[tuple[list[str], PoolStats]]) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(PREFIX + field, text, labels=LABELS)
         for labels, stats in found:
             value = getattr(stats, field)
-            gauge.add_metric(labels, math.inf if value is None else value)
+            gauge.add_metric(labels, NONE[field] if value is None else value)
         yield gauge
     for field, text in HOST_GAUGES.items():
         gauge = GaugeMetricFamily(PREFIX + field, text, labels=LABELS)

@@ -36,6 +36,8 @@ EVENTS = {
     "resized": Event(logging.INFO, "limits changed: size %(size)s, max_outstanding %(max_outstanding)s"),
     "retired": Event(logging.INFO, "settings changed: connections opened with the old ones are closed"),
     "recycled": Event(logging.INFO, "recycled: every connection is replaced when it is returned"),
+    "paused": Event(logging.WARNING, "paused for %(seconds).0f s: callers wait"),
+    "resumed": Event(logging.WARNING, "resumed after a pause of %(seconds).1f s"),
     "ordered": Event(logging.INFO, "%(action)s, requested by %(by)s"),
     "moved": Event(logging.WARNING, "HOST leads elsewhere, every connection is replaced: %(reason)s"),
     "opened": Event(logging.DEBUG, "connection %(connection)d opened in %(seconds).3f s"),

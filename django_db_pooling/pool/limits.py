@@ -26,5 +26,7 @@ class Limits:
     follow_host: float | None = None
     # Whether statements that are given up are ended at the server.
     cancel: bool = True
+    # While nobody is served within so many seconds, callers are turned away.
+    wait_target: float | None = None
     # Of all processes of the host together.
     host_limit: int | None = None

@@ -66,7 +66,8 @@ class Maintenance:
     def _close_unwanted(self) -> None:
         """What has been idle for too long, is stale, broken, or one more than the pool keeps idle."""
         now = time.monotonic()
-        if self._slots.is_closing:
+        self._slots.pause.end_in_time()
+        if self._slots.is_closing or self._slots.pause.is_on:
             self._resting.end_all()
         else:
             self._resting.end_old()
@@ -115,7 +116,7 @@ class Maintenance:
     def _not_wanted(self, slot: Slot, now: float) -> Closed | None:
         """Why one that is idle isn't wanted any more."""
         limits, unused = self._slots.limits, now - slot.returned_at
-        if self._slots.is_closing:
+        if self._slots.is_closing or self._slots.pause.is_on:
             return Closed.RECYCLED
         if self._slots.is_over_cap or (unused >= EXCESS_STAYS and self._slots.idle_count > limits.size):
             return Closed.SURPLUS

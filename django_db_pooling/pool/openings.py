@@ -70,6 +70,9 @@ class Openings:
         since others have connections that may come back; None: give up with this error.
         """
         max_wait, now = self._slots.limits.connect_retry, time.monotonic()
+        if self._slots.pause.is_on and (until is None or now < until):
+            # Its server may be away on purpose.
+            return 0.0
         if max_wait <= 0:
             return None
         if affinity is None:
@@ -97,7 +100,11 @@ class Openings:
         that may come back in time. The pool doesn't grow for a while then.
         """
         now = time.monotonic()
-        if (until is not None and now >= until) or not self._queue.others_may_come_back(slot.affinity):
+        if until is not None and now >= until:
+            return False
+        if self._slots.pause.is_on:
+            return True
+        if not self._queue.others_may_come_back(slot.affinity):
             return False
         self._note_failure(slot, error).rest(now)
         return True

@@ -45,12 +45,15 @@ class Pool:
         self.resting = Resting(slots)
         self.health = health = Health(slots)
         self.queue = Queue(name, slots, self.resting, health)
+        self.queue.set_wait_target(limits.wait_target)
         self.endings = Endings(slots)
         self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
         slots.hand_over = self.queue.hand_over
         slots.give_up, slots.ending = self.endings.give_up, self.endings.all
         slots.drop_overdue = self.endings.drop_overdue
+        self.pause = slots.pause
+        self.pause.on_begin, self.pause.on_end = self.recycle, self.queue.match
         self.openings = openings = Openings(slots, self.queue)
         # Methods of this pool, too, without a call in between: they are in slots.py, health.py, openings.py.
         self.wants, self.checkin, self.reclaim = slots.wants, slots.checkin, slots.reclaim
@@ -116,7 +119,8 @@ class Pool:
         tries for all, or there are too many: then the slot is free, as when this is interrupted, and the
         holder queues again.
         """
-        if self.closing or self.growth.of(slot.affinity).away or self.slots.is_over_cap:
+        away = self.growth.of(slot.affinity).away
+        if self.closing or away or self.slots.is_over_cap or self.pause.is_on:
             self.slots.close(slot, reason)
             return False
         try:
@@ -160,6 +164,7 @@ class Pool:
         if limits != self.limits:
             self.journal.note("resized", size=limits.size, max_outstanding=limits.max_outstanding)
         self.limits = limits
+        self.queue.set_wait_target(limits.wait_target)
         self.maintenance.close_surplus()
         self.queue.match()
 
@@ -187,9 +192,9 @@ class Pool:
         """Close what isn't wanted any more, and write the log."""
         self.maintenance.run()
 
-    def reserve_minimum(self, affinity: object = None) -> Slot | None:
-        """A bare slot for the caller to open and check in, while there are fewer than MIN_SIZE."""
-        if len(self.slots) >= self.least:
+    def reserve_minimum(self, affinity: object = None, at_least: int = 0) -> Slot | None:
+        """A bare slot for the caller to open and check in: while fewer than MIN_SIZE or ``at_least`` are open."""
+        if len(self.slots) >= max(self.least, at_least):
             return None
         return self.reserve(self.driver.hub() if affinity is None else affinity, "the housekeeper")
 
@@ -244,6 +249,7 @@ class Pool:
             open_when_refused=self.openings.when_refused(),
             host_limit=host_limit,
             host_open=host_open,
+            paused=self.pause.left,
             **self.queue.figures(),
             **self.counts.read(),
         )

@@ -15,18 +15,18 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from django_db_pooling.log import redact
 from django_db_pooling.pool.coalesce import Coalesced
 from django_db_pooling.pool.health import Health
 from django_db_pooling.pool.histogram import BOUNDS
 from django_db_pooling.pool.looks import Looks
+from django_db_pooling.pool.refusals import Refusals
 from django_db_pooling.pool.resting import Rest, Resting
+from django_db_pooling.pool.shedding import Shedding
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
 from django_db_pooling.pool.stats import Closed
-from django_db_pooling.pool.waiter import CheckoutTimeout, ServerAway, Waiter
+from django_db_pooling.pool.waiter import ServerAway, Shed, Waiter
 from django_db_pooling.process.observers import observers
 from django_db_pooling.process.wakeup import Here, Sleepers
 
@@ -52,9 +52,21 @@ class Queue:
         self._resting = resting
         self._health = health
         self._growth = slots.growth
-        self._counts, self._journal = slots.counts, slots.journal
+        self._counts = slots.counts
         self._numbers = itertools.count(1)
+        self._refusals = refusals = Refusals(name, slots, self.waiters)
+        # Methods of this queue, too: they are in refusals.py.
+        self.refusal, self.figures = refusals.refusal, refusals.figures
         self.looks = Looks(slots, self.figures)
+        # None: nobody is turned away for that.
+        self.shedding: Shedding | None = None
+
+    def set_wait_target(self, target: float | None) -> None:
+        """As in the limits."""
+        if target is None:
+            self.shedding = None
+        elif self.shedding is None or self.shedding.target != target:
+            self.shedding = Shedding(target, self._slots, self.waiters, self._serve)
 
     # -- waiting -----------------------------------------------------------------------------
 
@@ -72,6 +84,8 @@ class Queue:
         waiter = Waiter(next(self._numbers), affinity, impatient, self.here(), started)
         try:
             waiters.append(waiter)
+            if self.shedding is not None and len(waiters) == 1:
+                self.shedding.nobody_waits()
             # What is free, but for idle connections, could only be the head's, who has checked for it.
             if len(waiters) == 1 or self._idle or impatient or self._growth.failing:
                 self.match()
@@ -134,6 +148,8 @@ class Queue:
                     if deadline is None or now < deadline:
                         self.match()
             slot = waiter.outcome
+            if isinstance(slot, Shed):
+                raise self._refusals.shed(time.monotonic() - began, counted)
             if not isinstance(slot, Slot):
                 raise slot
             if slot.connection is None:
@@ -189,12 +205,16 @@ class Queue:
 
     def hand_over(self, slot: Slot, is_fresh: bool) -> bool:
         """Give what has just come back to the head of the queue. False: it is of no use there."""
+        if self.shedding is not None:
+            self.shedding.shed()
         try:
             waiter = self.waiters[0]
         except IndexError:
             return False
         if waiter.affinity != slot.affinity or not self._serve(waiter, slot, is_fresh):
             return False
+        if self.shedding is not None:
+            self.shedding.served(waiter)
         if self._growth.failing:
             # Whoever is first now may have nobody to wait for, and so be allowed to open.
             self.match()
@@ -223,6 +243,12 @@ class Queue:
         slots = self._slots
         if slots.ending:
             slots.drop_overdue()
+        if slots.pause.until:
+            slots.pause.end_in_time()
+            if slots.pause.is_on:
+                return
+        if self.shedding is not None:
+            self.shedding.shed()
         while self.waiters and (slots.idle_count or len(self._resting) or slots.has_room):
             match = self._next_match()
             if match is None:
@@ -232,6 +258,8 @@ class Queue:
                 if slot.affinity != waiter.affinity:
                     self._growth.end(slot.number)
                 slots.put_back(slot)
+            elif self.shedding is not None:
+                self.shedding.served(waiter)
         if self.waiters and self._growth.failing:
             self.turn_away()
         if slots.host is not None:
@@ -280,6 +308,8 @@ class Queue:
 
     def may_open(self, affinity: object) -> bool:
         """Whether one more connection may be opened at this moment."""
+        if self._slots.pause.is_on:
+            return False
         growth = self._growth.of(affinity)
         now = time.monotonic()
         others = (growth.away or growth.is_resting(now)) and self.others_may_come_back(affinity)
@@ -292,6 +322,8 @@ class Queue:
         connection may come back, and those who have just come and will hear what that attempt finds.
         """
         now, max_wait = time.monotonic(), self._slots.limits.connect_retry
+        if self._slots.pause.is_on:
+            return
         for waiter in list(self.waiters):
             growth = self._growth.of(waiter.affinity)
             last = growth.last_error
@@ -312,41 +344,3 @@ class Queue:
             slot.affinity == affinity and slot.connection is not None and not self._health.is_suspect(slot)
             for slot in self._slots.all()
         )
-
-    def refusal(self, waited: float, why: str, counted: bool = True) -> CheckoutTimeout:
-        """The error for a caller that gets no connection; it is counted and logged if ``counted``."""
-        now = time.monotonic()
-        held = [slot for slot in self._slots.all() if slot.taken_at]
-        figures = self.figures()
-        ending = f"{figures['ending']} ending, " if figures["ending"] else ""
-        message = (
-            f"No connection from pool {self._name!r}: {why}; {figures['in_use']} in use, "
-            f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
-            f"max_outstanding {figures['max_outstanding']}."
-        )
-        if self._slots.host is not None:
-            message += f" {self._slots.host.describe()}."
-        if held:
-            longest = min(held, key=lambda slot: slot.taken_at)
-            message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."
-        last = self._growth.latest_error
-        if last is not None:
-            at, error = last
-            message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
-        refusal = CheckoutTimeout(message, waited)
-        if counted:
-            self._counts.timeouts += 1
-            self._journal.trouble("timeout", refusal, seconds=waited, **figures)
-        return refusal
-
-    def figures(self) -> dict[str, Any]:
-        """Counts of this moment, read without stopping anybody."""
-        idle, opening, ending = self._slots.idle_count, len(self._growth), len(self._slots.ending)
-        return {
-            "in_use": max(0, len(self._slots) - idle - opening - ending),
-            "idle": idle,
-            "opening": opening,
-            "ending": ending,
-            "waiting": len(self.waiters),
-            "max_outstanding": self._slots.limits.max_outstanding,
-        }

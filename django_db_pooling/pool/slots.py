@@ -33,6 +33,7 @@ from django_db_pooling.pool.host import HostShare
 from django_db_pooling.pool.idle import Idle
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.pausing import STALE, Pause
 from django_db_pooling.pool.slot import Reclaims, Slot
 from django_db_pooling.pool.stats import Closed, Counts
 from django_db_pooling.process import fork
@@ -66,6 +67,7 @@ class Slots(Idle):
         self.journal = journal
         # Connections of another one are closed at checkin.
         self.generation = 0
+        self.pause = Pause(journal)
         super().__init__()
         # Called when a caller that waits may be served; and whether there are any.
         self.on_freed: Callable[[], None] = lambda: None
@@ -105,7 +107,7 @@ class Slots(Idle):
     @property
     def has_room(self) -> bool:
         cap = self._pool.limits.max_outstanding
-        if cap is not None and len(self._slots) >= cap:
+        if (cap is not None and len(self._slots) >= cap) or self.pause.is_on:
             return False
         return self.host is None or self.host.has_room
 
@@ -149,9 +151,10 @@ class Slots(Idle):
         self._slots[slot.number] = weakref.ref(slot)
         self.growth.of(affinity).begin(slot.number, time.monotonic())
         cap = self._pool.limits.max_outstanding
-        is_over = cap is not None and len(self._slots) > cap
+        is_over = (cap is not None and len(self._slots) > cap) or self.pause.is_on
         if is_over or not (self.host is None or self.host.take(slot.number)):
-            # Another native thread has added one at the same moment, or other processes have all others.
+            # Another native thread has added one or paused at the same moment, or other processes have all
+            # others.
             self._forget(slot)
             return None
         return slot
@@ -234,7 +237,8 @@ class Slots(Idle):
         finally:
             self.drop(slot)
             self._count_closed(slot, reason)
-            slot.renew(self.generation, affinity, self.driver.hub())
+            generation = self.generation
+            slot.renew(STALE if self.pause.is_on else generation, affinity, self.driver.hub())
 
     def _say_goodbye(self, slot: Slot) -> None:
         """Where that can be done: in its own hub."""

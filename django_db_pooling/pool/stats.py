@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django_db_pooling.pool.histogram import Durations, Histogram
 
-MAXIMUM = frozenset({"longest_wait_seconds"})
+MAXIMUM = frozenset({"longest_wait_seconds", "paused"})
 NOT_ADDED = frozenset({"alias", "size", "max_outstanding", "open_when_refused", "host_limit", "host_open"})
 
 
@@ -52,6 +52,8 @@ class Counts:
         self.at_once = 0
         self.opened = 0
         self.timeouts = 0
+        # Of these, those that were turned away while the pool was overloaded.
+        self.shed = 0
         self.refused = 0
         self.resets = 0
         self.pins = 0
@@ -97,11 +99,12 @@ class PoolStats:
     how well connections are used. ``open_when_refused``: how many were open when the server refused another
     one, in the last minute; None: it didn't. ``refused``: how often it has. ``host_limit``, ``host_open``:
     how many all processes of the host may have open together (HOST_LIMIT, the lowest of theirs), and have;
-    None: no such limit, or this process hasn't used the alias yet and doesn't know. ``resets``: sessions that
-    were reset. ``pins``: connections pinned to the end of a request or scope. ``reclaimed``: connections
-    whose holder ended without returning them. ``abandoned``: statements that were given up while the server
-    executed them. ``closed_by_reason``: ``closed``, by "age", "idle", "surplus", "recycled", "broken" and
-    "unclean".
+    None: no such limit, or this process hasn't used the alias yet and doesn't know. ``paused``: seconds until
+    the pool's pause ends; None: it isn't paused. ``shed``: of the timeouts, callers that were turned away
+    while the pool was overloaded. ``resets``: sessions that were reset. ``pins``: connections pinned to the
+    end of a request or scope. ``reclaimed``: connections whose holder ended without returning them.
+    ``abandoned``: statements that were given up while the server executed them. ``closed_by_reason``:
+    ``closed``, by "age", "idle", "surplus", "recycled", "broken" and "unclean".
     ``waits``, ``helds``, ``connects``: how long it took to get a connection, how long each was held, and to
     open one.
     """
@@ -117,10 +120,12 @@ class PoolStats:
     open_when_refused: int | None = None
     host_limit: int | None = None
     host_open: int | None = None
+    paused: float | None = None
     checkouts: int = 0
     opened: int = 0
     closed: int = 0
     timeouts: int = 0
+    shed: int = 0
     refused: int = 0
     resets: int = 0
     pins: int = 0
@@ -139,6 +144,8 @@ class PoolStats:
     @property
     def free(self) -> int | None:
         """How many could be checked out at this moment without waiting; None: no limit."""
+        if self.paused is not None:
+            return 0
         limits = [limit for limit in (self.max_outstanding, self.open_when_refused) if limit is not None]
         if self.host_limit is not None and self.host_open is not None:
             limits.append(

@@ -24,6 +24,10 @@ class ServerAway(Exception):
         self.error = error
 
 
+class Shed(Exception):
+    """Turned away while the pool is overloaded."""
+
+
 class Waiter:
     """A caller in the queue. ``outcome``: the slot for it, or the error that it gets instead."""
 

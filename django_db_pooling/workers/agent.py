@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from operator import methodcaller
 
 from django_db_pooling import status_dir
 from django_db_pooling.log import redact
 from django_db_pooling.process.tasks import Tasks
 from django_db_pooling.registry import Registry, registry
-from django_db_pooling.workers.commands import Action, Listener
+from django_db_pooling.workers import commands
+from django_db_pooling.workers.commands import Action, Command, Listener
 from django_db_pooling.workers.publish import Publisher
 from django_db_pooling.workers.reports import Report
+
+# What a pool does by itself; the others are the registry's.
+_ACTIONS = {Action.RECYCLE: methodcaller("recycle"), Action.CLOSE_IDLE: methodcaller("drain")}
 
 
 class Agent:
@@ -40,10 +45,25 @@ class Agent:
         with ExitStack() as last_first:
             # None of them is due a second time.
             for command in reversed(self._listener.due()):
-                for pool in self._registry.pools(command.alias):
-                    last_first.callback(pool.recycle if command.action is Action.RECYCLE else pool.drain)
-                    details = {"action": str(command.action), "by": redact(command.by)}
-                    last_first.callback(pool.journal.note, "ordered", **details)
+                last_first.callback(self._carry_out, command)
+
+    def _carry_out(self, command: Command) -> None:
+        """In each pool, should it fail in another one."""
+        if command.action is Action.PAUSE and command.seconds_left > 0:
+            self._registry.pause(command.alias, command.seconds_left)
+        elif command.action is Action.RESUME:
+            self._registry.resume(command.alias)
+        with ExitStack() as last_first:
+            for pool in self._registry.pools(command.alias):
+                details = {"action": str(command.action), "by": redact(command.by)}
+                last_first.callback(pool.journal.note, "ordered", **details)
+                last_first.callback(_ACTIONS.get(command.action, bool), pool)
+
+    def join_pauses(self) -> None:
+        """That of which others were told before this process had a pool."""
+        if status_dir.is_on():
+            for alias, seconds in commands.pauses().items():
+                self._registry.pause(alias, seconds)
 
     def _publish(self) -> None:
         stats, pools = self._registry.all_stats(), self._registry.by_alias

@@ -15,9 +15,12 @@ from django_db_pooling.log import logger, redact
 from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.decoding import decode
 
-# Seconds in which a command is carried out, and after which it is removed.
+# Seconds in which a command is carried out, and for which it is shown.
 VALID = 30.0
-KEPT = 120.0
+SHOWN = 120.0
+# Seconds that a pause may last; after so many a command is removed. Who starts meanwhile joins it.
+MAX_PAUSE = KEPT = 3600.0
+PAUSE = 60.0
 
 
 class Action(StrEnum):
@@ -27,29 +30,42 @@ class Action(StrEnum):
     RECYCLE = "recycle"
     # Close those that nobody uses.
     CLOSE_IDLE = "close-idle"
+    # Hand out none for some time; and not any longer.
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``id``: unique. ``at``: seconds of ``time.time()``. ``by``: the name of the user who gave it."""
+    """``id``: unique. ``at``: seconds of ``time.time()``. ``by``: the name of the user who gave it.
+
+    ``seconds``: for how long, of a pause.
+    """
 
     id: str
     at: float
     alias: str
     action: Action
     by: str
+    seconds: float | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Of a pause."""
+        # What is from the future was given before the clock was set back.
+        return min(self.seconds or 0.0, MAX_PAUSE) - max(0.0, time.time() - self.at)
 
 
-def give(alias: str, action: Action, by: str) -> Command:
+def give(alias: str, action: Action, by: str, seconds: float | None = None) -> Command:
     """To all processes, this one included (I/O). Raises OSError where the directory can't be used."""
-    command = Command(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by))
+    command = Command(status_dir.new_id(time.time_ns()), time.time(), alias, action, redact(by), seconds)
     with status_dir.opened(make=True) as directory:
         directory.write(Kind.COMMAND, command.id, json.dumps(asdict(command)).encode())
     logger.info("%s: %s requested by %s", redact(alias), action, command.by)
     return command
 
 
-def given() -> list[Command]:
+def given(seconds: float = SHOWN) -> list[Command]:
     """Those of the last two minutes, the latest first (reads files)."""
     try:
         with status_dir.opened() as directory:
@@ -59,10 +75,23 @@ def given() -> list[Command]:
     now = time.time()
     # Nor from the future: then the clock was set back.
     return sorted(
-        (command for command in found if abs(now - command.at) <= KEPT),
+        (command for command in found if abs(now - command.at) <= seconds),
         key=lambda command: (command.at, command.id),
         reverse=True,
     )
+
+
+def pauses() -> dict[str, float]:
+    """By alias, how many more seconds it is to be paused (reads files)."""
+    latest: dict[str, Command] = {}
+    for command in given(KEPT):
+        if command.action in (Action.PAUSE, Action.RESUME):
+            latest.setdefault(command.alias, command)
+    return {
+        alias: command.seconds_left
+        for alias, command in latest.items()
+        if command.action is Action.PAUSE and command.seconds_left > 0
+    }
 
 
 def _decoded(one: str, text: bytes) -> Command:

@@ -77,6 +77,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Of some or all processes. ``until``: of ``time.time()``, that of the last one."""
+
+    until: float
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something that went wrong, seconds ago, and how often the same was seen, apart from its numbers."""
 
@@ -94,12 +102,13 @@ class PoolPicture:
     What a HOST_LIMIT leaves them is no sum: ``total.max_outstanding`` and ``free`` are within it.
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
     ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
-    in the time of that.
+    in the time of that. ``pause``: None where no process is paused.
     """
 
     alias: str
     total: PoolStats
     free: int | None
+    pause: Pause | None
     waits: Spread
     helds: Spread
     timeouts: int
@@ -201,14 +210,16 @@ def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
     parts = [report.pools[alias] for report in reports]
     stats = [part.stats for part in parts]
     total = added(stats, [report.at for report in reports])
+    members = [_member(report, report.pools[alias], now) for report in reports]
     return PoolPicture(
         alias=alias,
         total=total,
         free=free_of_all(stats, total),
+        pause=_pause(members, now),
         waits=_spread([part.waits for part in parts]),
         helds=_spread([part.helds for part in parts]),
         timeouts=sum(_timeouts(part) for part in parts),
-        members=[_member(report, report.pools[alias], now) for report in reports],
+        members=members,
         holders=_holders(alias, reports, now),
         troubles=_troubles(alias, reports, now),
         history=_history(parts, now),
@@ -244,6 +255,11 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
         stats=part.stats,
         checkouts=history[-1].checkouts if history else None,
     )
+
+
+def _pause(members: list[Member], now: float) -> Pause | None:
+    untils = [now - one.reported_ago + one.stats.paused for one in members if one.stats.paused is not None]
+    return Pause(max(untils), len(untils)) if untils else None
 
 
 def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:

@@ -12,7 +12,18 @@ from types import CodeType
 from typing import Any, ClassVar
 from unittest import mock
 
-from django_db_pooling.pool import Pool, health, maintenance, openings, queue, resting, slots
+from django_db_pooling.pool import (
+    Pool,
+    health,
+    maintenance,
+    openings,
+    pausing,
+    queue,
+    refusals,
+    resting,
+    shedding,
+    slots,
+)
 from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Slot
@@ -24,7 +35,7 @@ SOON = 10.0
 PASSED = 0.0
 HERE = object()
 # The pool's modules that read the clock.
-TIMED = (pool_module, slots, openings, queue, resting, health, maintenance)
+TIMED = (pool_module, slots, openings, pausing, queue, refusals, resting, shedding, health, maintenance)
 
 
 def until(condition: Callable[[], object], seconds: float = SOON) -> None:

@@ -1,4 +1,7 @@
-"""The pools of all processes of the site on this host: as a table, as JSON, or as an exit status."""
+"""The pools of all processes of the site on this host: as a table, as JSON, or as an exit status.
+
+It can also pause them, and have their connections closed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_db_pooling import status_dir
 from django_db_pooling.log import redact
-from django_db_pooling.management import plan
+from django_db_pooling.management import orders, plan
+from django_db_pooling.management.orders import REFUSED
 from django_db_pooling.management.table import COLUMNS, table
 from django_db_pooling.workers import overview
+from django_db_pooling.workers.commands import MAX_PAUSE, PAUSE, Action
 from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1
@@ -25,7 +30,6 @@ NO_PROCESS = (
     'this host that run as the same user, with "django_db_pooling" in INSTALLED_APPS and the same SECRET_KEY '
     "and TMPDIR or DB_POOL_STATUS_DIR. It looked in {}."
 )
-REFUSED = "The processes of this site can't share their status: {}."
 OFF = "Reports are switched off: DB_POOL_STATUS_DIR is None."
 
 
@@ -46,6 +50,27 @@ class Command(BaseCommand):
             action="store_true",
             help="ask each server for its connection limit and compare it with what all processes may open; "
             "exit with 1 if that is too much",
+        )
+        what.add_argument(
+            "--pause",
+            nargs="?",
+            type=_pause_seconds,
+            const=PAUSE,
+            metavar="SECONDS",
+            help="hand out no connection for so many seconds, 60 by default: callers wait in line, and what "
+            "is in use is closed when it is returned",
+        )
+        what.add_argument("--resume", action="store_true", help="end a pause now")
+        what.add_argument(
+            "--recycle", action="store_true", help="replace every connection when it is returned"
+        )
+        what.add_argument("--close-idle", action="store_true", help="close connections that are not in use")
+        parser.add_argument("--alias", help="for these: one database; left out, all")
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="for --pause: until no process has a connection any more; exit with 1 if that takes longer "
+            "than the pause",
         )
         parser.add_argument(
             "--watch",
@@ -72,12 +97,34 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["plan"]:
+        action = next((action for action in Action if _is_given(action, options)), None)
+        if options["wait"] and action is not Action.PAUSE:
+            raise CommandError("--wait goes with --pause.")
+        if options["alias"] is not None and action is None:
+            raise CommandError("--alias goes with --pause, --resume, --recycle and --close-idle.")
+        if action is not None:
+            self._order(action, options["alias"], options["pause"], options["wait"])
+        elif options["plan"]:
             self._plan(options["hosts"], options["workers"])
         elif options["watch"] is None:
             self._show(options["json"], options["fail_if_waiting"])
         else:
             self._watch(options["watch"], options["json"], options["fail_if_waiting"])
+
+    def _order(self, action: Action, alias: str | None, seconds: float | None, waits: bool) -> None:
+        names = ", ".join(map(redact, orders.aliases(alias)))
+        seen = overview.look(own=False)
+        if not seen.workers:
+            raise CommandError(_no_process(), returncode=EXIT_NO_PROCESS)
+        orders.give(action, alias, seconds)
+        if not waits:
+            self._write(f"{action} {names}: in {len(seen.workers)} processes within a second")
+            return
+        began = time.monotonic()
+        seconds = seconds or 0.0
+        orders.wait_until_unused(alias, seconds)
+        left = seconds - (time.monotonic() - began)
+        self._write(f"{names}: paused, nothing is in use, for {left:.0f} s more. --resume ends it.")
 
     def _show(self, as_json: bool, max_waiting: int | None) -> None:
         # Not this process, which serves no requests.
@@ -132,6 +179,20 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError("must be a whole number, 1 or more")
     return int(text)
+
+
+def _pause_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_PAUSE:
+        raise ArgumentTypeError(f"must be seconds, above 0 and up to {MAX_PAUSE:.0f}")
+    return seconds
+
+
+def _is_given(action: Action, options: dict[str, Any]) -> bool:
+    return options[action.replace("-", "_")] not in (None, False)
 
 
 def _columns() -> int:

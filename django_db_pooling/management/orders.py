@@ -1,0 +1,83 @@
+"""What the command has all processes of the site on this host do."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from collections.abc import Iterable
+
+from django.core.management.base import CommandError
+from django.db import connections
+
+from django_db_pooling import conf
+from django_db_pooling.log import redact
+from django_db_pooling.workers import commands, overview
+from django_db_pooling.workers.commands import Action
+from django_db_pooling.workers.overview import Overview, PoolPicture
+
+EXIT_FAILED = 1
+# Between two looks at the reports, and until each process that had a pool at the beginning has written one.
+POLL_SECONDS = 0.2
+SETTLED_SECONDS = 2.5
+REFUSED = "The processes of this site can't share their status: {}."
+
+
+def aliases(alias: str | None) -> list[str]:
+    """Those that are pooled; all, or this one. Raises CommandError where it isn't one of them."""
+    pooled = [name for name, settings in connections.settings.items() if not conf.is_off(settings)]
+    if alias is None:
+        return pooled
+    if alias not in connections.settings:
+        raise CommandError(f"The connection {alias!r} doesn't exist.")
+    if alias not in pooled:
+        raise CommandError(f"The connection {alias!r} isn't pooled.")
+    return [alias]
+
+
+def give(action: Action, alias: str | None, seconds: float | None) -> None:
+    """Raises CommandError."""
+    try:
+        for one in aliases(alias):
+            commands.give(one, action, f"{_user()}, manage.py db_pools", seconds)
+    except OSError as error:
+        raise CommandError(REFUSED.format(redact(error)), returncode=EXIT_FAILED) from error
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user id {os.getuid()}"
+
+
+def wait_until_unused(alias: str | None, seconds: float) -> Overview:
+    """Until every process is paused, and has no connection to these any more. Raises CommandError where it
+    takes longer.
+    """
+    names, began = aliases(alias), time.monotonic()
+    while True:
+        seen = overview.look(own=False)
+        now = time.monotonic()
+        used = [pool for pool in seen.pools if pool.alias in names and not _is_unused(pool)]
+        if not used and now - began >= SETTLED_SECONDS:
+            return seen
+        if now - began >= seconds:
+            raise CommandError(
+                f"Still in use after {seconds:.0f} s: {_described(used)}.", returncode=EXIT_FAILED
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _is_unused(pool: PoolPicture) -> bool:
+    total = pool.total
+    is_paused = all(member.stats.paused is not None for member in pool.members)
+    return is_paused and not (total.in_use or total.idle or total.opening or total.ending)
+
+
+def _described(pools: Iterable[PoolPicture]) -> str:
+    return "; ".join(
+        f"{redact(pool.alias)}: {pool.total.in_use} in use, {pool.total.opening} opening"
+        + "".join(f", {holding.seconds:.0f} s by {redact(holding.who)}" for holding in pool.holders[:1])
+        for pool in pools
+    )
