@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from django_db_pooling.log import redact
@@ -63,6 +64,7 @@ class HostShare:
         self._looked_at = self._checked_at = 0.0
         # A daemon may have closed all descriptors since the file was opened.
         locks.is_same_file()
+        self._opened = locks.opened
         locks.take(LIMITS + limit, shared=True)
         self._find_limit()
 
@@ -85,7 +87,9 @@ class HostShare:
             taken = not self._others_come_first() and self._bytes.take(number)
         except OSError as error:
             self._note_failure(error)
-            self._find_file()
+            # The next look may find a byte; upkeep may not be running.
+            with suppress(OSError):
+                self._find_file()
             taken = False
         self._full_until = 0.0 if taken else time.monotonic() + POLL / 2
         self.is_short = not taken
@@ -110,15 +114,15 @@ class HostShare:
 
     def poll_after(self, is_first: bool) -> float:
         """Seconds until who waits looks for a free byte again."""
-        return POLL if is_first and self.is_short else SLOW_POLL
+        if not self.is_short:
+            return SLOW_POLL if is_first else math.inf
+        return POLL if is_first else SLOW_POLL
 
     def _find_file(self) -> None:
-        """Where others have closed its descriptor, the next look may find a byte; upkeep may not be running."""
-        try:
-            if not self._locks.is_same_file():
-                self._begin_anew()
-        except OSError as error:
-            self._note_failure(error)
+        """Whether it is still there, and its descriptor, which others may have closed."""
+        self._locks.is_same_file()
+        if self._opened != self._locks.opened:
+            self._begin_anew()
 
     def _note_failure(self, error: OSError) -> None:
         self._checked_at = 0.0
@@ -223,10 +227,9 @@ class HostShare:
     def look_after(self, waiting: int) -> None:
         """Each second. Raises OSError."""
         now = time.monotonic()
-        if now - self._checked_at > FILE_CHECK:
+        if now - self._checked_at > FILE_CHECK or self._opened != self._locks.opened:
             self._checked_at = now
-            if not self._locks.is_same_file():
-                self._begin_anew()
+            self._find_file()
         self._find_limit()
         self._bytes.settle(self._slots.by_number)
         self._needs.settle()
@@ -237,6 +240,7 @@ class HostShare:
 
     def _begin_anew(self) -> None:
         """Somebody has removed the file."""
+        self._opened = self._locks.opened
         self._bytes.forget()
         self._needs = Needs(self._locks)
         self._locks.take(LIMITS + self._own_limit, shared=True)

@@ -68,13 +68,11 @@ def test_the_same_in_transaction_scope(shared: Shared) -> None:
 def test_all_that_the_others_leave(shared: Shared) -> None:
     """MAX_OUTSTANDING is as large as the limit where it is left out."""
     assert shared.stats.max_outstanding == LIMIT
-    with held(3, shared.alias):
-        with pytest.raises(PoolTimeout):
-            in_thread(lambda: one(shared.alias))
+    with held(3, shared.alias), pytest.raises(PoolTimeout):
+        in_thread(lambda: one(shared.alias))
     shared.other.kill()
-    with held(4, shared.alias):
-        with pytest.raises(PoolTimeout, match="HOST_LIMIT 4, 4 open in 1 processes"):
-            in_thread(lambda: one(shared.alias))
+    with held(4, shared.alias), pytest.raises(PoolTimeout, match="HOST_LIMIT 4, 4 open in 1 processes"):
+        in_thread(lambda: one(shared.alias))
 
 
 def test_killed_while_we_wait(shared: Shared) -> None:

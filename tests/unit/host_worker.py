@@ -14,7 +14,7 @@ from django_db_pooling.pool.host_needs import END, FIRST, LIMITS, PRESENT
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.waiter import CheckoutTimeout
 from django_db_pooling.process.record_locks import RecordLocks
-from tests.unit.fakes import PASSED, FakePool
+from tests.unit.fakes import FakePool
 from tests.unit.other_process import OtherProcess
 
 

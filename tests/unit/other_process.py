@@ -1,4 +1,4 @@
-"""A forked process that does what it is told, with what it has made itself; it can be killed at any moment."""
+"""A forked process that does what it is told, with what it has made itself, until it is killed."""
 
 from __future__ import annotations
 

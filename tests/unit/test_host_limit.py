@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from django_db_pooling.pool import host, host_bytes, maintenance, slots
-from django_db_pooling.pool.waiter import CheckoutTimeout
 from benchmarks.calls import counting
+from django_db_pooling.pool import host, host_bytes, slots
+from django_db_pooling.pool.waiter import CheckoutTimeout
 from tests.unit.fakes import Caller, FakePool, interrupted_at, until
 from tests.unit.host_worker import Seen, Worker, worker
 from tests.unit.other_process import OtherProcess
@@ -197,7 +196,7 @@ def test_more_processes_than_connections(path: Path) -> None:
         for _ in range(6):
             has.do("upkeep")
             has.do("give")
-            until(lambda: any(other.is_done for other in waiting))
+            until(lambda: any(other.is_done for other in waiting))  # noqa: B023
             [served] = [other for other in waiting if other.is_done]
             assert served.result() is None
             has.begin("wait_for_one", 10.0)
@@ -299,6 +298,19 @@ def test_others_close_its_descriptor(path: Path) -> None:
         mine.close(1)
         mine.upkeep()
         assert they.do("open", 6) == 1
+    mine.close(2)
+
+
+def test_somebody_else_has_found_that_it_was_closed(path: Path) -> None:
+    """As a check may: the pool's bytes are locked again all the same."""
+    mine = Worker(path, 6)
+    assert mine.open(2) == 2
+    mine.upkeep()
+    os.close(mine.locks._fd)
+    assert not mine.locks.is_same_file()
+    mine.upkeep()
+    with worker(path, 6) as they:
+        assert they.do("open", 6) == 4
     mine.close(2)
 
 
