@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
 
-from django_db_pooling import conf, pooling
+from django_db_pooling import checks, conf, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import another_alias, eventually, held, in_thread, in_threads, one, token
@@ -136,3 +137,17 @@ def test_its_descriptor_is_closed(shared: Shared) -> None:
     pooling.close_all(shared.alias)
     in_thread(lambda: token(shared.alias))
     assert shared.stats.host_open == 2
+
+
+@pytest.mark.parametrize("where", [None, "a file"])
+def test_no_place_for_the_file(where: str | None, tmp_path: Path) -> None:
+    """One clear error when the process starts, with what to do."""
+    (tmp_path / "a file").touch()
+    directory = None if where is None else str(tmp_path / where)
+    with override_settings(DB_POOL_STATUS_DIR=directory), another_alias(POOL=POOL) as alias:
+        with pytest.raises(
+            ImproperlyConfigured, match=r'"HOST_LIMIT"\].*\(django_db_pooling.E009\)'
+        ) as raised:
+            conf.reject(checks.settings_errors())
+        assert repr(alias) in str(raised.value)
+        assert "Set DB_POOL_STATUS_DIR to" in str(raised.value)
