@@ -20,6 +20,9 @@ class OtherProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._ours, theirs = multiprocessing.Pipe()
+        for end in (self._ours, theirs):
+            # gevent's sockets don't.
+            os.set_blocking(end.fileno(), True)
         self.pid = os.fork()
         if not self.pid:
             self._serve(theirs, make)
