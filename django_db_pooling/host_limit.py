@@ -83,7 +83,8 @@ def problems(aliases: Iterable[tuple[str, Settings]]) -> list[Problem]:
             continue
         try:
             locks = locks_for(alias, settings_dict)
-            # A byte of nobody's.
+            # Others may have closed it. And a byte of nobody's.
+            locks.is_same_file()
             locks.take(END)
             locks.release(END)
         except OSError as error:

@@ -65,6 +65,7 @@ class HostShare:
         self._looked_at = self._checked_at = 0.0
         # A daemon may have closed all descriptors since the file was opened.
         locks.is_same_file()
+        self._opened = locks.opened
         self._find_limit()
 
     # -- a byte for a slot -----------------------------------------------------------------
@@ -89,6 +90,7 @@ class HostShare:
             taken = not self._others_come_first() and self._bytes.take(number)
         except OSError as error:
             self._note_failure(error)
+            # The next look may find a byte; upkeep may not be running.
             self._find_file()
             taken = False
         self._full_until = 0.0 if taken else time.monotonic() + POLL / 2
@@ -119,9 +121,10 @@ class HostShare:
         return POLL if is_first and self.is_short else max(SLOW_POLL, waiting * EACH_POLLS)
 
     def _find_file(self) -> None:
-        """Where others have closed its descriptor, the next look may find a byte, also without upkeep."""
+        """Whether it is still there, and its descriptor, which others may have closed."""
         try:
-            if not self._locks.is_same_file():
+            self._locks.is_same_file()
+            if self._opened != self._locks.opened:
                 self._begin_anew()
         except OSError as error:
             self._note_failure(error)
@@ -231,7 +234,7 @@ class HostShare:
     def look_after(self, waiting: int) -> None:
         """Each second. Nothing here fails."""
         now = time.monotonic()
-        if now - self._checked_at > FILE_CHECK:
+        if now - self._checked_at > FILE_CHECK or self._opened != self._locks.opened:
             self._find_file()
             self._checked_at = now
         try:
@@ -245,6 +248,7 @@ class HostShare:
 
     def _begin_anew(self) -> None:
         """Somebody has removed the file."""
+        self._opened = self._locks.opened
         self._bytes.forget()
         self._needs = Needs(self._locks)
         self._needs.take_place()

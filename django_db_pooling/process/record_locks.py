@@ -34,6 +34,8 @@ class RecordLocks:
         if fcntl is None:
             raise OSError("this system has no record locks")
         self._find = find
+        # How often a file was opened: none of the locks from before is left then.
+        self.opened = 0
         self._open(None)
 
     def is_same_file(self) -> bool:
@@ -45,6 +47,7 @@ class RecordLocks:
     def _open(self, before: int | None) -> None:
         self._fd = self._find(before)
         self._file = os.fstat(self._fd)
+        self.opened += self._fd != before
 
     def _is_open(self) -> bool:
         """Others may have closed all descriptors of the process, and this one may be another file's now."""

@@ -1,4 +1,4 @@
-"""Processes that open connections under HOST_LIMIT and die at random: ``python -m tests.e2e.host_storm 1``.
+"""Processes that open connections under HOST_LIMIT and die: ``python -m tests.e2e.host_storm SEED``.
 
 All are forked from this one, whose settings are the test site's. For each line of standard input it changes
 between a storm and a quiet moment, in which nobody does anything, and answers with a line. What goes wrong

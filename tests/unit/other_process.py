@@ -1,4 +1,4 @@
-"""A forked process that does what it is told, with what it has made itself; it may be killed anywhere."""
+"""A forked process that does what it is told, with what it has made itself, until it is killed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class OtherProcess(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._ours, theirs = multiprocessing.Pipe()
+        for end in (self._ours, theirs):
+            # gevent's sockets don't.
+            os.set_blocking(end.fileno(), True)
         self.pid = os.fork()
         if not self.pid:
             self._serve(theirs, make)

@@ -301,6 +301,19 @@ def test_others_close_its_descriptor(path: Path) -> None:
     mine.close(2)
 
 
+def test_somebody_else_has_found_that_it_was_closed(path: Path) -> None:
+    """As a check may: the pool's bytes are locked again all the same."""
+    mine = Worker(path, 6)
+    assert mine.open(2) == 2
+    mine.upkeep()
+    os.close(mine.locks._fd)
+    assert not mine.locks.is_same_file()
+    mine.upkeep()
+    with worker(path, 6) as they:
+        assert they.do("open", 6) == 4
+    mine.close(2)
+
+
 def test_a_pool_is_made_after_others_have_closed_it(path: Path) -> None:
     mine = Worker(path, 6)
     os.close(mine.locks._fd)
