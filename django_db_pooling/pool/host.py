@@ -170,7 +170,9 @@ class HostShare:
     def describe(self) -> str:
         """For errors."""
         try:
-            return f"HOST_LIMIT {self.limit}, {self.open} open in {self.processes} processes"
+            count = self.processes
+            where = f"{count} process{'' if count == 1 else 'es'}"
+            return f"HOST_LIMIT {self.limit}, {self.open} open in {where}"
         except OSError as error:
             return f"HOST_LIMIT {self.limit}, {redact(error)}"
 

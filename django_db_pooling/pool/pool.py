@@ -193,7 +193,7 @@ class Pool:
         self.maintenance.run()
 
     def reserve_minimum(self, affinity: object = None, at_least: int = 0) -> Slot | None:
-        """A bare slot for the caller to open and check in, while less than MIN_SIZE or ``at_least`` are open."""
+        """A bare slot for the caller to open and check in, while fewer than MIN_SIZE or ``at_least``."""
         if len(self.slots) >= max(self.least, at_least):
             return None
         return self.reserve(self.driver.hub() if affinity is None else affinity, "the housekeeper")

@@ -161,7 +161,7 @@ class PoolStats:
             if one.name in NOT_ADDED:
                 values[one.name] = mine
             elif one.name in MAXIMUM:
-                values[one.name] = max(mine, theirs)
+                values[one.name] = max((each for each in (mine, theirs) if each is not None), default=None)
             elif isinstance(mine, Durations):
                 values[one.name] = mine.plus(theirs)
             elif isinstance(mine, Mapping):

@@ -40,9 +40,6 @@ if "SITE_SECOND" in os.environ:
 INSTALLED_APPS = ["tests.site", *os.environ.get("SITE_APPS", "").split()]
 # It sets Content-Length, so that a client knows a whole answer from half of one.
 MIDDLEWARE = [*os.environ.get("SITE_MIDDLEWARE", "").split(), "django.middleware.common.CommonMiddleware"]
-if "SITE_STATUS_DIR" in os.environ:
-    # The site's own, whatever else runs on this machine.
-    DB_POOL_STATUS_DIR = os.environ["SITE_STATUS_DIR"]
 ROOT_URLCONF = "tests.site.urls"
 ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "only for tests"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,10 +93,13 @@ def test_a_table_says_how_much_of_the_host_limit_is_open() -> None:
     assert "this host" not in table(seen(report(1, default=pool_report())))
 
 
+VISITOR: Any = SimpleNamespace(name="boss", may_act=True, may_resume=True, seen=None)
+
+
 def on_page(*pools: Any) -> Any:
     """What a page shows of a pool."""
     overview = seen(*(report(pid, default=pool) for pid, pool in enumerate(pools, 1)))
-    return presentation._pool(overview.pools[0], overview)
+    return presentation._pool(overview.pools[0], overview, VISITOR)
 
 
 def test_a_page_says_how_much_of_the_host_limit_is_open() -> None:
