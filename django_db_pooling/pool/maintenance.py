@@ -87,7 +87,8 @@ class Maintenance:
         slots, host = self._slots, self._slots.host
         if host is None:
             return
-        host.look_after(len(slots.waiting))
+        # In a pause nobody waits for want of others' connections.
+        host.look_after(0 if slots.pause.is_on else len(slots.waiting))
         if host.to_spare:
             self._resting.end_old(SPARE_AFTER)
         now, least = time.monotonic(), host.least
