@@ -30,8 +30,12 @@ def follow(alias: str, settings_dict: Settings, slots: Slots) -> None:
         leave(slots)
         return
     try:
+        locks = locks_for(alias, settings_dict)
+        if slots.host is not None and slots.host.locks is not locks:
+            # Those of another server.
+            leave(slots)
         if slots.host is None:
-            slots.host = HostShare(slots, locks_for(alias, settings_dict), limit)
+            slots.host = HostShare(slots, locks, limit)
         slots.host.set_limit(limit)
     except OSError as error:
         raise OperationalError(f"HOST_LIMIT of {alias!r}: {redact(error)}") from error

@@ -122,8 +122,9 @@ def nobody_goes_on(pool: Pool) -> bool:
     pools = [pool]
     for one in pools:
         slots = one.slots.all()
-        if one.slots.pause.is_on:
-            # That ends by itself.
+        cap = one.limits.max_outstanding
+        if one.slots.pause.is_on or (one.slots.host is not None and (cap is None or len(one.slots) < cap)):
+            # That ends by itself, or other processes may give some.
             return False
         if one.slots.has_room or one.slots.idle_count or len(one.resting) or len(slots) < len(one.slots):
             return False

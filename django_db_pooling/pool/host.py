@@ -33,6 +33,8 @@ EACH_POLLS = 0.004
 LOOK = 0.01
 # What has been idle for so many seconds is given to whoever waits.
 SPARE_AFTER = 1.0
+# For so many seconds the others are told of somebody who doesn't wait in line.
+MISSED = 1.5
 # Seconds between two looks whether the file is still there.
 FILE_CHECK = 10.0
 
@@ -53,13 +55,13 @@ class HostShare:
 
     def __init__(self, slots: Shared, locks: RecordLocks, limit: int) -> None:
         self._slots = slots
-        self._locks = locks
+        self.locks = locks
         self._own_limit = limit
         self._bytes = Bytes(locks, limit)
         self._needs = Needs(locks)
         # The last look for a free byte found none; there is no other before a time.
         self.is_short = False
-        self._full_until = 0.0
+        self._full_until = self._missed_until = 0.0
         # How many connections others wait for: idle ones are closed for them.
         self.to_spare = 0
         self._looked_at = self._checked_at = 0.0
@@ -72,8 +74,8 @@ class HostShare:
 
     @property
     def is_present(self) -> bool:
-        """Whether this process has or wants connections."""
-        return self._needs.place is not None
+        """Whether this process has or wants connections, or has to be looked after for another reason."""
+        return self._needs.place is not None or not self._bytes.is_settled
 
     @property
     def has_room(self) -> bool:
@@ -100,12 +102,16 @@ class HostShare:
     def _others_come_first(self) -> bool:
         """Those who have nothing come before who has something, those below their share before the rest."""
         own = len(self._bytes)
-        if not own or self._locks.find_other(FIRST, WANTED) is None:
+        if not own or self.locks.find_other(FIRST, WANTED) is None:
             return False
-        needed = self._locks.count_others(FIRST, NEEDED)
+        needed = self.locks.count_others(FIRST, NEEDED)
         if own >= self.fair_share:
-            needed += self._locks.count_others(NEEDED, WANTED)
+            needed += self.locks.count_others(NEEDED, WANTED)
         return needed >= self.limit - self.open
+
+    def missed(self) -> None:
+        """Somebody who doesn't wait in line has found no room, and will look again: a warm-up, MIN_SIZE."""
+        self._missed_until = time.monotonic() + MISSED
 
     def release(self, number: int) -> None:
         """Its slot is gone. Nothing here fails."""
@@ -123,8 +129,8 @@ class HostShare:
     def _find_file(self) -> None:
         """Whether it is still there, and its descriptor, which others may have closed."""
         try:
-            self._locks.is_same_file()
-            if self._opened != self._locks.opened:
+            self.locks.is_same_file()
+            if self._opened != self.locks.opened:
                 self._begin_anew()
         except OSError as error:
             self._note_failure(error)
@@ -148,7 +154,7 @@ class HostShare:
     @property
     def processes(self) -> int:
         """How many have or want some, with this one."""
-        return 1 + self._locks.count_others(PRESENT, LIMITS)
+        return 1 + self.locks.count_others(PRESENT, LIMITS)
 
     @property
     def fair_share(self) -> int:
@@ -160,27 +166,20 @@ class HostShare:
         least = self._slots.limits.min_size
         return min(least, self.fair_share) if least else 0
 
-    def read(self) -> tuple[int, int]:
-        """The limit, and how many connections are open."""
+    def read(self) -> tuple[int, int, int]:
+        """The limit, how many connections are open, and in how many processes."""
         try:
-            return self.limit, self.open
+            return self.limit, self.open, self.processes
         except OSError:
-            return self.limit, len(self._bytes)
-
-    def describe(self) -> str:
-        """For errors."""
-        try:
-            count = self.processes
-            where = f"{count} process{'' if count == 1 else 'es'}"
-            return f"HOST_LIMIT {self.limit}, {self.open} open in {where}"
-        except OSError as error:
-            return f"HOST_LIMIT {self.limit}, {redact(error)}"
+            return self.limit, len(self._bytes), 1
 
     # -- what this process needs, and what the others do --------------------------------------------
 
     def tell(self, waiting: int) -> None:
         """So many callers wait here: let the others know, where it is for want of a free byte."""
         needs = self._needs
+        if time.monotonic() < self._missed_until:
+            waiting += 1
         if not waiting:
             self.is_short = False
         elif not self.is_short and not any(needs.told):
@@ -209,11 +208,11 @@ class HostShare:
         """What others need: how many of ours there may be meanwhile, and how many idle ones are too many."""
         self._looked_at = time.monotonic()
         cap, spare, own = math.inf, 0, len(self._slots.by_number)
-        if self._locks.find_other(FIRST, END) is not None:
-            pressing = self._locks.count_others(FIRST, WANTED) - (self.limit - self.open)
+        if self.locks.find_other(FIRST, END) is not None:
+            pressing = self.locks.count_others(FIRST, WANTED) - (self.limit - self.open)
             if pressing > 0:
                 cap = max(self.fair_share, own - pressing)
-            spare = pressing + self._locks.count_others(WANTED, END)
+            spare = pressing + self.locks.count_others(WANTED, END)
         within = self._bytes.within_limit
         if within < own:
             # After the limit was lowered, or the file replaced. With less than one, nobody would be served.
@@ -236,7 +235,7 @@ class HostShare:
     def look_after(self, waiting: int) -> None:
         """Each second. Nothing here fails."""
         now = time.monotonic()
-        if now - self._checked_at > FILE_CHECK or self._opened != self._locks.opened:
+        if now - self._checked_at > FILE_CHECK or self._opened != self.locks.opened:
             self._find_file()
             self._checked_at = now
         try:
@@ -250,15 +249,15 @@ class HostShare:
 
     def _begin_anew(self) -> None:
         """Somebody has removed the file."""
-        self._opened = self._locks.opened
+        self._opened = self.locks.opened
         self._bytes.forget()
-        self._needs = Needs(self._locks)
+        self._needs = Needs(self.locks)
         self._needs.take_place()
 
     def _find_limit(self) -> None:
         before, lowest = self.limit, self._own_limit
-        self._locks.take(LIMITS + lowest, shared=True)
-        while (found := self._locks.find_other(LIMITS, LIMITS + lowest)) is not None:
+        self.locks.take(LIMITS + lowest, shared=True)
+        while (found := self.locks.find_other(LIMITS, LIMITS + lowest)) is not None:
             lowest = found[0] - LIMITS
         self._bytes.limit = lowest
         if lowest not in (before, self._own_limit):
@@ -268,7 +267,7 @@ class HostShare:
         """That of this process may have changed. Raises OSError."""
         if limit != self._own_limit:
             before, self._own_limit = self._own_limit, limit
-            self._locks.release(LIMITS + before)
+            self.locks.release(LIMITS + before)
             self._find_limit()
 
     def end(self) -> None:
@@ -276,6 +275,6 @@ class HostShare:
         self._slots.host_cap = math.inf
         self._bytes.forget()
         try:
-            self._locks.release(0, END)
+            self.locks.release(0, END)
         except OSError as error:
             self._note_failure(error)

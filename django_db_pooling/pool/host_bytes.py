@@ -15,6 +15,8 @@ from django_db_pooling.process.record_locks import RecordLocks
 MOST = 1 << 20
 # A method that has been interrupted isn't running any more after so many seconds.
 INTERRUPTED = 2.0
+# No slot's number.
+NOBODY = 0
 
 
 class Bytes:
@@ -26,6 +28,8 @@ class Bytes:
         # By number of the slot; and whose each byte is. Whoever adds one to the latter has it.
         self._bytes: dict[int, int] = {}
         self._owners: dict[int, int] = {}
+        # Those that may be locked although nobody has them.
+        self._doubtful: set[int] = set()
         # Numbers and bytes that don't belong together, and since when.
         self._odd: dict[tuple[int, int], float] = {}
 
@@ -79,38 +83,49 @@ class Bytes:
     def settle(self, slots: Mapping[int, object]) -> None:
         """Each slot has one below the limit, as far as there are any; no other byte is locked."""
         now = time.monotonic()
-        odd = {
-            (number, byte)
-            for byte, number in list(self._owners.items())
-            if self._bytes.get(number) != byte or number not in slots
-        }
+        pairs = {*list(self._bytes.items()), *((number, byte) for byte, number in list(self._owners.items()))}
+        odd = {pair for pair in pairs if not self._fit(*pair) or pair[0] not in slots}
         # One that is being taken or released this instant looks the same.
         self._odd = {one: self._odd.get(one, now) for one in odd}
-        for (number, byte), since in self._odd.items():
+        for pair, since in self._odd.items():
             if now - since >= INTERRUPTED:
-                if self._bytes.get(number) == byte:
-                    self._bytes.pop(number, None)
+                self._end(*pair)
+        while self._doubtful:
+            byte = self._doubtful.pop()
+            if self._owners.setdefault(byte, NOBODY) == NOBODY:
                 self._unlock(byte)
         for number in list(slots):
             had = self._bytes.get(number)
             if had is not None and not self._take_again(number, had):
                 had = None
-            if had is not None and self._owners.get(had) != number:
-                # It was taken for odd, in a thread that was suspended for long.
-                had = None
             if (had is None or had >= self.limit) and self.take(number) and had is not None:
                 self._unlock(had)
+
+    def _fit(self, number: int, byte: int) -> bool:
+        """Whether both say that this slot has this byte."""
+        return self._bytes.get(number) == byte and self._owners.get(byte) == number
+
+    def _end(self, number: int, byte: int) -> None:
+        """What an interruption has left of it."""
+        if self._bytes.get(number) == byte:
+            self._bytes.pop(number, None)
+        if self._owners.get(byte) == number:
+            self._unlock(byte)
 
     def _take_again(self, number: int, byte: int) -> bool:
         """The lock may be lost: other code has closed a descriptor of the file. False: others have it."""
         if not self._locks.take(byte):
-            self._bytes.pop(number, None)
-            self._owners.pop(byte, None)
+            self._end(number, byte)
             return False
-        if byte not in self._owners:
-            # It was released this instant.
-            self._locks.release(byte)
+        if not self._fit(number, byte):
+            # It is being released this instant, and may have been unlocked before this.
+            self._doubtful.add(byte)
         return True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is locked that ``settle`` would unlock."""
+        return not (self._doubtful or self._odd or len(self._owners) > len(self._bytes))
 
     def forget(self) -> None:
         """Nothing is locked any more."""

@@ -90,7 +90,7 @@ class Maintenance:
         # In a pause nobody waits for want of others' connections.
         host.look_after(0 if slots.pause.is_on else len(slots.waiting))
         if host.to_spare:
-            self._resting.end_old(SPARE_AFTER)
+            self._resting.end_old(SPARE_AFTER, lent=True)
         now, least = time.monotonic(), host.least
         for slot in slots.idle():
             if not host.to_spare or len(slots) <= least:

@@ -206,6 +206,8 @@ class Pool:
             return None
         slot = self.slots.new(affinity)
         if slot is None:
+            if self.slots.host is not None and self.slots.host.is_short:
+                self.slots.host.missed()
             # A match in another thread may have found no room because of this attempt.
             self.queue.match()
             return None
@@ -242,7 +244,7 @@ class Pool:
     def snapshot(self) -> PoolStats:
         """Counts of this moment, read without stopping anybody."""
         host = self.slots.host
-        host_limit, host_open = (None, None) if host is None else host.read()
+        host_limit, host_open, _ = (None, None, None) if host is None else host.read()
         return PoolStats(
             alias=self.name,
             size=self.limits.size,

@@ -31,7 +31,9 @@ class Refusals:
             f"max_outstanding {figures['max_outstanding']}."
         )
         if self._slots.host is not None:
-            message += f" {self._slots.host.describe()}."
+            limit, count, processes = self._slots.host.read()
+            where = "this process" if processes == 1 else f"{processes} processes"
+            message += f" HOST_LIMIT {limit}, {count} open in {where}."
         paused = self._slots.pause.left
         if paused is not None:
             message += f" The pool is paused, for {paused:.0f} s more."

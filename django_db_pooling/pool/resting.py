@@ -94,11 +94,11 @@ class Resting:
         for rest in self.all():
             self.end(rest)
 
-    def end_old(self, seconds: float | None = None) -> None:
-        """Those that have rested for so long; left out, for as long as they may."""
+    def end_old(self, seconds: float | None = None, lent: bool = False) -> None:
+        """Those that have rested for so long; left out, for as long as they may. ``lent``: these, too."""
         now = time.monotonic()
         if seconds is None:
             seconds = MAX_REST
         for rest in self.all():
-            if now - rest.since >= seconds and not rest.lent:
+            if now - rest.since >= seconds and (lent or not rest.lent):
                 self.end(rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connections, transaction
 from django.test import override_settings
 
-from django_db_pooling import checks, conf, pooling
+from django_db_pooling import checks, conf, host_limit, pooling
 from django_db_pooling.exceptions import PoolTimeout
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import another_alias, eventually, held, in_thread, in_threads, one, token
@@ -72,7 +73,7 @@ def test_all_that_the_others_leave(shared: Shared) -> None:
     with held(3, shared.alias), pytest.raises(PoolTimeout):
         in_thread(lambda: one(shared.alias))
     shared.other.kill()
-    with held(4, shared.alias), pytest.raises(PoolTimeout, match="HOST_LIMIT 4, 4 open in 1 processes"):
+    with held(4, shared.alias), pytest.raises(PoolTimeout, match="HOST_LIMIT 4, 4 open in this process"):
         in_thread(lambda: one(shared.alias))
 
 
@@ -97,6 +98,62 @@ def test_what_another_one_has_idle_is_ours_soon(shared: Shared) -> None:
     assert time.monotonic() - began < 10
     with held(4, shared.alias):
         assert shared.other.use(0) == [0, 0]
+
+
+def test_who_is_in_a_transaction_elsewhere_waits_for_what_others_have(shared: Shared) -> None:
+    """Nobody here could give it a connection, but another process can."""
+    assert shared.other.use(4) == [4, 0]
+    pooling.set_pool_size(2, timeout=20, alias=shared.alias)
+
+    def waits() -> None:
+        with pooling.scope("request"), transaction.atomic():
+            one()
+            token(shared.alias)
+
+    def gives() -> None:
+        time.sleep(0.5)
+        shared.other.use(1)
+
+    in_threads([waits, gives])
+
+
+def test_what_is_lent_out_meanwhile_other_processes_may_have(shared: Shared) -> None:
+    assert shared.other.use(3) == [3, 0]
+    pooling.set_pool_size(2, max_outstanding=4, timeout=20, alias="default")
+    waiting = threading.Event()
+
+    def waits() -> None:
+        with pooling.scope("request"):
+            one(shared.alias)
+            waiting.set()
+            one()
+
+    with held(4):
+        thread = threading.Thread(target=waits)
+        thread.start()
+        assert waiting.wait(10)
+        assert shared.other.use(4) == [4, 0]
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_warm_up_asks_the_others(shared: Shared) -> None:
+    assert shared.other.use(4) == [4, 0]
+    assert shared.other.use(0) == [0, 4]
+    pooling.warm_up(shared.alias, 2, timeout=15)
+    assert (shared.stats.idle, shared.stats.host_open) == (2, 4)
+
+
+def test_settings_that_lead_to_another_server(shared: Shared) -> None:
+    """Its connections are counted there."""
+    in_thread(lambda: one(shared.alias))
+    assert shared.stats.host_open == 2
+    [pool] = registry.pools(shared.alias)
+    host_limit.follow(shared.alias, pool.settings_dict | {"HOST": "another"}, pool.slots)
+    eventually(lambda: shared.stats.host_open == 1)
+    assert shared.other.use(3) == [3, 0]
+    host_limit.follow(shared.alias, pool.settings_dict, pool.slots)
+    eventually(lambda: shared.stats.host_open == 4)
 
 
 def test_a_limit_that_is_changed_while_it_runs(shared: Shared) -> None:
@@ -133,7 +190,7 @@ def test_its_descriptor_is_closed(shared: Shared) -> None:
     connections[shared.alias].close()
     [pool] = registry.pools(shared.alias)
     assert pool.slots.host is not None
-    os.close(pool.slots.host._locks._fd)
+    os.close(pool.slots.host.locks._fd)
     pooling.close_all(shared.alias)
     in_thread(lambda: token(shared.alias))
     assert shared.stats.host_open == 2

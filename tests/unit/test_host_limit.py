@@ -14,9 +14,11 @@ import pytest
 
 from benchmarks.calls import counting
 from django_db_pooling.pool import host, host_bytes, slots
+from django_db_pooling.pool.host_bytes import Bytes
 from django_db_pooling.pool.waiter import CheckoutTimeout
+from django_db_pooling.process.record_locks import RecordLocks
 from tests.unit.fakes import Caller, FakePool, interrupted_at, until
-from tests.unit.host_worker import Seen, Worker, worker
+from tests.unit.host_worker import Seen, Worker, finder, worker
 from tests.unit.other_process import OtherProcess
 
 PACKAGE = "/django_db_pooling/"
@@ -402,7 +404,7 @@ def tells(worker: Worker) -> None:
 
 def ends(worker: Worker) -> None:
     worker.host.end()
-    worker.host._locks.take(host.LIMITS + 4, shared=True)
+    worker.host.locks.take(host.LIMITS + 4, shared=True)
 
 
 @pytest.mark.parametrize("act", [opens, closes, drops, looks_after, tells, ends])
@@ -454,3 +456,30 @@ def test_a_checkout_of_an_idle_connection_costs_nothing(path: Path) -> None:
         mine.give()
         mine.upkeep()
         assert calls(mine.pool) == without
+
+
+def test_a_byte_that_is_locked_again_while_it_is_released_is_not_lost(path: Path) -> None:
+    mine = Bytes(RecordLocks(finder(path)), 4)
+    assert mine.take(7)
+    with OtherProcess(lambda: Seen(path)) as they:
+        assert they.do("counts") == (1, 0, 0)
+        # The first half of release(), and settle() before the second.
+        byte = mine._bytes.pop(7)
+        mine._locks.release(byte)
+        assert mine._take_again(7, byte)
+        mine._owners.pop(byte)
+        assert not mine.is_settled
+        mine.settle({})
+        assert mine.is_settled
+        assert they.do("counts") == (0, 0, 0)
+
+
+def test_a_slot_that_is_gone_while_upkeep_takes_its_byte_has_none(path: Path, at_once: None) -> None:
+    mine = Bytes(RecordLocks(finder(path)), 4)
+    assert mine.take(7)
+    # Another thread has released it before the last step of this.
+    mine._locks.release(0)
+    mine._owners.pop(0)
+    for _ in range(2):
+        mine.settle({})
+    assert (len(mine), mine.is_settled) == (0, True)
