@@ -62,7 +62,7 @@ def draw(told: dict[tuple[str, str], tuple[int, int]]) -> str:
     for server, name in SERVERS.items():
         legend.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{COLOURS[server]}"/>')
         legend.append(f'<text x="{x + 18}" y="19">{name}</text>')
-        x += 90
+        x += 110
     legend.append(f'<text x="{x}" y="19">requests per second, 400 clients</text>')
     return "\n".join(
         [

@@ -24,4 +24,4 @@ exclude_patterns = ["_build"]
 html_theme = "furo" if importlib.util.find_spec("furo") else "alabaster"
 html_title = f"django_db_pooling {__version__}"
 html_static_path = ["_static"]
-html_css_files = ["comparison.css"]
+html_css_files = ["comparison.css", "pages.css"]
