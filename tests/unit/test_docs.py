@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from django_db_pooling import conf
 from django_db_pooling.log import extra
 from django_db_pooling.pool.journal import EVENTS, OTHERS
 from django_db_pooling.pool.limits import Limits
+from django_db_pooling.pool.stats import PoolStats
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "django_db_pooling").rglob("*.py"))
@@ -79,6 +81,18 @@ def test_the_type_and_the_default_of_a_setting_are_those_of_the_code(name: str) 
         if words in kind:
             assert key.accepts(right)
             assert not any(key.accepts(one) for one in wrong)
+
+
+def test_each_attribute_of_the_stats_is_documented_and_no_other() -> None:
+    table = (
+        (ROOT / "docs" / "api.rst").read_text().partition(".. class:: PoolStats")[2].partition("\n\n``dj")[0]
+    )
+    documented = [
+        name for row in re.findall(r"\* - (``.+``)$", table, re.MULTILINE) for name in row.split(", ")
+    ]
+    assert sorted(documented) == sorted(
+        f"``{name}``" for name in ["free", *(field.name for field in fields(PoolStats))]
+    )
 
 
 def test_each_id_of_a_check_is_documented_and_no_other() -> None:
