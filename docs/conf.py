@@ -15,7 +15,10 @@ author = "django_db_pooling developers"
 copyright = f"2026, {author}"
 release = version = __version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosectionlabel"]
+autosectionlabel_prefix_document = True
+# Several tables there have the same title.
+suppress_warnings = ["autosectionlabel.benchmarks"]
 autodoc_member_order = "bysource"
 # It is compiled where it is installed, which not everybody can.
 autodoc_mock_imports = [] if importlib.util.find_spec("ldap") else ["ldap"]
@@ -24,4 +27,4 @@ exclude_patterns = ["_build"]
 html_theme = "furo" if importlib.util.find_spec("furo") else "alabaster"
 html_title = f"django_db_pooling {__version__}"
 html_static_path = ["_static"]
-html_css_files = ["comparison.css"]
+html_css_files = ["comparison.css", "pages.css"]
