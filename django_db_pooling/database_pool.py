@@ -148,6 +148,12 @@ class Identity:
 class DatabasePool(Pool):
     """The pool of an alias. The affinity of a connection is its hub and its identity."""
 
+    error_name = "PoolTimeout"
+    remedy = (
+        "If requests wait for other services while they hold a connection, call pooling.release() before that, "
+        "or set SCOPE to 'transaction'; otherwise raise MAX_OUTSTANDING."
+    )
+
     # With what the wrapper asks of it, besides what a pool does.
     driver: Driver
 

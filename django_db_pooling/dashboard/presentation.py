@@ -35,7 +35,7 @@ LABELS = {
     "idle": "idle",
     "unopened": "not opened",
 }
-KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
+KINDS = {"connect": "can't connect", "full": "server is full", "timeout": "timeout", "lost": "connection lost"}
 DONE = {
     Action.RECYCLE: "Recycle",
     Action.CLOSE_IDLE: "Close idle",
@@ -217,8 +217,7 @@ def _holding(holding: Holding) -> dict[str, Any]:
     return {
         "seconds": humanize.duration(holding.seconds),
         "who": who,
-        # Threads without a name have a meaningless number.
-        "where": "" if where.isdecimal() or not where else f"in thread {where}",
+        "where": where and f"in thread {where}",
         "pid": holding.pid,
     }
 
