@@ -20,6 +20,7 @@ from django.db.utils import load_backend
 
 from django_db_pooling import capacity, conf, drivers, host_limit, versions
 from django_db_pooling.conf import Problem
+from django_db_pooling.drivers import introduction
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
 from django_db_pooling.signals import foreign_receivers
@@ -62,6 +63,7 @@ def settings_errors() -> list[Problem]:
                 "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
             )
         )
+    found += introduction.problems(connections.settings)
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
     for alias in conf.overridden_aliases():

@@ -150,8 +150,8 @@ class DatabasePool(Pool):
 
     error_name = "PoolTimeout"
     remedy = (
-        "If requests wait for other services while they hold a connection, call pooling.release() before that, "
-        "or set SCOPE to 'transaction'; otherwise raise MAX_OUTSTANDING."
+        "If requests wait for other services while they hold a connection, call pooling.release() before "
+        "that, or set SCOPE to 'transaction'; otherwise raise MAX_OUTSTANDING."
     )
 
     # With what the wrapper asks of it, besides what a pool does.

@@ -281,7 +281,8 @@ def is_of_testcase(wrapper: LeaseHolder) -> bool:
 def why_open(wrapper: LeaseHolder) -> str:
     """Whose transaction it is in, and how to get out of that."""
     if not wrapper.in_atomic_block:
-        return "in the transaction that a statement or set_autocommit(False) has begun. Commit it or roll it back first."
+        begun_by = "a statement or set_autocommit(False)"
+        return f"in the transaction that {begun_by} has begun. Commit it or roll it back first."
     blocks = _blocks_of_code(wrapper)
     of_requests = wrapper.settings_dict.get("ATOMIC_REQUESTS") and owner.current().request is not None
     if of_requests and blocks and _is_decorator(blocks[0]):

@@ -35,7 +35,12 @@ LABELS = {
     "idle": "idle",
     "unopened": "not opened",
 }
-KINDS = {"connect": "can't connect", "full": "server is full", "timeout": "timeout", "lost": "connection lost"}
+KINDS = {
+    "connect": "can't connect",
+    "full": "server is full",
+    "timeout": "timeout",
+    "lost": "connection lost",
+}
 DONE = {
     Action.RECYCLE: "Recycle",
     Action.CLOSE_IDLE: "Close idle",
