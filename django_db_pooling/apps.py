@@ -17,7 +17,7 @@ class DjangoDbPoolingConfig(AppConfig):
 
     def __init__(self, app_name: str, app_module: Any) -> None:
         super().__init__(app_name, app_module)
-        # Not in ready(): models are imported before that, and Django's error for them leads to another driver.
+        # Not in ready(): models are imported before, and for them Django advises to install another driver.
         conf.reject(introduction.problems(settings.DATABASES))
 
     def ready(self) -> None:
