@@ -224,6 +224,20 @@ def receiver_warnings() -> list[Problem]:
     return found
 
 
+def unpatched_gevent() -> list[Problem]:
+    """Known only in a greenlet, so no system check: when a pool's first caller is one."""
+    if not green.is_unpatched():
+        return []
+    return [
+        Problem(
+            "django_db_pooling.W012",
+            "Greenlets use the database, but gevent has patched nothing: each query blocks all of them, and "
+            "they share one connection.",
+            "Call gevent.monkey.patch_all() before anything else is imported; gunicorn -k gevent does.",
+        )
+    ]
+
+
 def _messages(problems: list[Problem]) -> list[CheckMessage]:
     return [_LEVELS[_letter(p)][1](p.message, hint=p.hint, id=p.id) for p in problems]
 

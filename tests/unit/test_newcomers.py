@@ -12,6 +12,7 @@ import pytest
 
 from django_db_pooling import conf
 from django_db_pooling.conf import problems
+from django_db_pooling.drivers.rules import MYSQL, POSTGRESQL, SQLITE, UNWRITTEN, Rules
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,3 +160,66 @@ def test_an_empty_default_alias_works(default: str, apps: list[str], tmp_path: P
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == [["shop"], "django.db.backends.dummy.base"]
+
+
+GEVENT = """
+import json, logging
+records = []
+class Keep(logging.Handler):
+    def emit(self, record): records.append(record.getMessage())
+logging.getLogger("django_db_pooling").addHandler(Keep())
+{before}
+import gevent
+from django.conf import settings
+settings.configure(DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {name!r}}}}})
+import django
+django.setup()
+from django.core import signals
+from django.db import connection
+from django_db_pooling import pooling
+pooling.patch()
+def view():
+    signals.request_started.send(None)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    signals.request_finished.send(None)
+{run}
+print(json.dumps([record for record in records if "W012" in record]))
+"""
+TWICE = "[gevent.spawn(view).get() for _ in range(2)]"
+
+
+@pytest.mark.parametrize(
+    ("before", "run", "times"),
+    [("", TWICE, 1), ("import gevent.monkey; gevent.monkey.patch_all()", TWICE, 0), ("", "view()", 0)],
+    ids=["unpatched", "patched", "no greenlet"],
+)
+def test_gevent_that_has_patched_nothing_is_told_of_once(
+    before: str, run: str, times: int, tmp_path: Path
+) -> None:
+    code = GEVENT.format(before=before, run=run, name=str(tmp_path / "site.sqlite3"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert len(said) == times
+    assert all("patch_all()" in text for text in said)
+
+
+ASKING = [
+    (MYSQL, "SELECT  last_insert_id ( ), 'lastval('", "last_insert_id()"),
+    (MYSQL, "SHOW COUNT(*) WARNINGS", "SHOW COUNT(*) WARNINGS"),
+    (MYSQL, "SELECT @@identity", "@@identity"),
+    (POSTGRESQL, "SELECT currval('a_seq')", "currval()"),
+    (SQLITE, "SELECT changes()", "changes()"),
+    (SQLITE, "SELECT 'changes()'", None),
+    (UNWRITTEN, "SELECT changes()", None),
+]
+
+
+@pytest.mark.parametrize(("rules", "sql", "function"), ASKING)
+def test_the_function_that_needs_the_last_statements_session_is_named(
+    rules: Rules, sql: str, function: str | None
+) -> None:
+    assert rules.asked(sql) == function
