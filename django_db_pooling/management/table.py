@@ -17,8 +17,10 @@ NAME = COLUMNS - len(FIGURES.format(*HEADINGS))
 MAX_SHOWN = 5
 
 
-def table(overview: Overview, columns: int = COLUMNS) -> str:
-    """Pools, processes, longest holders and latest problems, in lines of at most ``columns`` characters."""
+def table(overview: Overview, columns: int | None = COLUMNS) -> str:
+    """Pools, processes, longest holders and latest problems, in lines of at most ``columns`` characters;
+    None: as long as they are.
+    """
     at = datetime.fromtimestamp(overview.at).strftime("%H:%M:%S")
     count = len(overview.workers)
     lines = [f"{count} process{'' if count == 1 else 'es'} at {at}"]
@@ -74,7 +76,7 @@ def _times(p50: float | None, p95: float | None) -> str:
     return f"p50 {humanize.duration(p50)}, p95 {humanize.duration(p95)}"
 
 
-def _cut(text: str, max_length: int) -> str:
+def _cut(text: str, max_length: int | None) -> str:
     # Text from files was escaped by the process that wrote it. Once more, since a terminal obeys escapes.
     text = escape_unprintable(text)
-    return text if len(text) <= max_length else text[: max_length - 3] + "..."
+    return text if max_length is None or len(text) <= max_length else text[: max_length - 3] + "..."
