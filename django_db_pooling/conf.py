@@ -250,6 +250,14 @@ def proxy(settings_dict: Settings) -> str | None:
     return pool.get("PROXY") if isinstance(pool, Mapping) else None
 
 
+def place(settings_dict: Settings) -> str:
+    """Which database, and where, for people."""
+    host, port = settings_dict.get("HOST") or "", settings_dict.get("PORT") or ""
+    where = f" at {host}{f':{port}' if port else ''}" if host or port else ""
+    kind = str(settings_dict.get("ENGINE")).rpartition(".")[2]
+    return redact(f"{kind} {settings_dict.get('NAME') or ''}{where}")
+
+
 def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: if the settings don't say."""
     pool = settings_dict.get("POOL")

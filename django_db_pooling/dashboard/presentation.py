@@ -22,6 +22,7 @@ from django_db_pooling.workers.overview import (
     Spread,
     Trouble,
 )
+from django_db_pooling.workers.verdict import NOBODY_WAITS, verdicts
 
 if TYPE_CHECKING:
     from django_db_pooling.dashboard.access import Visitor
@@ -90,6 +91,8 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
     """The variables of the templates."""
     return {
         "pools": [_pool(pool, overview, visitor) for pool in overview.pools],
+        "verdicts": verdicts(overview),
+        "nobody_waits": NOBODY_WAITS,
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "is_on": status_dir.is_on(),
@@ -112,7 +115,7 @@ def _state(overview: Overview) -> str:
         return "No process reports its pools."
     waiting = [pool.alias for pool in overview.pools if pool.total.waiting]
     paused = [pool.alias for pool in overview.pools if pool.pause is not None]
-    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else NOBODY_WAITS
     return f"{state} Paused: {', '.join(paused)}." if paused else state
 
 
@@ -124,6 +127,7 @@ def _pool(pool: PoolPicture, overview: Overview, visitor: Visitor) -> dict[str, 
     return {
         "alias": pool.alias,
         "limits": _limits(pool),
+        "about": humanize.about(pool.databases, pool.scopes),
         "segments": segments,
         "summary": ", ".join(f"{segment.count} {segment.label}" for segment in segments),
         "waiting": total.waiting,

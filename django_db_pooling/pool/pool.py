@@ -32,6 +32,9 @@ from django_db_pooling.pool.waiter import Waiter
 class Pool:
     """Connections to one database, for all threads and greenlets of one process."""
 
+    # For people: where it leads, and the scope of requests.
+    database = ""
+    scope = ""
     # What callers get instead of a CheckoutTimeout, and what they are told to do.
     error_name = "CheckoutTimeout"
     remedy = "Return connections earlier, or allow more of them."
