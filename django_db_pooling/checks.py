@@ -254,4 +254,5 @@ def check_capacity(
     """``manage.py check --deploy --database default``. Asks the server (I/O)."""
     if settings_errors():
         return []
-    return _messages([found for alias in databases or () if (found := capacity.problem(alias))])
+    found = [problem for alias in databases or () if (problem := capacity.problem(alias))]
+    return _messages(found + (capacity.unknown_sizes() if databases else []))

@@ -322,5 +322,10 @@ def check_warm_up(connections: Any, timeout: Any) -> None:
         raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
 
 
+def is_overridden() -> bool:
+    """Whether set_pool_size() was called."""
+    return bool(_overrides)
+
+
 def overridden_aliases() -> list[str]:
     return [alias for alias in _overrides if alias is not None]
