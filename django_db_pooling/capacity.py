@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -15,6 +18,7 @@ from django_db_pooling import conf
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import redact, safe_label
 
+_CALL = re.compile(r"\bset_pool_size\s*\(")
 _SETTINGS = ("DB_POOL_WORKERS", "DB_POOL_HOSTS")
 
 
@@ -205,6 +209,38 @@ def workers() -> int | None:
     return count
 
 
+def sized_elsewhere() -> str | None:
+    """The module of the site's application, if that calls set_pool_size(): only its processes know its limits.
+
+    Looks at the text: nobody runs wsgi.py for a check.
+    """
+    if conf.is_overridden():
+        # Here it was called, too.
+        return None
+    for name in ("WSGI_APPLICATION", "ASGI_APPLICATION"):
+        module = str(getattr(settings, name, None) or "").rpartition(".")[0]
+        try:
+            spec = find_spec(module) if module else None
+            if spec is not None and _CALL.search(Path(spec.origin or "").read_text(errors="replace")):
+                return module
+        except (ImportError, OSError, ValueError):
+            continue
+    return None
+
+
+def unknown_sizes() -> list[Problem]:
+    module = sized_elsewhere()
+    if module is None:
+        return []
+    return [
+        Problem(
+            "django_db_pooling.I004",
+            f"{module} calls set_pool_size(), which is not known here: this counts with the settings.",
+            'Set the limits in DATABASES[...]["POOL"], or ask the running site: manage.py db_pools --plan.',
+        )
+    ]
+
+
 def problem(alias: str) -> Problem | None:
     """What is too much for the server of an alias (I/O)."""
     server = _server(alias)
@@ -261,7 +297,8 @@ def _enough(demand: Demand) -> str:
     if demand.per_process is None:
         return ""
     left = max(0, demand.limit.connections - demand.hosts * demand.per_host)
-    return f" Enough for {left // demand.per_process} processes."
+    count = left // demand.per_process
+    return f" Enough for {count} process{'' if count == 1 else 'es'}."
 
 
 def _lower(demand: Demand) -> str:

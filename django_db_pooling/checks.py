@@ -20,6 +20,7 @@ from django.db.utils import load_backend
 
 from django_db_pooling import capacity, conf, drivers, host_limit, versions
 from django_db_pooling.conf import Problem
+from django_db_pooling.drivers import introduction
 from django_db_pooling.log import extra, logger
 from django_db_pooling.process import green
 from django_db_pooling.signals import foreign_receivers
@@ -62,6 +63,7 @@ def settings_errors() -> list[Problem]:
                 "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
             )
         )
+    found += introduction.problems(connections.settings)
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
     for alias in conf.overridden_aliases():
@@ -222,6 +224,20 @@ def receiver_warnings() -> list[Problem]:
     return found
 
 
+def unpatched_gevent() -> list[Problem]:
+    """Known only in a greenlet, so no system check: when a pool's first caller is one."""
+    if not green.is_unpatched():
+        return []
+    return [
+        Problem(
+            "django_db_pooling.W012",
+            "Greenlets use the database, but gevent has patched nothing: each query blocks all of them, and "
+            "they share one connection.",
+            "Call gevent.monkey.patch_all() before anything else is imported; gunicorn -k gevent does.",
+        )
+    ]
+
+
 def _messages(problems: list[Problem]) -> list[CheckMessage]:
     return [_LEVELS[_letter(p)][1](p.message, hint=p.hint, id=p.id) for p in problems]
 
@@ -238,4 +254,5 @@ def check_capacity(
     """``manage.py check --deploy --database default``. Asks the server (I/O)."""
     if settings_errors():
         return []
-    return _messages([found for alias in databases or () if (found := capacity.problem(alias))])
+    found = [problem for alias in databases or () if (problem := capacity.problem(alias))]
+    return _messages(found + (capacity.unknown_sizes() if databases else []))

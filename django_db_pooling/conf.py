@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import os
 import threading
@@ -14,6 +13,7 @@ from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from django_db_pooling import synonyms
 from django_db_pooling.log import redact
 from django_db_pooling.pool.limits import Limits
 
@@ -174,13 +174,11 @@ def _bad_values(where: str, pool: Mapping[str, Any]) -> list[Problem]:
     for name, value in pool.items():
         key = _KEYS.get(name)
         if key is None:
-            near = difflib.get_close_matches(str(name).upper(), _KEYS, n=1, cutoff=0.0)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
             found.append(
                 Problem(
                     "django_db_pooling.E002",
                     f'{where}["POOL"] has the unknown key {redact(repr(name))}.',
-                    f"{hint}Keys are {', '.join(_KEYS)}.",
+                    f"{synonyms.hint(name, _KEYS)} Keys are {', '.join(_KEYS)}.".lstrip(),
                 )
             )
         elif not key.accepts(value):
@@ -188,17 +186,21 @@ def _bad_values(where: str, pool: Mapping[str, Any]) -> list[Problem]:
     if not found:
         limits = _from_pool(pool)
         if limits.max_outstanding is not None and limits.max_outstanding < limits.size:
-            found.append(_bad_value(where, "MAX_OUTSTANDING", limits.max_outstanding))
+            found.append(_bad_value(where, "MAX_OUTSTANDING", limits.max_outstanding, limits.size))
         if limits.min_size > limits.size:
-            found.append(_bad_value(where, "MIN_SIZE", limits.min_size))
+            found.append(_bad_value(where, "MIN_SIZE", limits.min_size, limits.size))
     return found
 
 
-def _bad_value(where: str, name: str, value: Any) -> Problem:
+def _bad_value(where: str, name: str, value: Any, size: int | None = None) -> Problem:
+    """``size``: where that is what the value doesn't go with."""
+    expected = _KEYS[name].expected
+    if size is not None:
+        expected = expected.replace("SIZE", f"SIZE ({size})")
     return Problem(
         "django_db_pooling.E003",
         f'{where}["POOL"][{name!r}] is {redact(repr(value))}.',
-        f"It must be {_KEYS[name].expected}.",
+        f"It must be {expected}.",
     )
 
 
@@ -246,6 +248,14 @@ def proxy(settings_dict: Settings) -> str | None:
     """What a proxy in front of the server lends its connections for: TRANSACTION, SESSION; None: no proxy."""
     pool = settings_dict.get("POOL")
     return pool.get("PROXY") if isinstance(pool, Mapping) else None
+
+
+def place(settings_dict: Settings) -> str:
+    """Which database, and where, for people."""
+    host, port = settings_dict.get("HOST") or "", settings_dict.get("PORT") or ""
+    where = f" at {host}{f':{port}' if port else ''}" if host or port else ""
+    kind = str(settings_dict.get("ENGINE")).rpartition(".")[2]
+    return redact(f"{kind} {settings_dict.get('NAME') or ''}{where}")
 
 
 def scope(settings_dict: Settings, default: str = REQUEST) -> str:
@@ -310,6 +320,11 @@ def check_warm_up(connections: Any, timeout: Any) -> None:
         raise ValueError(f"connections must be a whole number, 1 or more, or None, not {connections!r}")
     if not _or_none(_seconds)(timeout):
         raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
+
+
+def is_overridden() -> bool:
+    """Whether set_pool_size() was called."""
+    return bool(_overrides)
 
 
 def overridden_aliases() -> list[str]:

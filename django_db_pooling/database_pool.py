@@ -148,6 +148,12 @@ class Identity:
 class DatabasePool(Pool):
     """The pool of an alias. The affinity of a connection is its hub and its identity."""
 
+    error_name = "PoolTimeout"
+    remedy = (
+        "If requests wait for other services while they hold a connection, call pooling.release() before "
+        "that, or set SCOPE to 'transaction'; otherwise raise MAX_OUTSTANDING."
+    )
+
     # With what the wrapper asks of it, besides what a pool does.
     driver: Driver
 
@@ -155,6 +161,7 @@ class DatabasePool(Pool):
         alias = wrapper.alias
         # Those of the alias, or of the first wrapper where there is no such alias.
         self.settings_dict: dict[str, Any] = connections.settings.get(alias) or wrapper.settings_dict
+        self.database, self.scope = conf.place(self.settings_dict), conf.scope(self.settings_dict)
         self.was_configured = alias in connections.settings
         super().__init__(alias, conf.limits_for(alias, self.settings_dict), driver)
         # Its own: others may have tasks of the same name.

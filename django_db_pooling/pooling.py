@@ -20,7 +20,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from django_db_pooling import conf, owner
-from django_db_pooling.backend import warming
+from django_db_pooling.backend import transactions, warming
 from django_db_pooling.backend.wrapper import PooledWrapper
 from django_db_pooling.handler import make_storage_local, patch, unpatch
 from django_db_pooling.owner import scope
@@ -74,17 +74,20 @@ def release(alias: str | None = None) -> None:
     """Return this thread's or greenlet's connections now, before a slow call to another service.
 
     Raises TransactionManagementError in a transaction, and ConnectionDoesNotExist for an unknown alias.
+    Does nothing where the only transaction is that of a TestCase.
     """
     _check(alias)
     held = [
         wrapper
         for wrapper in owner.current().holding()
-        if alias in (None, wrapper.alias) and not wrapper.is_awaited
+        if alias in (None, wrapper.alias)
+        and not wrapper.is_awaited
+        and not transactions.is_of_testcase(wrapper)
     ]
     for wrapper in held:
         if wrapper.in_transaction:
             raise TransactionManagementError(
-                f"The connection to {wrapper.alias!r} can't be released in a transaction."
+                f"The connection to {wrapper.alias!r} can't be released {transactions.why_open(wrapper)}"
             )
     owner.give_all_back(held)
 

@@ -182,7 +182,7 @@ def _check_out_another(wrapper: LeaseHolder, mine: owner.Owner, holder: object) 
         if deadline.is_over:
             seconds = time.monotonic() - deadline.began
             why = f"all connections tried in {seconds:.1f} s were unusable"
-            raise identity.pool.queue.refusal(seconds, why, mine.max_wait is None)
+            raise identity.pool.queue.refusal(seconds, why, mine.max_wait is None, holder)
         if _check_out(wrapper, identity, mine, holder):
             return
 

@@ -39,6 +39,16 @@ def traits(lease: Lease, sql: Any) -> Traits:
         return UNKNOWN
 
 
+def _asked(lease: Lease, sql: Any) -> str:
+    """What in a statement depends on its session, for an error."""
+    try:
+        text = sql if isinstance(sql, str) else lease.driver.text(sql, lease.slot.connection)
+        return lease.driver.rules.asked(text) or "This statement"
+    except Exception as error:
+        observers.failed("reading a statement", error)
+        return "This statement"
+
+
 def before(wrapper: LeaseHolder, sql: Any) -> None:
     """Called by cursors before each statement."""
     if not fork.noticed[0]:
@@ -62,9 +72,9 @@ def before(wrapper: LeaseHolder, sql: Any) -> None:
         and traits(lease, sql).asks
     ):
         raise TransactionManagementError(
-            "This statement depends on the previous one's session, and in transaction scope, or when others "
-            "have needed the connection, each statement may run in another session. Wrap both in atomic(), "
-            "or use one cursor."
+            f"{_asked(lease, sql)} depends on the previous statement's session, and in transaction scope, or "
+            "when others have needed the connection, each statement may run in another session. Wrap both in "
+            "atomic(), or use one cursor."
         )
 
 
@@ -82,8 +92,8 @@ def _refuse_in_shared_session(wrapper: LeaseHolder, lease: Lease, sql: Any) -> N
     is_in_transaction = wrapper.in_atomic_block or lease.has_begun_by_text or not wrapper.autocommit
     if found.asks and not is_in_transaction:
         raise TransactionManagementError(
-            "This statement depends on the previous one's session, which may be another one already: "
-            'POOL["PROXY"] is "transaction". Wrap both in atomic().'
+            f"{_asked(lease, sql)} depends on the previous statement's session, which may be another one "
+            'already: POOL["PROXY"] is "transaction". Wrap both in atomic().'
         )
 
 

@@ -273,6 +273,40 @@ def _collected(opened: Any) -> None:
         release_if_free(wrapper)
 
 
+def is_of_testcase(wrapper: LeaseHolder) -> bool:
+    """Whether its only blocks are those that Django's ``TestCase`` holds around a test."""
+    return wrapper.in_atomic_block and not _blocks_of_code(wrapper)
+
+
+def why_open(wrapper: LeaseHolder) -> str:
+    """Whose transaction it is in, and how to get out of that."""
+    if not wrapper.in_atomic_block:
+        begun_by = "a statement or set_autocommit(False)"
+        return f"in the transaction that {begun_by} has begun. Commit it or roll it back first."
+    blocks = _blocks_of_code(wrapper)
+    of_requests = wrapper.settings_dict.get("ATOMIC_REQUESTS") and owner.current().request is not None
+    if of_requests and blocks and _is_decorator(blocks[0]):
+        return (
+            "in the transaction that ATOMIC_REQUESTS makes of the view. Decorate the view with "
+            "transaction.non_atomic_requests, and use atomic() in it for what belongs together."
+        )
+    return "inside of atomic(). Release it before that block, or after it."
+
+
+def _blocks_of_code(wrapper: LeaseHolder) -> list[Any]:
+    return [block for block in wrapper.atomic_blocks if not getattr(block, "_from_testcase", False)]
+
+
+def _is_decorator(block: Any) -> bool:
+    """Whether a function that runs now was decorated with this ``atomic()``: ATOMIC_REQUESTS does that."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "contextlib" and frame.f_locals.get("self") is block:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def release_if_free(wrapper: LeaseHolder, is_over: bool = False) -> None:
     """Check the connection in, unless something needs it.
 

@@ -22,6 +22,7 @@ from django_db_pooling.workers.overview import (
     Spread,
     Trouble,
 )
+from django_db_pooling.workers.verdict import NOBODY_WAITS, verdicts
 
 if TYPE_CHECKING:
     from django_db_pooling.dashboard.access import Visitor
@@ -35,7 +36,12 @@ LABELS = {
     "idle": "idle",
     "unopened": "not opened",
 }
-KINDS = {"connect": "can't connect", "timeout": "timeout", "lost": "connection lost"}
+KINDS = {
+    "connect": "can't connect",
+    "full": "server is full",
+    "timeout": "timeout",
+    "lost": "connection lost",
+}
 DONE = {
     Action.RECYCLE: "Recycle",
     Action.CLOSE_IDLE: "Close idle",
@@ -85,6 +91,8 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
     """The variables of the templates."""
     return {
         "pools": [_pool(pool, overview, visitor) for pool in overview.pools],
+        "verdicts": verdicts(overview),
+        "nobody_waits": NOBODY_WAITS,
         "workers": len(overview.workers),
         "at": _clock(overview.at),
         "is_on": status_dir.is_on(),
@@ -107,7 +115,7 @@ def _state(overview: Overview) -> str:
         return "No process reports its pools."
     waiting = [pool.alias for pool in overview.pools if pool.total.waiting]
     paused = [pool.alias for pool in overview.pools if pool.pause is not None]
-    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else "No callers are waiting."
+    state = f"Callers are waiting for {', '.join(waiting)}." if waiting else NOBODY_WAITS
     return f"{state} Paused: {', '.join(paused)}." if paused else state
 
 
@@ -119,6 +127,7 @@ def _pool(pool: PoolPicture, overview: Overview, visitor: Visitor) -> dict[str, 
     return {
         "alias": pool.alias,
         "limits": _limits(pool),
+        "about": humanize.about(pool.databases, pool.scopes),
         "segments": segments,
         "summary": ", ".join(f"{segment.count} {segment.label}" for segment in segments),
         "waiting": total.waiting,
@@ -217,8 +226,7 @@ def _holding(holding: Holding) -> dict[str, Any]:
     return {
         "seconds": humanize.duration(holding.seconds),
         "who": who,
-        # Threads without a name have a meaningless number.
-        "where": "" if where.isdecimal() or not where else f"in thread {where}",
+        "where": where and f"in thread {where}",
         "pid": holding.pid,
     }
 

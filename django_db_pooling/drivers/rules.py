@@ -111,6 +111,11 @@ class Rules:
         self.known[key] = found
         return found
 
+    def asked(self, text: str) -> str | None:
+        """What of a statement asks for what the last one has left: "LAST_INSERT_ID()". None: not known."""
+        found = self._asks.search(self._quoted.sub(self._replacement, text))
+        return None if found is None else re.sub(r"\s*\(\s*\)?\Z", "()", found[0])
+
     def _is_harmless(self, text: str) -> bool:
         """At first sight: what is in literals and comments counts, too."""
         beginning = self._harmless.match(text)
@@ -175,6 +180,9 @@ class Same(Rules):
 
     def traits(self, text: str) -> Traits:
         return self._traits
+
+    def asked(self, text: str) -> str | None:
+        return None
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -19,6 +19,8 @@ class DirectoryPool(Pool):
     None is bound anew for another user. At the cap an idle one of another identity makes room.
     """
 
+    error_name = "MaxConnectionReachedError"
+
     def __init__(self, name: str, limits: Limits) -> None:
         super().__init__(redact(name), limits, DRIVER)
 

@@ -51,6 +51,18 @@ def _ask(alias: str) -> Limit:
         ) from error
 
 
+def unknown(servers: dict[Server, list[Share]]) -> str | None:
+    """What the plan can't know."""
+    is_guessed = any(not share.is_reported for shares in servers.values() for share in shares)
+    module = capacity.sized_elsewhere() if is_guessed else None
+    if module is None:
+        return None
+    return (
+        f'{module} calls set_pool_size(): its limits are known only of processes that run. What is "from '
+        'settings" may be another number there.'
+    )
+
+
 def lines(server: Server, demand: Demand) -> list[str]:
     """How the sum comes about."""
     text = [f"{server}", f"  limit         {demand.limit}"]

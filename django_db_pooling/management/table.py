@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from datetime import datetime
 
 from django_db_pooling.log import escape_unprintable
 from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.workers import humanize
 from django_db_pooling.workers.overview import Overview, PoolPicture
+from django_db_pooling.workers.verdict import NOBODY_WAITS, verdicts
 
 # The table fits into as many columns of a terminal.
 COLUMNS = 80
@@ -17,11 +19,18 @@ NAME = COLUMNS - len(FIGURES.format(*HEADINGS))
 MAX_SHOWN = 5
 
 
-def table(overview: Overview, columns: int = COLUMNS) -> str:
-    """Pools, processes, longest holders and latest problems, in lines of at most ``columns`` characters."""
+def table(overview: Overview, columns: int | None = COLUMNS) -> str:
+    """Pools, processes, longest holders and latest problems, in lines of at most ``columns`` characters;
+    None: as long as they are.
+    """
     at = datetime.fromtimestamp(overview.at).strftime("%H:%M:%S")
     count = len(overview.workers)
     lines = [f"{count} process{'' if count == 1 else 'es'} at {at}"]
+    found = verdicts(overview)
+    for alias, one in found:
+        lines += _wrapped(f"{alias}: {one}", columns)
+    if overview.pools and not found:
+        lines[0] += f". {NOBODY_WAITS}"
     for pool in overview.pools:
         lines += ["", *_pool(pool)]
     return "\n".join(_cut(line, columns) for line in lines)
@@ -35,6 +44,8 @@ def _pool(pool: PoolPicture) -> list[str]:
     for member in pool.members:
         name = f"  {member.pid} {member.program}"
         lines.append(_row(name, member.stats, member.stats.free, member.checkouts))
+    if about := humanize.about(pool.databases, pool.scopes):
+        lines.append(f"  {about}")
     if pool.total.host_limit is not None:
         lines.append(f"  {humanize.of_host(pool.total.host_open, pool.total.host_limit)}")
     if pool.pause is not None:
@@ -52,6 +63,13 @@ def _pool(pool: PoolPicture) -> list[str]:
         times = f" ({trouble.times} times)" if trouble.times > 1 else ""
         lines.append(f"  {label:13} {humanize.age(trouble.ago)} ago{times}  {trouble.pid}  {trouble.text}")
     return lines
+
+
+def _wrapped(text: str, columns: int | None) -> list[str]:
+    """What has to be read whole."""
+    if columns is None:
+        return [text]
+    return textwrap.wrap(text, columns, subsequent_indent="  ")
 
 
 def _row(name: str, stats: PoolStats, free: int | None, rate: float | None) -> str:
@@ -74,7 +92,7 @@ def _times(p50: float | None, p95: float | None) -> str:
     return f"p50 {humanize.duration(p50)}, p95 {humanize.duration(p95)}"
 
 
-def _cut(text: str, max_length: int) -> str:
+def _cut(text: str, max_length: int | None) -> str:
     # Text from files was escaped by the process that wrote it. Once more, since a terminal obeys escapes.
     text = escape_unprintable(text)
-    return text if len(text) <= max_length else text[: max_length - 3] + "..."
+    return text if max_length is None or len(text) <= max_length else text[: max_length - 3] + "..."

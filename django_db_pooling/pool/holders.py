@@ -9,6 +9,8 @@ from typing import Any
 from django_db_pooling.log import redact, safe_label
 from django_db_pooling.process.observers import observers
 
+OUTSIDE = "code outside of a request"
+
 
 class Holder:
     """Names the thread that holds a connection, and its request. ``owner``: a weak reference to what holds
@@ -27,8 +29,11 @@ class Holder:
         return None
 
     def __str__(self) -> str:
-        name = next((t.name for t in threading.enumerate() if t.ident == self.ident), str(self.ident))
-        return f"{self.request or 'code outside of a request'} in thread {safe_label(name)}"
+        who = self.request or OUTSIDE
+        name = next((t.name for t in threading.enumerate() if t.ident == self.ident), "")
+        # gevent's greenlets, and threads that others have started, have numbers that nobody knows.
+        is_telling = name and not name.startswith("Dummy-")
+        return f"{who} in thread {safe_label(name)}" if is_telling else who
 
 
 class Holding:
@@ -60,7 +65,7 @@ class Holding:
 
 def request_label(holder: object) -> str:
     """The request of a holder, if it has one. Not str() of it, which may take a lock."""
-    return redact(getattr(holder, "request", None) or "code outside of a request")
+    return redact(getattr(holder, "request", None) or OUTSIDE)
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:

@@ -44,7 +44,7 @@ EVENTS = {
     "closed": Event(logging.DEBUG, "connection %(connection)d closed after %(seconds).1f s: %(reason)s"),
     "close_failed": Event(logging.DEBUG, "closing a connection failed: %(error)s"),
     "drop_failed": Event(logging.ERROR, "dropping a connection failed: %(error)s", True),
-    "timeout": Event(logging.WARNING, "checkout failed: %(error)s", True),
+    "timeout": Event(logging.WARNING, "checkout of %(request)s failed: %(error)s %(remedy)s", True),
     "slow": Event(
         logging.WARNING,
         "slow checkout of %(request)s: %(seconds).1f s, in the queue %(queue_seconds).1f s, connecting "

@@ -32,6 +32,13 @@ from django_db_pooling.pool.waiter import Waiter
 class Pool:
     """Connections to one database, for all threads and greenlets of one process."""
 
+    # For people: where it leads, and the scope of requests.
+    database = ""
+    scope = ""
+    # What callers get instead of a CheckoutTimeout, and what they are told to do.
+    error_name = "CheckoutTimeout"
+    remedy = "Return connections earlier, or allow more of them."
+
     def __init__(self, name: str, limits: Limits, driver: Driver) -> None:
         self.name = name
         self.limits = limits
@@ -46,6 +53,7 @@ class Pool:
         self.health = health = Health(slots)
         self.queue = Queue(name, slots, self.resting, health)
         self.queue.set_wait_target(limits.wait_target)
+        self.queue.refusals.error_name, self.queue.refusals.remedy = self.error_name, self.remedy
         self.endings = Endings(slots)
         self.maintenance = Maintenance(slots, self.resting, health, self.endings)
         slots.waiting, slots.on_freed = self.queue.waiters, self.queue.match
@@ -106,7 +114,7 @@ class Pool:
         slot = None if self.queue.waiters else self.take_idle(affinity, holder)
         if slot is not None:
             return slot
-        slot = self.queue.wait(affinity, deadline, began, counted, before_waiting)
+        slot = self.queue.wait(affinity, deadline, began, counted, before_waiting, holder)
         slot.holder = holder
         slot.taken_at = time.monotonic()
         self.counts.checkouts += 1

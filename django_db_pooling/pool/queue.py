@@ -54,7 +54,7 @@ class Queue:
         self._growth = slots.growth
         self._counts = slots.counts
         self._numbers = itertools.count(1)
-        self._refusals = refusals = Refusals(name, slots, self.waiters)
+        self.refusals = refusals = Refusals(name, slots, self.waiters)
         # Methods of this queue, too: they are in refusals.py.
         self.refusal, self.figures = refusals.refusal, refusals.figures
         self.looks = Looks(slots, self.figures)
@@ -77,6 +77,7 @@ class Queue:
         began: float | None,
         counted: bool,
         before_waiting: Callable[[Waiter], str | None] | None,
+        holder: object,
     ) -> Slot:
         """See ``Pool.checkout``."""
         started, waiters = time.monotonic(), self.waiters
@@ -91,8 +92,8 @@ class Queue:
                 self.match()
             why = before_waiting(waiter) if before_waiting and waiter.outcome is None else None
             if why is not None:
-                raise self.refusal(0.0, why, counted)
-            slot = self._wait_for_slot(waiter, deadline, began or started, started, counted)
+                raise self.refusal(0.0, why, counted, holder)
+            slot = self._wait_for_slot(waiter, deadline, began or started, started, counted, holder)
             self._counts.queued += 1
             return slot
         except BaseException:
@@ -113,7 +114,7 @@ class Queue:
                 self._counts.longest_wait_seconds = waited
 
     def _wait_for_slot(
-        self, waiter: Waiter, deadline: float | None, began: float, now: float, counted: bool
+        self, waiter: Waiter, deadline: float | None, began: float, now: float, counted: bool, holder: object
     ) -> Slot:
         """What a waiter in the queue gets. Raises CheckoutTimeout and ServerAway."""
         limits = self._slots.limits
@@ -122,7 +123,8 @@ class Queue:
             self._let_match_end(waiter)
             # For as many as there is room for it is only a matter of time that they may open.
             if waiter.outcome is None and len(self.waiters) - self._slots.room > most:
-                raise self.refusal(0.0, f"MAX_WAITING ({most}) callers are already waiting", counted)
+                why = f"MAX_WAITING ({most}) callers are already waiting"
+                raise self.refusal(0.0, why, counted, holder)
         look_at = math.inf if slow is None else began + slow
         while True:
             while waiter.outcome is None:
@@ -133,7 +135,7 @@ class Queue:
                     self._let_match_end(waiter)
                     if waiter.outcome is None:
                         waited = now - began if began < deadline else 0.0
-                        raise self.refusal(waited, f"waited {waited:.1f} s", counted)
+                        raise self.refusal(waited, f"waited {waited:.1f} s", counted, holder)
                     break
                 seconds = min(look_at, math.inf if deadline is None else deadline) - now
                 if self._growth.failing:
@@ -149,7 +151,7 @@ class Queue:
                         self.match()
             slot = waiter.outcome
             if isinstance(slot, Shed):
-                raise self._refusals.shed(time.monotonic() - began, counted)
+                raise self.refusals.shed(time.monotonic() - began, counted, holder)
             if not isinstance(slot, Slot):
                 raise slot
             if slot.connection is None:

@@ -24,6 +24,14 @@ def patched(module: str) -> bool:
     return True
 
 
+def is_unpatched() -> bool:
+    """Whether one of gevent's greenlets runs this, but gevent has patched no sockets."""
+    kind = getattr(sys.modules.get("gevent"), "Greenlet", None)
+    if kind is None or patched("socket"):
+        return False
+    return isinstance(sys.modules["greenlet"].getcurrent(), kind)
+
+
 def eventlet_has_patched() -> bool:
     """Whether eventlet's monkey patching has taken poll() away."""
     is_patched = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)

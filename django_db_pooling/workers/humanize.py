@@ -52,5 +52,12 @@ def of_host(is_open: int | None, limit: int) -> str:
     return f"this host: {most} (HOST_LIMIT)"
 
 
+def about(databases: list[str], scopes: list[str]) -> str:
+    """Where a pool leads, and its scope."""
+    where = " and ".join(databases)
+    scope = f"scope {' and '.join(scopes)}" if scopes else ""
+    return ", ".join(filter(None, [where, scope]))
+
+
 def count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"

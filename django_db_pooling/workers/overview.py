@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django_db_pooling.pool.histogram import Durations
@@ -102,7 +102,8 @@ class PoolPicture:
     What a HOST_LIMIT leaves them is no sum: ``total.max_outstanding`` and ``free`` are within it.
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
     ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
-    in the time of that. ``pause``: None where no process is paused.
+    in the time of that. ``pause``: None where no process is paused. ``databases`` and ``scopes``: more than
+    one where the settings of the processes differ, or two sites have one SECRET_KEY.
     """
 
     alias: str
@@ -116,6 +117,8 @@ class PoolPicture:
     holders: list[Holding]
     troubles: list[Trouble]
     history: list[Moment]
+    databases: list[str] = field(default_factory=list)
+    scopes: list[str] = field(default_factory=list)
 
     @property
     def unopened(self) -> int | None:
@@ -223,7 +226,13 @@ def _pool(alias: str, reports: list[Report], now: float) -> PoolPicture:
         holders=_holders(alias, reports, now),
         troubles=_troubles(alias, reports, now),
         history=_history(parts, now),
+        databases=_distinct(part.database for part in parts),
+        scopes=_distinct(part.scope for part in parts),
     )
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return sorted(set(filter(None, texts)))
 
 
 def _spread(durations: list[Durations]) -> Spread:

@@ -121,6 +121,8 @@ class Publisher:
             history=list(self._history.get(stats.alias, ())),
             waits=stats.waits.minus(waits),
             helds=stats.helds.minus(helds),
+            database="" if pool is None else pool.database,
+            scope="" if pool is None else pool.scope,
         )
 
     def _minute_ago(self, alias: str) -> tuple[Durations, Durations]:

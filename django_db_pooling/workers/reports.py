@@ -42,7 +42,8 @@ class PoolReport:
     """One alias in one process. ``held``: seconds and who, the longest first, of the connections in use.
 
     ``troubles``: seconds ago, kind and text of what went wrong lately, the latest last. ``history``: samples,
-    the oldest first. ``waits`` and ``helds``: those of about the last minute.
+    the oldest first. ``waits`` and ``helds``: those of about the last minute. ``database``: which, and where;
+    ``scope``: of requests.
     """
 
     stats: PoolStats
@@ -51,6 +52,8 @@ class PoolReport:
     history: list[Sample] = field(default_factory=list)
     waits: Durations = Durations()
     helds: Durations = Durations()
+    database: str = ""
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

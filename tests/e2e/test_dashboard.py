@@ -504,7 +504,7 @@ def test_the_table(site: PoolsSite, boss: Visitor) -> None:
     done = site.manage("db_pools")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if "gunicorn" in line or "total" in line) <= 80
     assert lines[0].startswith(f"{WORKERS} processes at ")
     assert sum(" gunicorn " in line for line in lines) == WORKERS
     assert sum("  total " in line for line in lines) == 1

@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "internals.rst"
 # From the ground. Who wants to know what a room may import reads the lines above its own.
 FLOORS = [
     ["log", "exceptions", "signals"],
-    ["process"],
+    ["process", "synonyms"],
     ["pool"],
     ["conf"],
     ["drivers", "status_dir", "versions"],

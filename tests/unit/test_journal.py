@@ -47,6 +47,7 @@ FIELDS: dict[str, Any] = {
     "request": "GET /x",
     "holder": "GET /x in thread MainThread",
     "holders": "2.0 s by GET /y in thread MainThread",
+    "remedy": "Wait.",
     "queue_seconds": 0.3,
     "connect_seconds": 0.2,
     "check_seconds": 0.0,
@@ -109,14 +110,14 @@ def test_in_a_storm_the_first_is_written_at_once_and_the_others_are_counted(
     caplog: pytest.LogCaptureFixture, wall: Clock
 ) -> None:
     journal = Journal("default")
-    journal.note("timeout", error="first")
+    journal.note("timeout", error="first", request="GET /a", remedy="Do this.")
     journal.write()
     for number in range(50):
-        journal.note("timeout", error=f"later {number}")
+        journal.note("timeout", error=f"later {number}", request="GET /b", remedy="Do this.")
         journal.note("lost", error="another", request="x")
         journal.write()
     assert [record.getMessage() for record in caplog.records] == [
-        "default: checkout failed: first",
+        "default: checkout of GET /a failed: first Do this.",
         "default: connection lost during a statement of x: another",
     ]
     assert journal.is_pending
@@ -124,21 +125,23 @@ def test_in_a_storm_the_first_is_written_at_once_and_the_others_are_counted(
     wall.now += QUIET
     journal.write()
     storm, others = caplog.records
-    assert storm.getMessage() == "default: checkout failed: later 49 (49 more like this)"
+    assert storm.getMessage() == "default: checkout of GET /b failed: later 49 Do this. (49 more like this)"
     assert vars(storm)["pool_suppressed"] == 49
     assert vars(others)["pool_suppressed"] == 48
     assert not journal.is_pending
     caplog.clear()
     wall.now += QUIET
-    journal.note("timeout", error="much later")
+    journal.note("timeout", error="much later", request="GET /c", remedy="Do that.")
     journal.write()
-    assert [record.getMessage() for record in caplog.records] == ["default: checkout failed: much later"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: checkout of GET /c failed: much later Do that."
+    ]
 
 
 def test_at_the_end_nothing_is_kept_back(caplog: pytest.LogCaptureFixture, wall: Clock) -> None:
     journal = Journal("default")
     for _ in range(3):
-        journal.note("timeout", error="x")
+        journal.note("timeout", error="x", request="GET /x", remedy="y")
         journal.write()
     journal.write(is_last=True)
     assert [vars(record).get("pool_suppressed") for record in caplog.records] == [None, 1]

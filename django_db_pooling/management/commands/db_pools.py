@@ -6,7 +6,10 @@ It can also pause them, and have their connections closed.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
@@ -24,12 +27,14 @@ from django_db_pooling.workers.overview import Overview
 
 EXIT_WAITING = 1
 EXIT_NO_PROCESS = 2
-NO_PROCESS = (
-    "No process of this site reports its pools. A process reports every second, from its first database "
-    "query on, and is considered gone after ten seconds without a report. This command sees processes on "
-    'this host that run as the same user, with "django_db_pooling" in INSTALLED_APPS and the same SECRET_KEY '
-    "and TMPDIR or DB_POOL_STATUS_DIR. It looked in {}."
-)
+# Between two looks at the reports, which are written every second.
+LOOK_SECONDS = 0.5
+NO_PROCESS = """\
+No process of this site reports its pools in {}.
+- A process reports every second, from its first database query on: has there been a request?
+- It is considered gone after ten seconds without a report.
+- It has to run on this host, as the same user, with the same SECRET_KEY, and TMPDIR or DB_POOL_STATUS_DIR.
+- It needs "django_db_pooling" in INSTALLED_APPS."""
 OFF = "Reports are switched off: DB_POOL_STATUS_DIR is None."
 
 
@@ -75,16 +80,23 @@ class Command(BaseCommand):
         parser.add_argument(
             "--watch",
             nargs="?",
-            type=float,
+            type=_seconds,
             const=2.0,
             metavar="SECONDS",
             help="repeat, every 2 seconds by default",
         )
         parser.add_argument(
             "--fail-if-waiting",
-            type=int,
+            type=_count,
             metavar="N",
             help="exit with 1 if more than N callers wait for a connection",
+        )
+        parser.add_argument(
+            "--for",
+            type=_seconds,
+            dest="lasting",
+            metavar="SECONDS",
+            help="for --fail-if-waiting: only if that many wait for so long without a break",
         )
         parser.add_argument(
             "--hosts", type=_positive, default=1, metavar="N", help="for --plan: number of hosts"
@@ -98,18 +110,26 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         action = next((action for action in Action if _is_given(action, options)), None)
+        if options["lasting"] is not None and options["fail_if_waiting"] is None:
+            raise CommandError("--for goes with --fail-if-waiting.")
         if options["wait"] and action is not Action.PAUSE:
             raise CommandError("--wait goes with --pause.")
         if options["alias"] is not None and action is None:
             raise CommandError("--alias goes with --pause, --resume, --recycle and --close-idle.")
-        if action is not None:
-            self._order(action, options["alias"], options["pause"], options["wait"])
-        elif options["plan"]:
-            self._plan(options["hosts"], options["workers"])
-        elif options["watch"] is None:
-            self._show(options["json"], options["fail_if_waiting"])
-        else:
-            self._watch(options["watch"], options["json"], options["fail_if_waiting"])
+        crowd = Crowd(options["fail_if_waiting"], options["lasting"] or 0.0)
+        try:
+            if action is not None:
+                self._order(action, options["alias"], options["pause"], options["wait"])
+            elif options["plan"]:
+                self._plan(options["hosts"], options["workers"])
+            elif options["watch"] is None:
+                self._show(options["json"], crowd)
+            else:
+                self._watch(options["watch"], options["json"], crowd)
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Nobody reads any more. Python would flush once more at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _order(self, action: Action, alias: str | None, seconds: float | None, waits: bool) -> None:
         names = ", ".join(map(redact, orders.aliases(alias)))
@@ -126,30 +146,39 @@ class Command(BaseCommand):
         left = seconds - (time.monotonic() - began)
         self._write(f"{names}: paused, nothing is in use, for {left:.0f} s more. --resume ends it.")
 
-    def _show(self, as_json: bool, max_waiting: int | None) -> None:
+    def _show(self, as_json: bool, crowd: Crowd) -> None:
         # Not this process, which serves no requests.
         seen = overview.look(own=False)
+        while seen.workers and crowd.may_end(seen):
+            time.sleep(LOOK_SECONDS)
+            seen = overview.look(own=False)
         if not seen.workers:
             if as_json:
                 self.stdout.write(json.dumps(seen.as_dict()))
             raise CommandError(_no_process(), returncode=EXIT_NO_PROCESS)
-        self._write(json.dumps(seen.as_dict()) if as_json else table(seen, _columns()))
-        _check(seen, max_waiting)
+        self._write(json.dumps(seen.as_dict()) if as_json else table(seen, self._columns()))
+        crowd.check(seen)
 
-    def _watch(self, seconds: float, as_json: bool, max_waiting: int | None) -> None:
+    def _watch(self, seconds: float, as_json: bool, crowd: Crowd) -> None:
         clears = not as_json and self.stdout.isatty()
         try:
             while True:
                 seen = overview.look(own=False)
-                shown = table(seen, _columns()) if seen.workers else _no_process()
+                shown = table(seen, self._columns()) if seen.workers else _no_process()
                 if clears:
                     self.stdout.write("\033[H\033[2J\033[3J", ending="")
                 self._write(json.dumps(seen.as_dict()) if as_json else f"{shown}\n")
                 self.stdout.flush()
-                _check(seen, max_waiting)
+                crowd.check(seen)
                 time.sleep(max(seconds, 0.1))
         except KeyboardInterrupt:
             return
+
+    def _columns(self) -> int | None:
+        """None: what isn't a terminal gets whole lines."""
+        if not self.stdout.isatty():
+            return None
+        return max(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)
 
     def _write(self, text: str) -> None:
         """With escapes for what the terminal's encoding doesn't have."""
@@ -169,16 +198,61 @@ class Command(BaseCommand):
         demands = {server: plan.demand(shares, hosts, processes) for server, shares in servers.items()}
         for server, demand in demands.items():
             self._write("\n".join(plan.lines(server, demand)))
+        if (unknown := plan.unknown(servers)) is not None:
+            self._write(unknown)
         if not demands:
             self.stdout.write("No pool of this site connects to a server with a connection limit.")
         if not all(demand.fits for demand in demands.values()):
             raise CommandError("The processes may open more connections than a server accepts.", returncode=1)
 
 
+class Crowd:
+    """Whether more callers than ``most`` (None: any number may) wait for ``lasting`` seconds."""
+
+    def __init__(self, most: int | None, lasting: float) -> None:
+        self._most = most
+        self._lasting = lasting
+        # When more than these were seen first; None: it was fewer at the last look.
+        self._since: float | None = None
+
+    def may_end(self, seen: Overview) -> bool:
+        """Whether another look is needed to know."""
+        if self._most is None or seen.waiting <= self._most:
+            self._since = None
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since < self._lasting
+
+    def check(self, seen: Overview) -> None:
+        """Raises CommandError."""
+        if not self.may_end(seen) and self._since is not None:
+            lasting = f" for {self._lasting:g} s" if self._lasting else ""
+            raise CommandError(
+                f"{seen.waiting} callers wait for a connection, more than {self._most}{lasting}.",
+                returncode=EXIT_WAITING,
+            )
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError("must be a whole number, 1 or more")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError("must be a whole number, 0 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ArgumentTypeError("must be seconds, above 0")
+    return seconds
 
 
 def _pause_seconds(text: str) -> float:
@@ -195,10 +269,6 @@ def _is_given(action: Action, options: dict[str, Any]) -> bool:
     return options[action.replace("-", "_")] not in (None, False)
 
 
-def _columns() -> int:
-    return max(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)
-
-
 def _no_process() -> str:
     if not status_dir.is_on():
         return OFF
@@ -206,11 +276,3 @@ def _no_process() -> str:
     return (
         NO_PROCESS.format(redact(status_dir.path())) if refusal is None else REFUSED.format(redact(refusal))
     )
-
-
-def _check(seen: Overview, max_waiting: int | None) -> None:
-    if max_waiting is not None and seen.waiting > max_waiting:
-        raise CommandError(
-            f"{seen.waiting} callers wait for a connection, more than {max_waiting}.",
-            returncode=EXIT_WAITING,
-        )
