@@ -202,13 +202,7 @@ class Registry:
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
-        if not conf.there_are_settings():
-            return {}
-        return {
-            alias: self.stats(alias, settings_dict)
-            for alias, settings_dict in connections.settings.items()
-            if not conf.is_off(settings_dict)
-        }
+        return {alias: self.stats(alias, connections.settings[alias]) for alias in _pooled()}
 
     def pause(self, alias: str, seconds: float) -> None:
         """Nobody is handed a connection for so long; what is idle is closed (I/O)."""
@@ -239,7 +233,7 @@ class Registry:
             reasons.append("no connection")
             self._asked_until = time.monotonic() + ASKED
             upkeep.ensure_running()
-        if any(self.pause_left(alias) is not None for alias in list(self._paused_until)):
+        if any(self.pause_left(alias) is not None for alias in _pooled()):
             reasons.append("paused")
         if any(pool.queue.shedding is not None and pool.queue.shedding.is_overloaded for pool in pools):
             reasons.append("overloaded")
@@ -260,6 +254,13 @@ class Registry:
     def holders(self) -> list[object]:
         """Of all connections that are checked out."""
         return [holder for pool in self.pools() for holder in pool.holders()]
+
+
+def _pooled() -> list[str]:
+    """The aliases; none where there are no settings yet."""
+    if not conf.there_are_settings():
+        return []
+    return [alias for alias, settings_dict in connections.settings.items() if not conf.is_off(settings_dict)]
 
 
 def _is_away(pool: DatabasePool) -> bool:

@@ -55,6 +55,16 @@ def test_it_is_not_while_it_is_paused() -> None:
     assert told()[0] == 200
 
 
+def test_a_pause_of_what_is_not_there_or_not_pooled_is_no_reason() -> None:
+    with another_alias() as alias:
+        pooling.pause(alias, 30)
+        assert told()[0] == 503
+    assert told()[0] == 200
+    with another_alias(POOL=False) as alias:
+        pooling.pause(alias, 30)
+        assert told()[0] == 200
+
+
 def test_nor_while_it_sheds() -> None:
     with another_alias(POOL={"WAIT_TARGET": 0.1}) as alias:
         pooling.set_pool_size(1, max_outstanding=1, timeout=10, alias=alias)
