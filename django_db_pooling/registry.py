@@ -35,9 +35,6 @@ class Registry:
         self.tasks = Tasks()
         # Called when a pool was made, in the thread that needed it.
         self.on_new_pool: list[tuple[str, Callable[[], None]]] = []
-        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. Forked
-        # children are paused for as long.
-        self._paused_until: dict[str, float] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -46,6 +43,9 @@ class Registry:
         # Those that another one has replaced, until their connections have come back.
         self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
+        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. A forked
+        # child joins a pause of the host's when it makes its own pool: it may not have heard of the end.
+        self._paused_until: dict[str, float] = {}
         # Until when somebody waits to be told that the server is back, of time.monotonic().
         self._asked_until = 0.0
 
