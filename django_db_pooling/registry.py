@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -35,9 +35,6 @@ class Registry:
         self.tasks = Tasks()
         # Called when a pool was made, in the thread that needed it.
         self.on_new_pool: list[tuple[str, Callable[[], None]]] = []
-        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. Forked
-        # children are paused for as long.
-        self._paused_until: dict[str, float] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -46,6 +43,9 @@ class Registry:
         # Those that another one has replaced, until their connections have come back.
         self._replaced: tuple[DatabasePool, ...] = ()
         self._lock = threading.Lock()
+        # By alias, of time.monotonic(): until when it is paused, also where it has no pool yet. A forked
+        # child joins a pause of the host's when it makes its own pool: it may not have heard of the end.
+        self._paused_until: dict[str, float] = {}
         # Until when somebody waits to be told that the server is back, of time.monotonic().
         self._asked_until = 0.0
 
@@ -114,10 +114,12 @@ class Registry:
                 pool.retire_outdated()
 
     def _fill(self, pool: DatabasePool) -> None:
-        until, count = time.monotonic() + FILL_TIME, int(self._has_to_try(pool))
+        until, tries = time.monotonic() + FILL_TIME, self._has_to_try(pool)
+        # Others may be there, and of no use.
+        at_least = len(pool) + 1 if tries else 0
         # Not for as long as some are missing: each may be closed as soon as it is open.
-        for _ in range(max(pool.limits.min_size, count)):
-            if not self._fill_one(pool, count) or time.monotonic() >= until:
+        for _ in range(max(pool.limits.min_size, int(tries))):
+            if not self._fill_one(pool, at_least) or time.monotonic() >= until:
                 return
 
     def _fill_one(self, pool: DatabasePool, at_least: int) -> bool:
@@ -137,8 +139,8 @@ class Registry:
         return True
 
     def _has_to_try(self, pool: DatabasePool) -> bool:
-        """Whether the server is away, and requests come again only when it is known that it is back."""
-        return time.monotonic() < self._asked_until and _is_away(pool)
+        """Whether connecting fails, and requests come again only when it is known that it works."""
+        return time.monotonic() < self._asked_until and _has_none(pool)
 
     def _forget_ended(self) -> None:
         """Pools without connections whose alias is gone, or that another one has replaced."""
@@ -202,13 +204,7 @@ class Registry:
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
-        if not conf.there_are_settings():
-            return {}
-        return {
-            alias: self.stats(alias, settings_dict)
-            for alias, settings_dict in connections.settings.items()
-            if not conf.is_off(settings_dict)
-        }
+        return {alias: self.stats(alias, connections.settings[alias]) for alias in _pooled()}
 
     def pause(self, alias: str, seconds: float) -> None:
         """Nobody is handed a connection for so long; what is idle is closed (I/O)."""
@@ -229,17 +225,18 @@ class Registry:
         left = self._paused_until.get(alias, 0.0) - time.monotonic()
         return left if left > 0 else None
 
-    def reasons_to_go_elsewhere(self) -> list[str]:
-        """Why requests had better go to another process. No I/O.
+    def reasons_to_go_elsewhere(self, only: Collection[str] = ()) -> list[str]:
+        """Why requests had better go to another process. No I/O. ``only``: those that need these aliases.
 
-        While somebody asks, the housekeeper looks whether a server that is away is back.
+        While somebody asks, the housekeeper looks whether connecting works again.
         """
-        pools, reasons = self.pools(), []
-        if any(_is_away(pool) for pool in pools):
+        aliases = [alias for alias in _pooled() if not only or alias in only]
+        pools, reasons = [pool for pool in self.pools() if pool.name in aliases], []
+        if any(_has_none(pool) for pool in pools):
             reasons.append("no connection")
             self._asked_until = time.monotonic() + ASKED
             upkeep.ensure_running()
-        if any(self.pause_left(alias) is not None for alias in list(self._paused_until)):
+        if any(self.pause_left(alias) is not None for alias in aliases):
             reasons.append("paused")
         if any(pool.queue.shedding is not None and pool.queue.shedding.is_overloaded for pool in pools):
             reasons.append("overloaded")
@@ -262,10 +259,20 @@ class Registry:
         return [holder for pool in self.pools() for holder in pool.holders()]
 
 
-def _is_away(pool: DatabasePool) -> bool:
-    """Whether callers get the error of the last attempt to connect with the alias's own settings."""
+def _pooled() -> list[str]:
+    """The aliases; none where there are no settings yet."""
+    if not conf.there_are_settings():
+        return []
+    return [alias for alias, settings_dict in connections.settings.items() if not conf.is_off(settings_dict)]
+
+
+def _has_none(pool: DatabasePool) -> bool:
+    """Whether there is no good connection with the alias's own settings, nor can one be opened."""
     identity = pool.current
-    return identity is not None and pool.growth.of(identity.affinity()).outage
+    if identity is None:
+        return False
+    affinity = identity.affinity()
+    return pool.growth.of(affinity).fails and not pool.queue.others_may_come_back(affinity)
 
 
 def _is_needed(pool: DatabasePool) -> bool:

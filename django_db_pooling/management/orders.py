@@ -12,9 +12,10 @@ from django.db import connections
 
 from django_db_pooling import conf
 from django_db_pooling.log import redact
-from django_db_pooling.workers import commands, overview
+from django_db_pooling.workers import commands, overview, reports
 from django_db_pooling.workers.commands import Action
 from django_db_pooling.workers.overview import Overview, PoolPicture
+from django_db_pooling.workers.reports import Report
 
 EXIT_FAILED = 1
 # Between two looks at the reports, and until each process that had a pool at the beginning has written one.
@@ -56,8 +57,10 @@ def wait_until_unused(alias: str | None, seconds: float) -> Overview:
     takes longer.
     """
     names, began = aliases(alias), time.monotonic()
+    last: dict[str, Report] = {}
     while True:
-        seen = overview.look(own=False)
+        last = _still_there(last)
+        seen = overview.picture(list(last.values()), (), time.time())
         now = time.monotonic()
         used = [pool for pool in seen.pools if pool.alias in names and not _is_unused(pool)]
         if not used and now - began >= SETTLED_SECONDS:
@@ -67,6 +70,23 @@ def wait_until_unused(alias: str | None, seconds: float) -> Overview:
                 f"Still in use after {seconds:.0f} s: {_described(used)}.", returncode=EXIT_FAILED
             )
         time.sleep(POLL_SECONDS)
+
+
+def _still_there(before: dict[str, Report]) -> dict[str, Report]:
+    """The last report of each process, by id (reads files).
+
+    One that is silent may have something in use all the same: it is stopped, or computes without a pause.
+    """
+    found = {report.id: report for report in reports.read()}
+    return {one: report for one, report in before.items() if not _has_ended(report)} | found
+
+
+def _has_ended(report: Report) -> bool:
+    """Whether its process has, as far as can be seen. It reports no more, at least for the moment."""
+    if report.pid_space == reports.pid_space():
+        return not reports.exists(report.pid)
+    # In another container: who ends removes its report, and that of a silent one is shown for some time.
+    return abs(time.time() - report.at) <= reports.MAX_SILENCE
 
 
 def _is_unused(pool: PoolPicture) -> bool:
@@ -79,5 +99,10 @@ def _described(pools: Iterable[PoolPicture]) -> str:
     return "; ".join(
         f"{redact(pool.alias)}: {pool.total.in_use} in use, {pool.total.opening} opening"
         + "".join(f", {holding.seconds:.0f} s by {redact(holding.who)}" for holding in pool.holders[:1])
+        + "".join(
+            f", process {member.pid} silent for {member.reported_ago:.0f} s"
+            for member in pool.members
+            if member.reported_ago > reports.MAX_SILENCE
+        )
         for pool in pools
     )

@@ -78,6 +78,11 @@ class Growth:
         """Whether the last attempts have found no server."""
         return self._away_since is not None
 
+    @property
+    def fails(self) -> bool:
+        """Whether a caller has got an error, and no attempt has succeeded since."""
+        return self.outage or self._failing_since is not None
+
     def begin(self, number: int, now: float) -> None:
         self._opening[number] = now, self
 

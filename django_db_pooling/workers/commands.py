@@ -15,7 +15,8 @@ from django_db_pooling.log import logger, redact
 from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.decoding import decode
 
-# Seconds in which a command is carried out, and for which it is shown.
+# Seconds in which a command is carried out, and for which it is shown. A pause and its end are carried out
+# for as long as there is a file of them: a process that was stopped meanwhile must not miss them.
 VALID = 30.0
 SHOWN = 120.0
 # Seconds that a pause may last; after so many a command is removed. Who starts meanwhile joins it.
@@ -83,15 +84,14 @@ def given(seconds: float = SHOWN) -> list[Command]:
 
 def pauses() -> dict[str, float]:
     """By alias, how many more seconds it is to be paused (reads files)."""
-    latest: dict[str, Command] = {}
-    for command in given(KEPT):
-        if command.action in (Action.PAUSE, Action.RESUME):
-            latest.setdefault(command.alias, command)
-    return {
-        alias: command.seconds_left
-        for alias, command in latest.items()
-        if command.action is Action.PAUSE and command.seconds_left > 0
-    }
+    left: dict[str, float] = {}
+    # As who carries them out one after the other: the latest end counts.
+    for command in reversed(given(KEPT)):
+        if command.action is Action.RESUME:
+            left.pop(command.alias, None)
+        elif command.action is Action.PAUSE:
+            left[command.alias] = max(left.get(command.alias, 0.0), command.seconds_left)
+    return {alias: seconds for alias, seconds in left.items() if seconds > 0}
 
 
 def _decoded(one: str, text: bytes) -> Command:
@@ -122,13 +122,14 @@ class Listener:
         # In this order: what came after this process's start must not seem to be older than that.
         now, clock = time.time(), time.monotonic()
         found = sorted(
-            (command for command in new if self._is_due(now - command.at, clock)),
+            (command for command in new if self._is_due(command, now - command.at, clock)),
             key=lambda command: (command.at, command.id),
         )
         known = {one: since for one, since in self.carried_out.items() if one in ids or clock - since <= KEPT}
         self.carried_out = known | dict.fromkeys((command.id for command in found), clock)
         return found
 
-    def _is_due(self, age: float, clock: float) -> bool:
+    def _is_due(self, command: Command, age: float, clock: float) -> bool:
+        valid = KEPT if command.action in (Action.PAUSE, Action.RESUME) else VALID
         # By ages: the clock may have been set since this process started.
-        return abs(age) <= VALID and age < clock - self._started
+        return abs(age) <= valid and age < clock - self._started

@@ -89,7 +89,7 @@ def read() -> list[Report]:
         report
         for report in found
         # In another container only its age shows that a process is gone.
-        if abs(now - report.at) <= MAX_SILENCE and (report.pid_space != here or _exists(report.pid))
+        if abs(now - report.at) <= MAX_SILENCE and (report.pid_space != here or exists(report.pid))
     ]
     return sorted(current, key=lambda report: (report.pid, report.id))
 
@@ -108,7 +108,8 @@ def _decoded(one: str, text: bytes) -> Report:
     return report
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Whether there is such a process, in this process's own space."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -45,7 +45,7 @@ def test_it_only_reads() -> None:
 def test_it_needs_neither_login_nor_transaction() -> None:
     view: Any = ready
     assert view.login_required is False
-    assert view._non_atomic_requests == {"default"}
+    assert "default" in view._non_atomic_requests
 
 
 def test_it_is_not_while_it_is_paused() -> None:
@@ -53,6 +53,16 @@ def test_it_is_not_while_it_is_paused() -> None:
     assert told() == (503, {"ready": False, "reasons": ["paused"]})
     pooling.resume("default")
     assert told()[0] == 200
+
+
+def test_a_pause_of_what_is_not_there_or_not_pooled_is_no_reason() -> None:
+    with another_alias() as alias:
+        pooling.pause(alias, 30)
+        assert told()[0] == 503
+    assert told()[0] == 200
+    with another_alias(POOL=False) as alias:
+        pooling.pause(alias, 30)
+        assert told()[0] == 200
 
 
 def test_nor_while_it_sheds() -> None:

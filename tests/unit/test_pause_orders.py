@@ -93,6 +93,34 @@ def test_none_lasts_for_longer_than_its_file(monkeypatch: pytest.MonkeyPatch) ->
     assert joined() == [("pause", "default", round(MAX_PAUSE))]
 
 
+def test_who_joins_is_paused_for_as_long_as_the_others() -> None:
+    give(Action.PAUSE, 50)
+    give(Action.RESUME)
+    give(Action.PAUSE, 600)
+    give(Action.PAUSE, 10)
+    assert joined() == [("pause", "default", 600)]
+
+
+def test_who_was_stopped_hears_of_them_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: Any = Pools()
+    agent = Agent(pools)
+    give(Action.PAUSE, 600)
+    give(Action.PAUSE, 30, "other")
+    give(Action.RECYCLE)
+    now, clock = time.time() + 300, time.monotonic() + 300
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now)
+        patch.setattr(time, "monotonic", lambda: clock)
+        agent.carry_out_commands()
+    assert pools.told == [("pause", "default", 300)]
+    give(Action.RESUME)
+    now, clock = time.time() + 600, time.monotonic() + 600
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    agent.carry_out_commands()
+    assert pools.told[1:] == [("resume", "default")]
+
+
 def test_where_there_is_no_directory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SimpleNamespace(DB_POOL_STATUS_DIR=None, SECRET_KEY="only for tests")
     monkeypatch.setattr(status_dir, "settings", settings)

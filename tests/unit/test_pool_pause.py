@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import Any
 
 import pytest
 
-from django_db_pooling.pool import CheckoutTimeout
+from django_db_pooling.pool import CheckoutTimeout, pausing
 from tests.unit.fakes import PASSED, Caller, Clock, FakePool, queue_up, until
 
 
@@ -158,3 +160,46 @@ def test_the_housekeeper_ends_it_and_says_so(clock: Clock) -> None:
     assert pool.pause.until == 0
     pool.pause.end()
     assert not pool.journal.is_pending
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by hand"])
+def test_one_that_begins_while_another_thread_ends_the_one_before(clock: Clock, ends: str) -> None:
+    """At whichever point of it."""
+    struck, point = True, 0
+    while struck:
+        struck = _begins_at(point, clock, ends)
+        point += 1
+    assert point > 5
+
+
+def _begins_at(point: int, clock: Clock, ends: str) -> bool:
+    """Whether the end of a pause has so many lines."""
+    pool = FakePool(size=1, max_outstanding=1)
+    pause, line, until = pool.pause, -1, 0.0
+    pause.begin(1)
+    clock.now += 1
+
+    def local(frame: Any, event: str, _: Any) -> Any:
+        nonlocal line, until
+        if event == "line":
+            line += 1
+            if line == point:
+                sys.settrace(None)
+                pause.begin(60)
+                until = clock.now + 60
+        return local
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        return local if frame.f_code.co_filename == pausing.__file__ else None
+
+    sys.settrace(trace)
+    try:
+        pause.end_in_time() if ends == "by itself" else pause.end()
+    finally:
+        sys.settrace(None)
+    if ends == "by itself":
+        assert pause.until == until, f"at line {point}"
+    else:
+        # It came before the end, or after it.
+        assert pause.until in (0.0, until) and pause.is_on is bool(pause.until)
+    return bool(until)
