@@ -41,7 +41,7 @@ def shared(tmp_path: Path) -> Iterator[Shared]:
         # As the settings say.
         conf._overrides.clear()
         pooling.patch()
-        with neighbour(alias, changes, str(tmp_path)) as other:
+        with neighbour(alias, {"POOL": POOL | {"TIMEOUT": 20}}, str(tmp_path)) as other:
             assert other.use(1) == [1, 0]
             [path] = tmp_path.glob("**/*.lock")
             yield Shared(alias, other, path)
