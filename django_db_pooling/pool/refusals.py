@@ -30,11 +30,7 @@ class Refusals:
             f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
-        if self._slots.host is not None:
-            message += f" {self._slots.host.describe()}."
-        paused = self._slots.pause.left
-        if paused is not None:
-            message += f" The pool is paused, for {paused:.0f} s more."
+        message += self.limits()
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}."
@@ -47,6 +43,12 @@ class Refusals:
             self._slots.counts.timeouts += 1
             self._slots.journal.trouble("timeout", refusal, seconds=waited, **figures)
         return refusal
+
+    def limits(self) -> str:
+        """Sentences: what keeps the pool from opening more, besides ``max_outstanding``."""
+        told = "" if self._slots.host is None else f" {self._slots.host.describe()}."
+        paused = self._slots.pause.left
+        return told if paused is None else f"{told} The pool is paused, for {paused:.0f} s more."
 
     def shed(self, waited: float, counted: bool) -> CheckoutTimeout:
         """As ``refusal``, for one that was turned away while the pool is overloaded."""
