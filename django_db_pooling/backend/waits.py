@@ -84,6 +84,7 @@ def tell(pool: DatabasePool, deadline: Deadline, holder: object, own: Slot | Non
             connect_seconds=deadline.connecting,
             check_seconds=max(0.0, seconds - deadline.queued - deadline.connecting),
             holders=look.holders,
+            limits=look.limits,
             **look.figures,
         )
     except Exception as error:

@@ -49,7 +49,7 @@ EVENTS = {
         logging.WARNING,
         "slow checkout of %(request)s: %(seconds).1f s, in the queue %(queue_seconds).1f s, connecting "
         "%(connect_seconds).1f s, checking an idle connection %(check_seconds).1f s; meanwhile %(in_use)d in "
-        "use, %(waiting)d waiting, max_outstanding %(max_outstanding)s, held longest: %(holders)s",
+        "use, %(waiting)d waiting, max_outstanding %(max_outstanding)s, held longest: %(holders)s.%(limits)s",
         True,
     ),
     "connect": Event(logging.ERROR, "connecting fails: %(error)s", True),

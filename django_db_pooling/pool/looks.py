@@ -15,19 +15,26 @@ MOST_HOLDERS = 3
 
 
 class Look(NamedTuple):
-    """``at``: of time.monotonic(); ``figures``: counts; ``holders``: the longest first, in one line."""
+    """``at``: of time.monotonic(); ``figures``: counts; ``holders``: the longest first, in one line.
+
+    ``limits``: sentences, what keeps the pool from opening more, besides ``max_outstanding``.
+    """
 
     at: float
     figures: dict[str, Any]
     holders: str
+    limits: str
 
 
 class Looks:
     """Of one pool. Those who wait at the same time share one: a storm of them looks once."""
 
-    def __init__(self, slots: Slots, figures: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, slots: Slots, figures: Callable[[], dict[str, Any]], limits: Callable[[], str]
+    ) -> None:
         self._slots = slots
         self._figures = figures
+        self._limits = limits
         self._latest: Look | None = None
 
     def since(self, began: float, own: Slot | None = None) -> Look:
@@ -40,10 +47,10 @@ class Looks:
     def _look(self, own: Slot | None) -> Look:
         now, figures = time.monotonic(), self._figures()
         try:
-            return Look(now, figures, self._holders(now, own))
+            return Look(now, figures, self._holders(now, own), self._limits())
         except Exception as error:
             observers.failed("looking at the holders", error)
-            return Look(now, figures, "?")
+            return Look(now, figures, "?", "")
 
     def _holders(self, now: float, own: Slot | None) -> str:
         held = [slot for slot in self._slots.all() if slot.taken_at and slot is not own]

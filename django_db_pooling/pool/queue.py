@@ -57,7 +57,7 @@ class Queue:
         self.refusals = refusals = Refusals(name, slots, self.waiters)
         # Methods of this queue, too: they are in refusals.py.
         self.refusal, self.figures = refusals.refusal, refusals.figures
-        self.looks = Looks(slots, self.figures)
+        self.looks = Looks(slots, self.figures, refusals.limits)
         # None: nobody is turned away for that.
         self.shedding: Shedding | None = None
 

@@ -45,13 +45,7 @@ class Refusals:
             f"{figures['idle']} idle, {figures['opening']} opening, {ending}{figures['waiting']} waiting, "
             f"max_outstanding {figures['max_outstanding']}."
         )
-        if self._slots.host is not None:
-            limit, count, processes = self._slots.host.read()
-            where = "this process" if processes == 1 else f"{processes} processes"
-            message += f" HOST_LIMIT {limit}, {count} open in {where}."
-        paused = self._slots.pause.left
-        if paused is not None:
-            message += f" The pool is paused, for {paused:.0f} s more."
+        message += self.limits()
         if held:
             longest = min(held, key=lambda slot: slot.taken_at)
             message += f" Held longest: {now - longest.taken_at:.1f} s by {redact(longest.holder)}"
@@ -62,7 +56,7 @@ class Refusals:
             at, error = last
             message += f" Last connect error, {now - at:.1f} s ago: {redact(error)}."
         remedy = self.remedy
-        if paused is not None:
+        if self._slots.pause.is_on:
             remedy = PAUSED
         elif last is not None:
             remedy = SERVER_REFUSES
@@ -77,6 +71,16 @@ class Refusals:
                 **figures,
             )
         return CheckoutTimeout(f"{message} {remedy}", waited)
+
+    def limits(self) -> str:
+        """Sentences: what keeps the pool from opening more, besides ``max_outstanding``."""
+        told = ""
+        if self._slots.host is not None:
+            limit, count, processes = self._slots.host.read()
+            where = "this process" if processes == 1 else f"{processes} processes"
+            told = f" HOST_LIMIT {limit}, {count} open in {where}."
+        paused = self._slots.pause.left
+        return told if paused is None else f"{told} The pool is paused, for {paused:.0f} s more."
 
     def shed(self, waited: float, counted: bool, holder: object) -> CheckoutTimeout:
         """As ``refusal``, for one that was turned away while the pool is overloaded."""

@@ -36,7 +36,10 @@ class Shedding:
 
     @property
     def is_overloaded(self) -> bool:
-        return bool(self._waiters) and time.monotonic() - self._good_at >= self._interval
+        pause = self._slots.pause
+        if pause.is_on or not self._waiters:
+            return False
+        return time.monotonic() - max(self._good_at, pause.ended) >= self._interval
 
     def nobody_waits(self) -> None:
         """But the caller, who has just come."""
@@ -50,6 +53,8 @@ class Shedding:
 
     def shed(self) -> None:
         """Turn away those who have waited for too long. Called wherever somebody may be served."""
+        if self._slots.pause.is_on:
+            return
         now, ended = time.monotonic(), self._slots.pause.ended
         # That they have waited for one of these says nothing of how much is asked for.
         if ended > self._since:

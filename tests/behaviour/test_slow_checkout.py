@@ -122,6 +122,17 @@ def test_who_waits_in_the_queue_and_who_holds_the_connection(caplog: pytest.LogC
         assert part in record["message"]
 
 
+def test_a_pause_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with pool(1) as alias:
+        pooling.pause(alias, LONG)
+        in_thread(lambda: token(alias))
+        record = only(caplog, alias, "slow")
+        assert record["message"].endswith("held longest: nobody. The pool is paused, for 0 s more.")
+    with pool(1, HOST_LIMIT=1) as alias:
+        queue_up(alias)
+        assert "HOST_LIMIT 1" in only(caplog, alias, "slow")["message"]
+
+
 def test_those_who_hold_for_longest_come_first_and_are_few(caplog: pytest.LogCaptureFixture) -> None:
     with pool(5) as alias:
 

@@ -48,6 +48,7 @@ FIELDS: dict[str, Any] = {
     "holder": "GET /x in thread MainThread",
     "holders": "2.0 s by GET /y in thread MainThread",
     "remedy": "Wait.",
+    "limits": " The pool is paused, for 3 s more.",
     "queue_seconds": 0.3,
     "connect_seconds": 0.2,
     "check_seconds": 0.0,

@@ -217,3 +217,21 @@ def test_in_real_time() -> None:
     assert pool.snapshot().shed == len(shed)
     assert len(waits) >= 20
     assert min(waits[-10:]) < 0.5
+
+
+def test_in_a_pause_it_is_not_overloaded_and_sheds_nobody_nor_after_it(clock: Clock) -> None:
+    pool, slot = waiting(clock)
+    shedding = pool.queue.shedding
+    assert shedding is not None
+    callers = queue_up(pool, 2)
+    pool.pause.begin(60)
+    clock.now += 30
+    assert not shedding.is_overloaded
+    # As a finalizer does, and whoever returns one that was good a moment ago.
+    pool.queue.hand_over(slot, False)
+    pool.queue.match()
+    assert all(caller.is_alive() for caller in callers) and pool.counts.shed == 0
+    pool.pause.end()
+    assert not shedding.is_overloaded
+    for caller in callers:
+        pool.give(caller.result())
