@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from django.core import signals
-from django.db import connection
+from django.db import connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.db.utils import OperationalError
 
@@ -27,6 +28,9 @@ def exhausted(caplog: pytest.LogCaptureFixture, **pool: Any) -> tuple[str, str]:
     with another_alias(POOL=pool) as alias:
         pooling.set_pool_size(1, max_outstanding=1, timeout=0.05, alias=alias)
         holding = begin("GET", "/holds")
+        block = ExitStack()
+        if pool.get("SCOPE") == "transaction":
+            block.enter_context(transaction.atomic(using=alias))
         one(alias)
 
         def wait() -> str:
@@ -38,6 +42,7 @@ def exhausted(caplog: pytest.LogCaptureFixture, **pool: Any) -> tuple[str, str]:
             return str(caught.value)
 
         error = in_thread(wait)
+        block.close()
         signals.request_finished.send(sender=None)
         holding.clear()
         lines: list[str] = []
@@ -69,6 +74,13 @@ def test_with_leak_threshold_the_line_of_code_is_there(caplog: pytest.LogCapture
     _, line = exhausted(caplog, LEAK_THRESHOLD=60)
     assert "conftest.py:" in line
     assert "LEAK_THRESHOLD shows" not in line
+
+
+def test_in_transaction_scope_it_is_the_blocks_that_are_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    error, line = exhausted(caplog, SCOPE="transaction")
+    for text in (error, line):
+        assert "inside of atomic()" in text
+        assert "SCOPE" not in text
 
 
 @pytest.mark.only("sqlite3", "pymysql", "mysqlclient")
