@@ -210,7 +210,7 @@ def workers() -> int | None:
 
 
 def sized_elsewhere() -> str | None:
-    """The module of the site's application, if that calls set_pool_size(): only its processes know limits.
+    """The module of the site's application, if that calls set_pool_size(); None where nothing is unknown.
 
     Looks at the text: nobody runs wsgi.py for a check.
     """

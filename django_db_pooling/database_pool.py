@@ -162,6 +162,11 @@ class DatabasePool(Pool):
         # Those of the alias, or of the first wrapper where there is no such alias.
         self.settings_dict: dict[str, Any] = connections.settings.get(alias) or wrapper.settings_dict
         self.database, self.scope = conf.place(self.settings_dict), conf.scope(self.settings_dict)
+        if self.scope == conf.TRANSACTION:
+            self.remedy = (
+                "Don't wait for other services inside of atomic(), or while a cursor is open; otherwise "
+                "raise MAX_OUTSTANDING."
+            )
         self.was_configured = alias in connections.settings
         super().__init__(alias, conf.limits_for(alias, self.settings_dict), driver)
         # Its own: others may have tasks of the same name.

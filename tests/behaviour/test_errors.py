@@ -269,7 +269,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"SIZE": 0}, "E003", "1 or more"),
     ({"SIZE": "10"}, "E003", "'10'"),
     ({"SIZE": True}, "E003", "True"),
-    ({"SIZE": 5, "MAX_OUTSTANDING": 4}, "E003", "SIZE or more"),
+    ({"SIZE": 5, "MAX_OUTSTANDING": 4}, "E003", "SIZE (5) or more"),
     ({"TIMEOUT": -1}, "E003", "seconds"),
     ({"TIMEOUT": float("nan")}, "E003", "seconds"),
     ({"MIN_SIZE": 11}, "E003", "SIZE"),

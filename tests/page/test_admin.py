@@ -112,7 +112,7 @@ def test_the_page_works_under_each_of_its_urls(
         assert f'<a href="{prefix}{admin}">Administration</a>' in html
         for text in (html, live.content.decode()):
             assert re.findall(r'action="(.*?/default/.*?)"', text) == [
-                f"{prefix}{root}default/{action}/" for action in ("recycle", "close-idle")
+                f"{prefix}{root}default/{action}/" for action in ("recycle", "close-idle", "pause")
             ]
         assert "default" in [pool["alias"] for pool in told["pools"]]
         assert (done.status_code, done["Location"]) == (303, f"{prefix}{root}#pool-default")
