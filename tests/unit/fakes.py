@@ -28,6 +28,7 @@ from django_db_pooling.pool import pool as pool_module
 from django_db_pooling.pool.limits import Limits
 from django_db_pooling.pool.slot import Slot
 from django_db_pooling.pool.slots import Slots
+from django_db_pooling.process import green
 
 # Whatever should happen at once has this many seconds before a test gives up.
 SOON = 10.0
@@ -83,7 +84,8 @@ class FakeDriver:
         self.at_end: Callable[[float], object] = lambda seconds: None
         self.at_close: Callable[[], object] = lambda: None
         self.at_drop: Callable[[], object] = lambda: None
-        self._lock = threading.RLock()
+        # Of native threads and of greenlets, where a patched one could switch, and be left locked by a kill.
+        self._lock = green.original("_thread", "RLock")()
 
     def connect(self) -> Connection:
         with self._lock:
