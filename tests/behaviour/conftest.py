@@ -200,7 +200,8 @@ def another_alias(**changes: Any) -> Iterator[str]:
             wrapper.in_atomic_block = False
             wrapper.close()
             del connections[name]
-        connections.settings[name] |= {"POOL": None, "NAME": "gone"}
+        # Nobody can open that, nor make such a file.
+        connections.settings[name] |= {"POOL": None, "NAME": "/dev/null/gone"}
         eventually(lambda: pooling.stats(name).in_use == 0)
         pooling.close_all(name)
         del connections.settings[name]
