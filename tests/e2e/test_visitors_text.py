@@ -56,7 +56,7 @@ def test_under_wsgi_on_all_ways_to_the_operator(mariadb: MariaDB) -> None:
         boss.overview()
         with all_held(site.site):
             assert site.site.get("/one").status == 503
-            eventually(lambda: "checkout failed" in site.site.log, PATIENCE)
+            eventually(lambda: "failed: PoolTimeout" in site.site.log, PATIENCE)
             [pool] = boss.overview()["pools"]
             [first, *_] = pool["holders"]
             assert first["who"].startswith(f"{TOLD} in thread ")
@@ -82,5 +82,5 @@ def test_under_asgi_in_the_log_and_in_the_error(postgresql: PostgreSQL) -> None:
         assert answer.text.startswith("PoolTimeout: No connection from pool 'default'")
         assert f" by {TOLD} in thread " in answer.text
         assert_harmless(answer.text)
-        eventually(lambda: "checkout failed" in site.log, PATIENCE)
+        eventually(lambda: "failed: PoolTimeout" in site.log, PATIENCE)
         assert_log_is_harmless(site)
