@@ -190,7 +190,8 @@ def test_it_raises_what_connecting_raises_as_django_has_it() -> None:
             pooling.warm_up(alias, 3)
         assert not isinstance(caught.value, PoolTimeout)
         assert isinstance(caught.value.__cause__, connections[alias].Database.Error)
-        assert is_empty(alias)
+        # Others may be in the middle of an attempt.
+        eventually(lambda: is_empty(alias))
         assert state(alias) == (0, 0, 0)
 
 
