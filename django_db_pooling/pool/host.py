@@ -22,6 +22,7 @@ from django_db_pooling.pool.host_bytes import Bytes
 from django_db_pooling.pool.host_needs import END, FIRST, LIMITS, NEEDED, PRESENT, WANTED, Needs
 from django_db_pooling.pool.journal import Journal
 from django_db_pooling.pool.limits import Limits
+from django_db_pooling.process import fork
 from django_db_pooling.process.record_locks import RecordLocks
 
 # Seconds between two looks for a free byte: of the first who waits; of the others, who may be first by now.
@@ -57,6 +58,7 @@ class HostShare:
         self._slots = slots
         self.locks = locks
         self._own_limit = limit
+        self._process = fork.process
         self._bytes = Bytes(locks, limit)
         self._needs = Needs(locks)
         # The last look for a free byte found none; there is no other before a time.
@@ -178,6 +180,9 @@ class HostShare:
     def tell(self, waiting: int) -> None:
         """So many callers wait here: let the others know, where it is for want of a free byte."""
         needs = self._needs
+        if not fork.is_own(self._process):
+            # A greenlet that waited lives on in a forked child: what it would lock there is nobody's need.
+            return
         if time.monotonic() < self._missed_until:
             waiting += 1
         if not waiting:

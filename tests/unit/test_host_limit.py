@@ -17,6 +17,7 @@ from django_db_pooling.pool import host, host_bytes, slots
 from django_db_pooling.pool.host_bytes import Bytes
 from django_db_pooling.pool.waiter import CheckoutTimeout
 from django_db_pooling.process.record_locks import RecordLocks
+from tests.concurrency import in_child
 from tests.unit.fakes import Caller, FakePool, interrupted_at, until
 from tests.unit.host_worker import Seen, Worker, finder, worker
 from tests.unit.other_process import OtherProcess
@@ -483,3 +484,16 @@ def test_a_slot_that_is_gone_while_upkeep_takes_its_byte_has_none(path: Path, at
     for _ in range(2):
         mine.settle({})
     assert (len(mine), mine.is_settled) == (0, True)
+
+
+def test_a_forked_child_tells_nothing_for_who_waited_in_its_parent(path: Path) -> None:
+    """Under gevent a greenlet that waits lives on there."""
+    mine = Worker(path, 4)
+    mine.host.is_short = True
+
+    def tells() -> int:
+        mine.host.tell(2)
+        return in_child(lambda: Seen(path).needs)
+
+    assert in_child(tells) == 0
+    assert tells() == 2
