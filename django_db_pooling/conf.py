@@ -235,19 +235,24 @@ def limits_for(alias: str, settings_dict: Settings) -> Limits:
     return replace(limits, min_size=min(limits.min_size, limits.size))
 
 
+def _of_pool(settings_dict: Settings, key: str, default: Any = None) -> Any:
+    """What POOL says of this; ``default``: if it doesn't."""
+    pool = settings_dict.get("POOL")
+    return pool.get(key, default) if isinstance(pool, Mapping) else default
+
+
 def reset_mode(settings_dict: Settings) -> str:
     """When sessions are reset: ``"auto"``, ``"always"`` or ``"never"``, or closed instead: ``"close"``."""
     if proxy(settings_dict) == TRANSACTION:
         # It would be somebody else's.
         return "never"
-    pool = settings_dict.get("POOL")
-    return str(pool.get("RESET", "auto")) if isinstance(pool, Mapping) else "auto"
+    return str(_of_pool(settings_dict, "RESET", "auto"))
 
 
 def proxy(settings_dict: Settings) -> str | None:
     """What a proxy in front of the server lends its connections for: TRANSACTION, SESSION; None: no proxy."""
-    pool = settings_dict.get("POOL")
-    return pool.get("PROXY") if isinstance(pool, Mapping) else None
+    found: str | None = _of_pool(settings_dict, "PROXY")
+    return found
 
 
 def place(settings_dict: Settings) -> str:
@@ -260,21 +265,18 @@ def place(settings_dict: Settings) -> str:
 
 def scope(settings_dict: Settings, default: str = REQUEST) -> str:
     """The scope of requests. ``default``: if the settings don't say."""
-    pool = settings_dict.get("POOL")
-    return str(pool.get("SCOPE", default)) if isinstance(pool, Mapping) else default
+    return str(_of_pool(settings_dict, "SCOPE", default))
 
 
 def credentials(settings_dict: Settings) -> Callable[[str], Mapping[str, Any]] | None:
     """What is called before each connect, with the alias: gives the user, the password or options."""
-    pool = settings_dict.get("POOL")
-    found = pool.get("CREDENTIALS") if isinstance(pool, Mapping) else None
+    found: str | Callable[[str], Mapping[str, Any]] | None = _of_pool(settings_dict, "CREDENTIALS")
     return import_string(found) if isinstance(found, str) else found
 
 
 def label(settings_dict: Settings) -> bool:
     """Whether sessions are named after this process."""
-    pool = settings_dict.get("POOL")
-    return bool(pool.get("LABEL", False)) if isinstance(pool, Mapping) else False
+    return bool(_of_pool(settings_dict, "LABEL", False))
 
 
 def there_are_settings() -> bool:
@@ -306,8 +308,7 @@ def override(
             )
         values["max_outstanding"] = max_outstanding
     if not isinstance(timeout, Unchanged):
-        if not _or_none(_seconds)(timeout):
-            raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
+        _check_timeout(timeout)
         values["timeout"] = timeout
     before = _overrides.get(alias, _Override({}, 0))
     largest_size = 0 if "max_outstanding" in values else max(size, before.largest_size)
@@ -318,6 +319,10 @@ def check_warm_up(connections: Any, timeout: Any) -> None:
     """A ValueError names the wrong argument of warm_up()."""
     if not _or_none(_count(1))(connections):
         raise ValueError(f"connections must be a whole number, 1 or more, or None, not {connections!r}")
+    _check_timeout(timeout)
+
+
+def _check_timeout(timeout: Any) -> None:
     if not _or_none(_seconds)(timeout):
         raise ValueError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
 

@@ -245,24 +245,18 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, most: float = threading.TIMEOUT_MAX, also: str = "") -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ArgumentTypeError("must be seconds, above 0")
+    if not 0 < seconds <= most:
+        raise ArgumentTypeError(f"must be seconds, above 0{also}")
     return seconds
 
 
 def _pause_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_PAUSE:
-        raise ArgumentTypeError(f"must be seconds, above 0 and up to {MAX_PAUSE:.0f}")
-    return seconds
+    return _seconds(text, MAX_PAUSE, f" and up to {MAX_PAUSE:.0f}")
 
 
 def _is_given(action: Action, options: dict[str, Any]) -> bool:
