@@ -62,9 +62,19 @@ def hub_of_sockets() -> Any:
     return _get_hub()
 
 
+def hub_of_threads() -> Any:
+    """The hub in which a thread that is started now runs; None where gevent hasn't patched them."""
+    return hub_of_this_thread() if patched("threading") else None
+
+
 def hub_of_this_thread() -> Any:
     """gevent's hub of this native thread: what its patched sockets are bound to."""
     return sys.modules["gevent"].get_hub()
+
+
+def has_ended(hub: Any) -> bool:
+    """Whether its native thread has, or it was destroyed: none of its greenlets runs again."""
+    return hub.loop is None or hub.dead
 
 
 def current() -> Any:

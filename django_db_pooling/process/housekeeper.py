@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from django_db_pooling.log import extra, logger, redact
 from django_db_pooling.process import fork, green
@@ -19,27 +20,29 @@ class Housekeeper:
 
     A plain daemon thread, so a greenlet where gevent has patched threading. When that happens later, the
     native thread sleeps for good and a greenlet takes its place: a connection that is opened in a native
-    thread can't be used in the others. ``ensure_running`` costs little while it runs. After a fork a new
-    Housekeeper is needed. In uWSGI's master it does nothing: that must have no threads, and once its workers
-    are there it uses no connection.
+    thread can't be used in the others. A greenlet ends with its native thread, and can't use what other hubs
+    have opened: then another takes its place, and that of the main thread's hub does wherever it is asked
+    for there. ``ensure_running`` costs little while it runs. After a fork a new Housekeeper is needed. In
+    uWSGI's master it does nothing: that must have no threads, and once its workers are there it uses no
+    connection.
     """
 
     def __init__(self, work: Callable[[], bool]) -> None:
         self._work = work
         self._running = False
-        # Whether what runs, or ran last, is a greenlet.
-        self._is_greenlet = False
+        # The hub of what runs, or ran last; None: a native thread.
+        self._hub: Any = None
         self._process = fork.process
         self._tasks = Tasks()
 
     def ensure_running(self) -> None:
-        is_greenlet = green.patched("threading")
-        if (self._running and self._is_greenlet is is_greenlet) or fork.forks_silently():
+        if (self._running and not self._has_to_move()) or fork.forks_silently():
             return
-        self._running, self._is_greenlet = True, is_greenlet
+        hub = green.hub_of_threads()
+        self._running, self._hub = True, hub
         try:
             threading.Thread(
-                target=self._run, args=(is_greenlet,), name="django_db_pooling housekeeper", daemon=True
+                target=self._run, args=(hub,), name="django_db_pooling housekeeper", daemon=True
             ).start()
         except RuntimeError as error:
             # No more threads, or the interpreter is ending. No query depends on housekeeping.
@@ -54,24 +57,33 @@ class Housekeeper:
             self._running = False
             raise
 
-    def _run(self, is_greenlet: bool) -> None:
+    def _has_to_move(self) -> bool:
+        """To the hub in which it is asked for, now that what runs is of no use, or of less use."""
+        if self._hub is None:
+            return green.patched("threading")
+        return green.has_ended(self._hub) or not self._hub.main_hub and green.hub_of_this_thread().main_hub
+
+    def _run(self, hub: Any) -> None:
         try:
-            self._work_until_done(is_greenlet)
+            self._work_until_done(hub)
         except BaseException:
             # A greenlet that was killed with all others, for example.
-            self._running = False
+            if self._hub is hub:
+                self._running = False
             raise
 
-    def _work_until_done(self, is_greenlet: bool) -> None:
+    def _work_until_done(self, hub: Any) -> None:
         while True:
             time.sleep(TICK)
             if not fork.is_own(self._process):
                 # In a forked child gevent's greenlets live on, but threading doesn't know them any more and
                 # would raise at their end.
                 threading.Event().wait()
-            if green.patched("threading") is not is_greenlet:
+            if hub is None and green.patched("threading"):
                 # threading doesn't know this one any more, either.
                 _sleep_for_good()
+            if self._hub is not hub:
+                return
             if self._has_more_work():
                 continue
             # It says that it is gone before it looks a last time: new work either finds that, or is found.

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection, connections
 
 from django_db_pooling import pooling
+from django_db_pooling.process import housekeeper
 from tests.behaviour.conftest import PATIENCE, assert_whole, eventually, in_thread, one, server_id, token
 from tests.behaviour.observer import Observer
 
@@ -78,3 +79,59 @@ def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub() -> No
     in_thread(token)
     eventually(lambda: pooling.stats("default").in_use == 0)
     assert_whole()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["that has ended", "that lives on"])
+def test_housekeeping_moves_here_from_a_native_thread(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it would stop with the thread, and couldn't close what this hub has opened."""
+    import gevent
+    from gevent.threadpool import ThreadPool
+
+    monkeypatch.setattr(housekeeper, "TICK", 0.01)
+    hubs = []
+    is_over = False
+
+    def work() -> bool:
+        hubs.append(gevent.get_hub())
+        return not is_over
+
+    house = housekeeper.Housekeeper(work)
+    threads = ThreadPool(1)
+    try:
+        # As long as it isn't asked for here, it works there.
+        threads.spawn(lambda: (house.ensure_running(), gevent.sleep(0.2))).get(timeout=PATIENCE)
+        assert len(hubs) > 1 and gevent.get_hub() not in hubs
+        if ends:
+            threads.kill()
+        house.ensure_running()
+        house.ensure_running()
+        eventually(lambda: gevent.get_hub() in hubs)
+        seen = len(hubs)
+        threads.spawn(lambda: (house.ensure_running(), gevent.sleep(0.2))).get(timeout=PATIENCE)
+        assert set(hubs[seen:]) == {gevent.get_hub()}
+    finally:
+        is_over = True
+        threads.kill()
+    eventually(lambda: not house._running)
+
+
+def test_housekeeping_moves_to_another_native_thread_when_its_own_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import gevent
+    from gevent.threadpool import ThreadPool
+
+    monkeypatch.setattr(housekeeper, "TICK", 0.01)
+    calls: list[int] = []
+    house = housekeeper.Housekeeper(lambda: calls.append(1) or True)
+
+    def in_a_thread() -> int:
+        before = len(calls)
+        house.ensure_running()
+        gevent.sleep(0.2)
+        return len(calls) - before
+
+    for _ in range(2):
+        threads = ThreadPool(1)
+        assert threads.spawn(in_a_thread).get(timeout=PATIENCE) > 1
+        threads.kill()
