@@ -19,7 +19,11 @@ from tests.servers import DatabaseServer
 from tests.slapd import Slapd
 
 SECONDS = 300
-REQUIREMENTS = ["Django<6", "hypothesis", "psycopg[binary]", "pytest", "pytest-timeout", "python-ldap"]
+# Of all tests there, of which few run.
+REQUIREMENTS = [
+    *("Django<6", "hypothesis", "opentelemetry-sdk", "psycopg[binary]"),
+    *("pytest", "pytest-timeout", "python-ldap"),
+]
 SELECTION = "test_signals"
 
 

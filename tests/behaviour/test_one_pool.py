@@ -19,6 +19,7 @@ from django.db.backends.signals import connection_created
 from benchmarks.calls import counting
 from django_db_pooling import pooling
 from django_db_pooling.database_pool import DatabasePool, Identity
+from django_db_pooling.pool import slots
 from django_db_pooling.registry import registry
 from tests.behaviour.conftest import (
     MYSQL,
@@ -46,8 +47,9 @@ class Most:
 
 @contextmanager
 def watching(observer: Observer) -> Iterator[Most]:
-    """The server is asked all the time."""
+    """The server is asked all the time. On a busy machine it takes its time for a goodbye."""
     most, is_over = Most(), threading.Event()
+    usual, slots.CLOSE_WAIT = slots.CLOSE_WAIT, PATIENCE
 
     def watch() -> None:
         while not is_over.wait(0.005):
@@ -58,6 +60,7 @@ def watching(observer: Observer) -> Iterator[Most]:
     try:
         yield most
     finally:
+        slots.CLOSE_WAIT = usual
         is_over.set()
         watcher.join(PATIENCE)
 
