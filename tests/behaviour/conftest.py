@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from copy import deepcopy
@@ -51,8 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if all(HERE & set(mark.args) for mark in item.iter_markers("only"))
         and not any(set(mark.args) <= HERE for mark in item.iter_markers("never"))
     ]
-    # After a fork gevent waits for the hubs of its threadpool, whose threads are not in the child.
-    items.sort(key=lambda item: "test_hubs" in item.nodeid)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -136,6 +135,25 @@ def in_threads(functions: list[Callable[[], Any]]) -> list[Any]:
     if _with_requests[0]:
         functions = [partial(at_a_request, function) for function in functions]
     return concurrency.in_threads(functions)
+
+
+@contextmanager
+def native_threads(most: int = 6) -> Iterator[Any]:
+    """A thread pool of gevent's own, whose threads have ended afterwards, with all connections.
+
+    Those of the hub's would stay, and gevent waits for their hubs in the child of each later fork.
+    """
+    from gevent.threadpool import ThreadPool
+
+    pool = ThreadPool(most)
+    try:
+        yield pool
+    finally:
+        pool.kill()
+        with warnings.catch_warnings():
+            # gevent can't close a socket of a hub that has ended: it is closed when it is collected.
+            warnings.simplefilter("ignore", ResourceWarning)
+            pooling.close_all()
 
 
 def sql(statement: str, *params: Any, using: str = "default") -> list[Any]:

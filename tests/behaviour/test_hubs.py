@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,22 +10,25 @@ from django.db import connection, connections
 
 from django_db_pooling import pooling
 from django_db_pooling.process import housekeeper
-from tests.behaviour.conftest import PATIENCE, assert_whole, eventually, in_thread, one, server_id, token
+from tests.behaviour.conftest import (
+    PATIENCE,
+    assert_whole,
+    eventually,
+    in_thread,
+    native_threads,
+    one,
+    server_id,
+    token,
+)
 from tests.behaviour.observer import Observer
 
 pytestmark = pytest.mark.only("gevent")
 
 
-def in_native_threads(functions: list[Any]) -> list[Any]:
-    """Run each in a thread of gevent's threadpool; other greenlets of this hub go on meanwhile."""
-    import gevent
-
-    pool = gevent.get_hub().threadpool
-    return [job.get(timeout=PATIENCE) for job in [pool.spawn(function) for function in functions]]
-
-
-def in_native_thread(function: Any) -> Any:
-    return in_native_threads([function])[0]
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[Any]:
+    with native_threads() as pool:
+        yield pool
 
 
 def query() -> Any:
@@ -34,39 +38,39 @@ def query() -> Any:
 
 
 @pytest.mark.only("pymysql", "psycopg", "psycopg2")
-def test_a_connection_of_another_hub_is_replaced_within_the_cap(observer: Observer) -> None:
+def test_a_connection_of_another_hub_is_replaced_within_the_cap(observer: Observer, threads: Any) -> None:
     pooling.set_pool_size(1, max_outstanding=1)
     before = pooling.stats("default").opened
     mine = query()
-    theirs = in_native_thread(query)
+    theirs = threads.spawn(query).get(timeout=PATIENCE)
     assert theirs != mine
     assert query() not in (mine, theirs)
     stats = pooling.stats("default")
     assert (stats.idle, stats.in_use, stats.opened - before) == (1, 0, 3)
 
 
-def test_threads_of_several_hubs_share_slots_and_wake_each_other() -> None:
+def test_threads_of_several_hubs_share_slots_and_wake_each_other(threads: Any) -> None:
     """A waiter sleeps in one hub while the connection comes back in another."""
     import gevent
 
     pooling.set_pool_size(2, max_outstanding=3, timeout=20)
     before = pooling.stats("default")
     greenlets = [gevent.spawn(lambda: [query() for _ in range(40)]) for _ in range(4)]
-    threads = [gevent.get_hub().threadpool.spawn(lambda: [query() for _ in range(40)]) for _ in range(4)]
-    for task in greenlets + threads:
+    jobs = [threads.spawn(lambda: [query() for _ in range(40)]) for _ in range(4)]
+    for task in greenlets + jobs:
         assert len(task.get()) == 40
     stats = pooling.stats("default")
     assert (stats.in_use, stats.waiting, stats.timeouts) == (0, 0, before.timeouts)
     assert stats.opened - stats.closed == stats.idle <= 3
 
 
-def test_scope_gives_back_in_a_native_thread_whose_end_gevent_does_not_tell() -> None:
-    in_native_thread(pooling.scope()(one))
+def test_scope_gives_back_in_a_native_thread_whose_end_gevent_does_not_tell(threads: Any) -> None:
+    threads.spawn(pooling.scope()(one)).get(timeout=PATIENCE)
     stats = pooling.stats("default")
     assert (stats.in_use, stats.idle) == (0, 1)
 
 
-def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub() -> None:
+def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub(threads: Any) -> None:
     """A socket that gevent has patched works only in the native thread that opened it."""
 
     def work() -> None:
@@ -75,17 +79,19 @@ def test_threads_of_gevents_threadpool_have_connections_of_their_own_hub() -> No
 
     token()
     connection.close()
-    in_native_threads([work] * 6)
+    for job in [threads.spawn(work) for _ in range(6)]:
+        job.get(timeout=PATIENCE)
     in_thread(token)
     eventually(lambda: pooling.stats("default").in_use == 0)
     assert_whole()
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["that has ended", "that lives on"])
-def test_housekeeping_moves_here_from_a_native_thread(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_housekeeping_moves_here_from_a_native_thread(
+    ends: bool, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There it would stop with the thread, and couldn't close what this hub has opened."""
     import gevent
-    from gevent.threadpool import ThreadPool
 
     monkeypatch.setattr(housekeeper, "TICK", 0.01)
     hubs = []
@@ -96,7 +102,6 @@ def test_housekeeping_moves_here_from_a_native_thread(ends: bool, monkeypatch: p
         return not is_over
 
     house = housekeeper.Housekeeper(work)
-    threads = ThreadPool(1)
     try:
         # As long as it isn't asked for here, it works there.
         threads.spawn(lambda: (house.ensure_running(), gevent.sleep(0.2))).get(timeout=PATIENCE)
@@ -111,7 +116,6 @@ def test_housekeeping_moves_here_from_a_native_thread(ends: bool, monkeypatch: p
         assert set(hubs[seen:]) == {gevent.get_hub()}
     finally:
         is_over = True
-        threads.kill()
     eventually(lambda: not house._running)
 
 
@@ -119,7 +123,6 @@ def test_housekeeping_moves_to_another_native_thread_when_its_own_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import gevent
-    from gevent.threadpool import ThreadPool
 
     monkeypatch.setattr(housekeeper, "TICK", 0.01)
     calls: list[int] = []
@@ -132,6 +135,5 @@ def test_housekeeping_moves_to_another_native_thread_when_its_own_has_ended(
         return len(calls) - before
 
     for _ in range(2):
-        threads = ThreadPool(1)
-        assert threads.spawn(in_a_thread).get(timeout=PATIENCE) > 1
-        threads.kill()
+        with native_threads() as threads:
+            assert threads.spawn(in_a_thread).get(timeout=PATIENCE) > 1

@@ -18,6 +18,7 @@ from tests.behaviour.conftest import (
     assert_whole,
     eventually,
     in_threads,
+    native_threads,
     token,
 )
 from tests.behaviour.observer import Observer
@@ -166,7 +167,7 @@ def test_without_autocommit_no_transaction_is_left_open(observer: Observer) -> N
 def test_those_of_another_hub_are_left_alone() -> None:
     import gevent
 
-    with another_alias(POOL={"PING": 0}) as alias:
+    with another_alias(POOL={"PING": 0}) as alias, native_threads() as threads:
 
         def stay(event: Any) -> None:
             pooling.warm_up(alias, 1)
@@ -175,7 +176,7 @@ def test_those_of_another_hub_are_left_alone() -> None:
             connections.close_all()
 
         event = gevent.monkey.get_original("threading", "Event")()
-        task = gevent.get_hub().threadpool.spawn(stay, event)
+        task = threads.spawn(stay, event)
         eventually(event.is_set)
         [slot] = slots(alias)
         asked = slot.validated_at

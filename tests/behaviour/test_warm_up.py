@@ -29,6 +29,7 @@ from tests.behaviour.conftest import (
     held,
     in_thread,
     in_threads,
+    native_threads,
     request_finished,
     request_started,
     token,
@@ -165,8 +166,6 @@ def test_a_forked_child_has_its_own() -> None:
 @pytest.mark.only("pymysql", "psycopg")
 @pytest.mark.only("gevent")
 def test_they_work_in_the_hub_of_the_caller() -> None:
-    import gevent
-
     def in_native_thread() -> int:
         pooling.warm_up("default", 2)
         before = pooling.stats("default").opened
@@ -176,7 +175,8 @@ def test_they_work_in_the_hub_of_the_caller() -> None:
 
     before = pooling.stats("default").opened
     pooling.warm_up("default", 2)
-    assert gevent.get_hub().threadpool.spawn(in_native_thread).get(timeout=20) == 0
+    with native_threads() as threads:
+        assert threads.spawn(in_native_thread).get(timeout=20) == 0
     assert pooling.stats("default").opened - before == 4
 
 
@@ -196,6 +196,7 @@ def test_it_raises_what_connecting_raises_as_django_has_it() -> None:
 
 
 @pytest.mark.only(*SERVERS)
+@pytest.mark.never("mysqlclient", "gevent")
 def test_it_waits_for_a_server_that_is_away_for_a_moment(proxied: tuple[str, TcpProxy]) -> None:
     alias, proxy = proxied
     proxy.refuse()
@@ -296,9 +297,9 @@ def test_processes_of_a_host_open_no_more_than_they_may_together() -> None:
 
         def in_another_process() -> Any:
             with pytest.raises(PoolTimeout, match="1 of 3 were open"):
-                pooling.warm_up(alias, 3, timeout=0.5)
+                pooling.warm_up(alias, 3, timeout=2)
             # Left out, it is a fair share.
-            pooling.warm_up(alias, timeout=0.5)
+            pooling.warm_up(alias, timeout=2)
             return state(alias)
 
         with held(2, alias):
