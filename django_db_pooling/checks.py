@@ -10,7 +10,7 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
@@ -76,7 +76,7 @@ def settings_errors() -> list[Problem]:
                 )
             )
     if not found:
-        found = host_limit.problems(_pooled())
+        found = host_limit.problems(conf.pooled(connections.settings).items())
     return found + capacity.settings_errors()
 
 
@@ -84,7 +84,7 @@ def advice() -> list[Problem]:
     """What works, but not as well as it could. Asks no server."""
     # In this order: looking at drivers loads them.
     found = driver_warnings() + versions.warnings()
-    for alias, settings_dict in _pooled():
+    for alias, settings_dict in conf.pooled(connections.settings).items():
         found += _of_alias(alias, settings_dict)
     if green.patched("socket") and not green.patched("threading"):
         found.append(
@@ -97,16 +97,10 @@ def advice() -> list[Problem]:
     return found
 
 
-def _pooled() -> Iterator[tuple[str, Any]]:
-    for alias in connections.settings:
-        if not conf.is_off(connections.settings[alias]):
-            yield alias, connections.settings[alias]
-
-
 def driver_warnings() -> list[Problem]:
     """Drivers that can't be pooled, or that block gevent."""
     found = []
-    for alias, settings_dict in _pooled():
+    for alias, settings_dict in conf.pooled(connections.settings).items():
         backend = _backend(settings_dict["ENGINE"])
         if backend is None:
             continue

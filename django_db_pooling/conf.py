@@ -134,6 +134,11 @@ def is_off(settings_dict: Settings) -> bool:
     return settings_dict.get("POOL") is False or settings_dict.get("ENGINE") == DUMMY
 
 
+def pooled(databases: Mapping[str, Settings]) -> dict[str, Settings]:
+    """Of these aliases, by name."""
+    return {alias: settings_dict for alias, settings_dict in databases.items() if not is_off(settings_dict)}
+
+
 def problems(alias: str, settings_dict: Settings) -> list[Problem]:
     """Everything that is wrong with the pool settings of one alias."""
     found = []

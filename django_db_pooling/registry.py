@@ -204,7 +204,7 @@ class Registry:
 
     def all_stats(self) -> dict[str, PoolStats]:
         """By alias, of all but those with ``POOL = False``; none where there are no settings yet."""
-        return {alias: self.stats(alias, connections.settings[alias]) for alias in _pooled()}
+        return {alias: self.stats(alias, settings_dict) for alias, settings_dict in _pooled().items()}
 
     def pause(self, alias: str, seconds: float) -> None:
         """Nobody is handed a connection for so long; what is idle is closed (I/O)."""
@@ -259,11 +259,9 @@ class Registry:
         return [holder for pool in self.pools() for holder in pool.holders()]
 
 
-def _pooled() -> list[str]:
-    """The aliases; none where there are no settings yet."""
-    if not conf.there_are_settings():
-        return []
-    return [alias for alias, settings_dict in connections.settings.items() if not conf.is_off(settings_dict)]
+def _pooled() -> dict[str, conf.Settings]:
+    """By alias; none where there are no settings yet."""
+    return conf.pooled(connections.settings) if conf.there_are_settings() else {}
 
 
 def _has_none(pool: DatabasePool) -> bool:

@@ -26,9 +26,9 @@ REFUSED = "The processes of this site can't share their status: {}."
 
 def aliases(alias: str | None) -> list[str]:
     """Those that are pooled; all, or this one. Raises CommandError where it isn't one of them."""
-    pooled = [name for name, settings in connections.settings.items() if not conf.is_off(settings)]
+    pooled = conf.pooled(connections.settings)
     if alias is None:
-        return pooled
+        return list(pooled)
     if alias not in connections.settings:
         raise CommandError(f"The connection {alias!r} doesn't exist.")
     if alias not in pooled:

@@ -166,7 +166,7 @@ class HostShare:
     def least(self) -> int:
         """How many of ours may stay, however long they have been idle."""
         least = self._slots.limits.min_size
-        return min(least, self.fair_share) if least else 0
+        return min(least, self.limit // self.read()[2]) if least else 0
 
     def read(self) -> tuple[int, int, int]:
         """The limit, how many connections are open, and in how many processes."""
