@@ -95,7 +95,7 @@ def release(alias: str | None = None) -> None:
 def pin(alias: str | None = None) -> None:
     """Keep this thread's or greenlet's connection to the end of the request or scope, and then reset it.
 
-    For session changes that no statement shows, such as those of a function of the database. Checks out a
+    For session changes that the pool can't see, such as those of a function of the database. Checks out a
     connection now, if none is held. ``alias``: left out, the default database. Raises
     ConnectionDoesNotExist for an unknown alias.
     """

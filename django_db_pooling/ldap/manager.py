@@ -41,7 +41,7 @@ class ConnectionManager(Checkouts):
     ``retry_delay`` (0.1) seconds apart; None: as many as there is time for in ``connect_retry``. ``use_tls``:
     StartTLS. ``timeout``: seconds for each answer, -1: ``wait_timeout``. ``connector_cls``: a subclass of
     StateConnector. ``use_pool`` False: each use has a connection of its own. ``max_lifetime``: seconds after
-    which a connection is replaced, less up to a tenth.
+    which a connection is replaced, with up to 10 % jitter.
 
     ``wait_timeout``: seconds for ``connection()`` in all, that is to wait for a free one and to connect; 0:
     don't wait; None: no limit. ``idle_timeout``: seconds after which an idle one is closed, but not the last
