@@ -92,7 +92,7 @@ def _make(stack: ExitStack, seconds: float, into: Path) -> list[Path]:
     more = _visit(url, max(TIDES), 120.0)
     with _locked(server, "bank_transfer"):
         # Until the first have given up.
-        page.until("document.querySelector('.notice + .pool .troubles') !== null", 60.0)
+        page.until("document.querySelector('.notice ~ .pool .troubles') !== null", 60.0)
         page.screenshot(made[3])
     for each in (crowd, more):
         each.terminate()

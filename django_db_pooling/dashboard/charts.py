@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,18 +14,24 @@ WIDTH, HEIGHT = 300, 60
 BAR_WIDTH = 1000
 # Above the highest value, so that lines are not clipped.
 HEADROOM = 4
+# What a chart goes up to at least, per second and in seconds: less is no event.
+LEAST_RATE, LEAST_SECONDS = 1.0, 0.01
 
 Values = Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """``lines`` and ``areas``: points of polylines and polygons, one for each stretch without a gap."""
+    """``lines`` and ``areas``: points of polylines and polygons, one for each stretch without a gap.
+
+    ``top``: the value at its upper edge.
+    """
 
     title: str
     name: str
     now: str
     most: str
+    top: str
     summary: str
     lines: list[str]
     areas: list[str]
@@ -61,10 +68,10 @@ def charts(pool: PoolPicture) -> list[Chart]:
     history = pool.history
     return [
         _in_use(pool),
-        _chart("Checkouts per second", "checkouts", history, lambda moment: moment.checkouts, humanize.rate),
-        _chart("Opened per second", "opened", history, lambda moment: moment.opened, humanize.rate),
-        _chart("Mean wait", "wait", history, lambda moment: moment.wait, humanize.duration),
-        _chart("Mean time held", "held", history, lambda moment: moment.held, humanize.duration),
+        _rate("Checkouts per second", "checkouts", history, lambda moment: moment.checkouts),
+        _rate("Opened per second", "opened", history, lambda moment: moment.opened),
+        _mean("Mean wait", "wait", history, lambda moment: moment.wait),
+        _mean("Mean time held", "held", history, lambda moment: moment.held),
     ]
 
 
@@ -83,6 +90,7 @@ def _in_use(pool: PoolPicture) -> Chart:
         name="in-use",
         now=f"{held} / {queued}",
         most=" / ".join(peak),
+        top=humanize.count(top),
         summary=summary + ".",
         lines=_lines(history, in_use, top),
         areas=_areas(history, in_use, top),
@@ -92,15 +100,24 @@ def _in_use(pool: PoolPicture) -> Chart:
     )
 
 
+def _rate(title: str, name: str, history: list[Moment], value: Callable[[Moment], float | None]) -> Chart:
+    return _chart(title, name, history, value, humanize.rate, LEAST_RATE)
+
+
+def _mean(title: str, name: str, history: list[Moment], value: Callable[[Moment], float | None]) -> Chart:
+    return _chart(title, name, history, value, humanize.duration, LEAST_SECONDS)
+
+
 def _chart(
     title: str,
     name: str,
     history: list[Moment],
     value: Callable[[Moment], float | None],
     said: Callable[[float | None], str],
+    least: float,
 ) -> Chart:
     values = [value(moment) for moment in history]
-    top = max([*filter(None, values)], default=0.0) or 1.0
+    top = _round_up(max([least, *filter(None, values)]))
     now = said(values[-1] if values else None)
     most = _most(values, said)
     return Chart(
@@ -108,11 +125,18 @@ def _chart(
         name=name,
         now=now,
         most=most,
+        top=said(top),
         summary=f"{title} over the last 5 minutes: now {now}, at most {most}.",
         lines=_lines(history, values, top),
         areas=_areas(history, values, top),
         others=[],
     )
+
+
+def _round_up(value: float) -> float:
+    """To 1, 2 or 5 times a power of ten."""
+    unit: float = 10.0 ** math.floor(math.log10(value))
+    return next(step * unit for step in (1, 2, 5, 10) if value <= step * unit * (1 + 1e-9))
 
 
 def _most(values: Values, said: Callable[[float | None], str]) -> str:

@@ -106,7 +106,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
 
 
 def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, timezone.get_current_timezone()).strftime("%H:%M:%S")
+    return datetime.fromtimestamp(at, timezone.get_current_timezone()).strftime("%H:%M:%S %Z")
 
 
 def _state(overview: Overview) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from django_db_pooling.capacity import Demand, Limit, Server, Share
 from django_db_pooling.dashboard import presentation
-from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, bar, charts
+from django_db_pooling.dashboard.charts import HEIGHT, WIDTH, _round_up, bar, charts
 from django_db_pooling.management import plan
 from django_db_pooling.management.table import COLUMNS, table
 from django_db_pooling.workers import humanize
@@ -143,6 +143,22 @@ def test_charts_stay_inside_of_their_boxes() -> None:
                 x, y = map(float, point.split(","))
                 assert 0 <= x <= WIDTH
                 assert 0 <= y <= HEIGHT
+
+
+def test_what_is_no_event_does_not_fill_a_chart() -> None:
+    history = [sample(NOW - 30 + 5 * n, checkouts=n, opened=n, wait_seconds=n * 1e-4) for n in range(6)]
+    _, checkouts, _, wait, _ = charts(seen(report(1, default=pool_report(history=history))).pools[0])
+    assert (checkouts.most, checkouts.top) == ("0.2", "1.0")
+    assert (wait.most, wait.top) == ("< 1 ms", "10 ms")
+    for line in [*wait.lines, *checkouts.lines]:
+        assert all(float(point.split(",")[1]) > 0.7 * HEIGHT for point in line.split())
+
+
+@pytest.mark.parametrize(
+    ("most", "top"), [(1.0, 1.0), (1.01, 2.0), (2.5, 5.0), (5.1, 10.0), (0.03, 0.05), (99, 100)]
+)
+def test_a_scale_ends_at_a_round_number(most: float, top: float) -> None:
+    assert _round_up(most) == pytest.approx(top)
 
 
 def test_a_line_has_a_gap_where_nothing_is_known() -> None:
