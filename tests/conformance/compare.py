@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import django
+
 from tests.conformance.runs import Run
 from tests.conformance.spec import Report
 
@@ -25,10 +27,14 @@ class Exceptional:
     databases: frozenset[str]
     groups: frozenset[str]
     scopes: frozenset[str]
+    # The lowest version with which it does, "6.1" for example.
+    django: str
     cause: str
 
     def concerns(self, run: Run) -> bool:
-        return run.database in self.databases and run.group in self.groups and run.scope in self.scopes
+        since = tuple(map(int, self.django.split(".")))
+        where = run.database in self.databases and run.group in self.groups and run.scope in self.scopes
+        return where and since <= django.VERSION
 
 
 def exceptions(path: Path = LIST) -> list[Exceptional]:
@@ -39,6 +45,7 @@ def exceptions(path: Path = LIST) -> list[Exceptional]:
                 frozenset(row["Databases"].split()),
                 frozenset(row["Groups"].split()),
                 frozenset(row["Scopes"].split()),
+                row["Django"],
                 row["Cause"],
             )
             for row in csv.DictReader(lines)
