@@ -1,4 +1,4 @@
-"""What this process is called, by others and by itself: the program and its command, never an option's value."""
+"""What this process is called, by others and by itself: its program and command, never an option's value."""
 
 from __future__ import annotations
 
