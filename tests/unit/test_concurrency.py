@@ -19,6 +19,7 @@ from django_db_pooling.pool.stats import PoolStats
 from django_db_pooling.process import concurrency
 from django_db_pooling.workers import overview
 from django_db_pooling.workers.reports import PoolReport, Report
+from tests.conftest import require_module
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30.0
@@ -94,8 +95,8 @@ application = None
         ("gunicorn", ["-k", "gthread"], "None"),
         ("gunicorn", ["--threads", "4"], "None"),
         ("uvicorn", [], "None"),
-        ("uwsgi", ["--processes", "2", "--threads", "3", "--lazy-apps"], "3"),
-        ("uwsgi", [], "1"),
+        ("pyuwsgi", ["--processes", "2", "--threads", "3", "--lazy-apps"], "3"),
+        ("pyuwsgi", [], "1"),
     ],
 )
 def test_what_a_server_says_of_its_own_process(
@@ -104,12 +105,11 @@ def test_what_a_server_says_of_its_own_process(
     (tmp_path / "served.py").write_text(SAYS)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     program = str(Path(sys.executable).with_name(server))
-    if not Path(program).exists():
-        pytest.skip(f"{server} is not installed; `pip install .[test]` does it")
+    require_module(server)
     served = {
         "gunicorn": ["--bind=127.0.0.1:0", "served"],
         "uvicorn": ["--port=0", "served:application"],
-        "uwsgi": ["--master", "--http-socket=127.0.0.1:0", "--module=served"],
+        "pyuwsgi": ["--master", "--http-socket=127.0.0.1:0", "--module=served"],
     }[server]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
