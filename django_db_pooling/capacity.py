@@ -279,7 +279,7 @@ def problem(alias: str) -> Problem | None:
         return Problem(
             "django_db_pooling.W005",
             f"{may_open}, and {accepts}.",
-            f"Lower {_lower(demand)}, or raise the server's limit. "
+            f"{_remedy(demand)}, or raise the server's limit. "
             "Leave some connections for cron jobs, deployments and administrators.",
         )
     return None
@@ -301,11 +301,13 @@ def _enough(demand: Demand) -> str:
     return f" Enough for {count} process{'' if count == 1 else 'es'}."
 
 
-def _lower(demand: Demand) -> str:
+def _remedy(demand: Demand) -> str:
     if demand.fitting is None:
-        return "HOST_LIMIT or MAX_OUTSTANDING"
+        return "Lower HOST_LIMIT or MAX_OUTSTANDING"
+    if demand.of_processes and demand.fitting < len(demand.shares):
+        return "Run fewer processes"
     name = "MAX_OUTSTANDING" if demand.of_processes else "HOST_LIMIT"
-    return f"{name} to {max(demand.fitting, 1)} or less{' in total' if len(demand.shares) > 1 else ''}"
+    return f"Lower {name} to {max(demand.fitting, 1)} or less{' in total' if len(demand.shares) > 1 else ''}"
 
 
 def _mysql(cursor: Any) -> list[Limit]:
