@@ -25,7 +25,8 @@ _CHILD = re.compile(r"PoolWorker-(\d+)$")
 
 def name() -> str:
     """Of the program, as a label: "gunicorn", "manage.py qcluster", "celery prefork 2"."""
-    argv = [argument for argument in sys.argv if isinstance(argument, str)] or [""]
+    # An interpreter that another program embeds may have none.
+    argv = [argument for argument in getattr(sys, "argv", ()) if isinstance(argument, str)] or [""]
     program = _program(argv[0])
     command = _command(program.removeprefix("python -m "), argv[1:])
     found = f"{program} {command}" if command else program

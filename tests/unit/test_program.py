@@ -74,6 +74,10 @@ def test_code_on_the_command_line(tmp_path: Path) -> None:
     assert told(tmp_path, "-c", SAYS, "s3cret") == "python -c"
 
 
+def test_an_interpreter_without_arguments(tmp_path: Path) -> None:
+    assert told(tmp_path, "-c", "import sys\ndel sys.argv\n" + SAYS) == "python"
+
+
 SPAWNS = """
 import multiprocessing
 def work():
