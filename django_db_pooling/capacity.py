@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from django.db import Error, connections
 from django_db_pooling import conf
 from django_db_pooling.conf import Problem
 from django_db_pooling.log import redact, safe_label
+from django_db_pooling.process import concurrency
 
 _CALL = re.compile(r"\bset_pool_size\s*\(")
 _SETTINGS = ("DB_POOL_WORKERS", "DB_POOL_HOSTS")
@@ -132,7 +132,7 @@ class Demand:
 
 
 class Reported(NamedTuple):
-    """The limits of an alias in running processes; None: they have none."""
+    """What each running process may open of an alias, and its HOST_LIMIT; None: any number, none."""
 
     max_outstanding: int | None
     host_limit: int | None
@@ -148,7 +148,10 @@ def servers(reported: Mapping[str, Reported]) -> dict[Server, list[Share]]:
         server = _server(alias)
         if server is not None:
             limits = conf.limits_for(alias, settings_dict)
-            known = reported.get(alias, limits)
+            known = reported.get(alias)
+            if known is None:
+                most = concurrency.bounded(limits.max_outstanding, concurrency.callers())
+                known = Reported(most, limits.host_limit)
             share = Share(alias, known.max_outstanding, limits.min_size, known.host_limit, alias in reported)
             found.setdefault(server, []).append(share)
     return found
@@ -201,12 +204,9 @@ def hosts() -> int:
 
 
 def workers() -> int | None:
-    """How many processes there are on each host, as far as the settings or gunicorn's environment say so."""
+    """How many processes there are on each host, as far as the settings or the web server's say so."""
     count: int | None = getattr(settings, "DB_POOL_WORKERS", None)
-    if count is None:
-        value = os.environ.get("WEB_CONCURRENCY", "")
-        count = int(value) if value.isdecimal() and int(value) else None
-    return count
+    return concurrency.workers() if count is None else count
 
 
 def sized_elsewhere() -> str | None:
@@ -279,7 +279,7 @@ def problem(alias: str) -> Problem | None:
         return Problem(
             "django_db_pooling.W005",
             f"{may_open}, and {accepts}.",
-            f"Lower {_lower(demand)}, or raise the server's limit. "
+            f"{_remedy(demand)}, or raise the server's limit. "
             "Leave some connections for cron jobs, deployments and administrators.",
         )
     return None
@@ -301,11 +301,13 @@ def _enough(demand: Demand) -> str:
     return f" Enough for {count} process{'' if count == 1 else 'es'}."
 
 
-def _lower(demand: Demand) -> str:
+def _remedy(demand: Demand) -> str:
     if demand.fitting is None:
-        return "HOST_LIMIT or MAX_OUTSTANDING"
+        return "Lower HOST_LIMIT or MAX_OUTSTANDING"
+    if demand.of_processes and demand.fitting < len(demand.shares):
+        return "Run fewer processes"
     name = "MAX_OUTSTANDING" if demand.of_processes else "HOST_LIMIT"
-    return f"{name} to {max(demand.fitting, 1)} or less{' in total' if len(demand.shares) > 1 else ''}"
+    return f"Lower {name} to {max(demand.fitting, 1)} or less{' in total' if len(demand.shares) > 1 else ''}"
 
 
 def _mysql(cursor: Any) -> list[Limit]:

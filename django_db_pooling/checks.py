@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
@@ -54,15 +56,7 @@ def _letter(problem: Problem) -> str:
 
 def settings_errors() -> list[Problem]:
     """What is wrong with the settings, with an alias given to set_pool_size(), or with this process."""
-    found = []
-    if green.eventlet_has_patched():
-        found.append(
-            Problem(
-                "django_db_pooling.E008",
-                "eventlet has patched this process, which can't pool connections there.",
-                "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
-            )
-        )
+    found = process_errors()
     found += introduction.problems(connections.settings)
     for alias in connections.settings:
         found += conf.problems(alias, connections.settings[alias])
@@ -78,6 +72,33 @@ def settings_errors() -> list[Problem]:
     if not found:
         found = host_limit.problems(conf.pooled(connections.settings).items())
     return found + capacity.settings_errors()
+
+
+def process_errors() -> list[Problem]:
+    """What this process runs in, and can't be pooled; also known later than patch(), with --preload."""
+    found = []
+    if green.eventlet_has_patched():
+        found.append(
+            Problem(
+                "django_db_pooling.E008",
+                "eventlet has patched this process, which can't pool connections there.",
+                "Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread), or don't call patch().",
+            )
+        )
+    # All requests of a process in one thread, which go on in turns. Without the variable Django refuses
+    # their queries, pooled or not.
+    if "gunicorn.workers.gtornado" in sys.modules and os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        found += [
+            Problem(
+                "django_db_pooling.E011",
+                f"gunicorn's tornado worker handles many requests in one thread, and {alias!r} has request "
+                "scope: each would give back what another one holds.",
+                f'Set DATABASES[{alias!r}]["POOL"]["SCOPE"] to "transaction", or use gunicorn -k gthread.',
+            )
+            for alias, settings_dict in _pooled()
+            if conf.scope(settings_dict) == conf.REQUEST
+        ]
+    return found
 
 
 def advice() -> list[Problem]:
@@ -180,6 +201,15 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
                 f'Set {where}["DISABLE_SERVER_SIDE_CURSORS"] = True.',
             )
         )
+    if limits.max_age != 0 and _says_no_age(settings_dict):
+        found.append(
+            Problem(
+                "django_db_pooling.I005",
+                f'{where}["CONN_MAX_AGE"] is 0, and connections of its pool live {_life(limits.max_age)}.',
+                f'Nothing to do, if that is right. Else set {where}["POOL"]["MAX_AGE"], or "POOL" to False, '
+                "which closes them after each request.",
+            )
+        )
     other = _other_pool(settings_dict["ENGINE"])
     if other is not None:
         found.append(
@@ -190,6 +220,22 @@ def _of_alias(alias: str, settings_dict: Any) -> list[Problem]:
             )
         )
     return found
+
+
+def _says_no_age(settings_dict: Any) -> bool:
+    """Whether the settings say ``"CONN_MAX_AGE": 0``, and no MAX_AGE.
+
+    What they don't say Django has added: CONN_MAX_AGE after AUTOCOMMIT.
+    """
+    names, pool = list(settings_dict), settings_dict.get("POOL")
+    if settings_dict.get("CONN_MAX_AGE") != 0 or "AUTOCOMMIT" not in names:
+        return False
+    is_said = names.index("CONN_MAX_AGE") < names.index("AUTOCOMMIT")
+    return is_said and not (isinstance(pool, Mapping) and "MAX_AGE" in pool)
+
+
+def _life(max_age: float | None) -> str:
+    return "as long as they work" if max_age is None else f"{max_age:g} seconds"
 
 
 def _other_pool(engine: str) -> str | None:

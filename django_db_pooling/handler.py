@@ -343,7 +343,7 @@ def _plug_in() -> None:
 
 def _advise() -> None:
     # Not only in patch(): that may be called before the applications connect their receivers.
-    checks.log_once(checks.receiver_warnings() + checks.unpatched_gevent())
+    checks.log_once(checks.process_errors() + checks.receiver_warnings() + checks.unpatched_gevent())
     if green.patched("socket"):
         # Nor was gevent there, if a process patched itself after a fork.
         checks.log_once(checks.advice())

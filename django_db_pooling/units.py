@@ -19,6 +19,7 @@ from typing import Any
 from django_db_pooling import owner
 from django_db_pooling.log import extra, logger, redact, safe_label
 from django_db_pooling.pool.holders import Holder
+from django_db_pooling.process import upkeep
 from django_db_pooling.process.observers import observers
 from django_db_pooling.process.tasks import Tasks
 
@@ -200,6 +201,18 @@ def _rq(module: Any) -> None:
         return f"task {job.func_name}"
 
     around(module.Worker, "perform_job", label, lambda worker: False)
+    perform_job = module.Worker.perform_job
+
+    @functools.wraps(perform_job)
+    def last(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return perform_job(worker, *args, **kwargs)
+        finally:
+            # A process that was forked for this job ends by os._exit() now.
+            if getattr(worker, "is_horse", False):
+                upkeep.end()
+
+    module.Worker.perform_job = last
 
 
 _WAYS = {

@@ -35,6 +35,7 @@ app = Celery("site", broker="filesystem://", broker_transport_options=queues)
 def work():
     from django.db import connection
     from django_db_pooling import owner, pooling
+    from django_db_pooling.process import program
 
     in_use = pooling.stats("default").in_use
     with connection.cursor() as cursor:
@@ -42,6 +43,7 @@ def work():
         [(changed,)] = cursor.fetchall()
         cursor.execute("CREATE TEMPORARY TABLE mine (a)")
     found = [in_use, changed, connection.connection is not None, owner.current().holder.request]
+    found.append(program.name())
     with (FOLDER / "found").open("a") as file:
         print(json.dumps(found), file=file)
 """
@@ -69,7 +71,8 @@ def test_celery_s_tasks_are_units_of_work(pool: str, tmp_path: Path) -> None:
         finally:
             worker.terminate()
             worker.wait(SECONDS)
-    assert found == [[0, 0, True, "task site_tasks.work"]] * 3
+    name = "celery prefork 1" if pool == "prefork" else "celery worker"
+    assert found == [[0, 0, True, "task site_tasks.work", name]] * 3
 
 
 def _found(folder: Path, worker: subprocess.Popen[bytes], environment: dict[str, str]) -> Any:

@@ -8,7 +8,8 @@ from django.db import Error
 from django_db_pooling import capacity, owner
 from django_db_pooling.capacity import Demand, Limit, Reported, Server, Share
 from django_db_pooling.log import redact
-from django_db_pooling.workers.overview import Overview, PoolPicture
+from django_db_pooling.process import concurrency
+from django_db_pooling.workers.overview import Member, Overview, PoolPicture
 
 # Seconds to wait for a connection to ask with.
 MAX_WAIT = 5.0
@@ -21,10 +22,32 @@ def servers(seen: Overview) -> dict[Server, list[Share]]:
 
 def _reported(pool: PoolPicture) -> Reported:
     """The most that any of the processes may open."""
-    stats = [member.stats for member in pool.members]
     return Reported(
-        _most([each.max_outstanding for each in stats]), _most([each.host_limit for each in stats])
+        _most([_opens(member) for member in pool.members]),
+        _most([member.stats.host_limit for member in pool.members]),
     )
+
+
+def _opens(member: Member) -> int | None:
+    """A sync worker, for example, has one caller, and threads of the site's own may be others."""
+    stats, callers = member.stats, member.callers
+    there = stats.in_use + stats.idle + stats.opening
+    return concurrency.bounded(stats.max_outstanding, None if callers is None else max(callers, there))
+
+
+def few_callers(seen: Overview) -> str | None:
+    """Why a process counts with less than its MAX_OUTSTANDING."""
+    found = {
+        # All of "celery prefork 2" and so on together.
+        (member.program.rstrip("0123456789 "), member.callers)
+        for pool in seen.pools
+        for member in pool.members
+        if member.callers is not None and _opens(member) != member.stats.max_outstanding
+    }
+    if not found:
+        return None
+    each = ", ".join(f"{program}: {callers}" for program, callers in sorted(found))
+    return f"Counts what a process serves at once where that is less than MAX_OUTSTANDING ({each})."
 
 
 def _most(limits: list[int | None]) -> int | None:

@@ -33,9 +33,9 @@ def is_unpatched() -> bool:
 
 
 def eventlet_has_patched() -> bool:
-    """Whether eventlet's monkey patching has taken poll() away."""
+    """Whether eventlet's monkey patching has taken poll() away, or native threads and sockets."""
     is_patched = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)
-    return is_patched is not None and bool(is_patched("select"))
+    return is_patched is not None and any(map(is_patched, ("select", "socket", "thread")))
 
 
 @functools.cache

@@ -69,8 +69,8 @@ def ensure_running(thing: object = None) -> None:
 
 def end_before_others() -> None:
     """At exit, come before whatever has been registered there until now."""
-    atexit.unregister(_at_exit)
-    atexit.register(_at_exit)
+    atexit.unregister(end)
+    atexit.register(end)
 
 
 def end_with_worker() -> None:
@@ -87,14 +87,22 @@ def end_with_worker() -> None:
     for name in ("multiprocessing", "billiard"):
         util, process = sys.modules.get(f"{name}.util"), sys.modules.get(f"{name}.process")
         if util is not None and process is not None and process.current_process()._parent_pid is not None:
-            util.Finalize(None, _at_exit, exitpriority=_LAST)
+            util.Finalize(None, end, exitpriority=_LAST)
     signals = sys.modules.get("celery.signals")
     if signals is not None:
         signals.worker_process_shutdown.connect(_worker_ends, weak=False, dispatch_uid=__name__)
 
 
+def end() -> None:
+    """Of the process: say goodbye. Again, it closes what has been opened since."""
+    # Not in a forked child that hasn't noticed: it has used nothing.
+    if fork.noticed[0]:
+        for thing in _all():
+            thing.tasks.run(f"ending {thing.name}", thing.end)
+
+
 def _worker_ends(**kwargs: Any) -> None:
-    _at_exit()
+    end()
 
 
 def _all() -> list[Thing]:
@@ -136,12 +144,5 @@ def _after_fork() -> None:
         thing.forked()
 
 
-def _at_exit() -> None:
-    # Not in a forked child that hasn't noticed: it has used nothing.
-    if fork.noticed[0]:
-        for thing in _all():
-            thing.tasks.run(f"ending {thing.name}", thing.end)
-
-
 fork.in_child(_after_fork)
-atexit.register(_at_exit)
+atexit.register(end)

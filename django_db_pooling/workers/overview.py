@@ -57,7 +57,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One process's part in a pool."""
+    """One process's part in a pool. ``callers``: requests or tasks at once, where that is known."""
 
     pid: int
     program: str
@@ -65,6 +65,7 @@ class Member:
     reported_ago: float
     stats: PoolStats
     checkouts: float | None
+    callers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,7 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
         reported_ago=_since(now, report.at),
         stats=part.stats,
         checkouts=history[-1].checkouts if history else None,
+        callers=report.callers,
     )
 
 

@@ -17,7 +17,7 @@ from django_db_pooling.pool.histogram import Durations
 from django_db_pooling.pool.journal import QUIET
 from django_db_pooling.pool.pool import Pool
 from django_db_pooling.pool.stats import PoolStats
-from django_db_pooling.process import program
+from django_db_pooling.process import concurrency, program
 from django_db_pooling.status_dir import Kind
 from django_db_pooling.workers.reports import (
     MAX_SILENCE,
@@ -108,6 +108,7 @@ class Publisher:
             at=now,
             pools={alias: self._pool_report(total, pools.get(alias)) for alias, total in stats.items()},
             carried_out=list(carried_out),
+            callers=concurrency.callers_here(),
         )
 
     def _pool_report(self, stats: PoolStats, pool: Pool | None) -> PoolReport:

@@ -61,7 +61,8 @@ class Report:
     """One process. ``started_at`` and ``at``, when it wrote this, are seconds of ``time.time()``.
 
     ``id``: unique, unlike ``pid`` where containers share a volume; ``pid_space``: where a ``pid`` is unique.
-    ``carried_out``: ids of the commands that it has carried out lately.
+    ``carried_out``: ids of the commands that it has carried out lately. ``callers``: requests or tasks at
+    once, where its server says so.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Report:
     at: float
     pools: dict[str, PoolReport]
     carried_out: list[str] = field(default_factory=list)
+    callers: int | None = None
 
 
 def read() -> list[Report]:

@@ -198,8 +198,8 @@ class Command(BaseCommand):
         demands = {server: plan.demand(shares, hosts, processes) for server, shares in servers.items()}
         for server, demand in demands.items():
             self._write("\n".join(plan.lines(server, demand)))
-        if (unknown := plan.unknown(servers)) is not None:
-            self._write(unknown)
+        for note in filter(None, (plan.few_callers(seen), plan.unknown(servers))):
+            self._write(note)
         if not demands:
             self.stdout.write("No pool of this site connects to a server with a connection limit.")
         if not all(demand.fits for demand in demands.values()):
