@@ -95,7 +95,7 @@ def process_errors() -> list[Problem]:
                 "scope: each would give back what another one holds.",
                 f'Set DATABASES[{alias!r}]["POOL"]["SCOPE"] to "transaction", or use gunicorn -k gthread.',
             )
-            for alias, settings_dict in _pooled()
+            for alias, settings_dict in conf.pooled(connections.settings).items()
             if conf.scope(settings_dict) == conf.REQUEST
         ]
     return found
