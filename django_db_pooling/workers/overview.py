@@ -1,7 +1,4 @@
-"""One picture of all processes of a site on this host, made of their reports.
-
-``look()`` reads; everything else here is arithmetic.
-"""
+"""One picture of all processes of a site on this host. ``look()`` reads reports; all else is arithmetic."""
 
 from __future__ import annotations
 
@@ -21,6 +18,8 @@ from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolRepor
 
 MAX_HOLDERS = 10
 MAX_TROUBLES = 20
+# Seconds; a report may say more than a calendar has.
+MAX_PAUSE = 1e8
 # Seconds after which every process has taken its sample of a moment.
 SETTLED = 2.0
 # By what two texts of the same trouble differ.
@@ -269,8 +268,8 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
 
 
 def _pause(members: list[Member], now: float) -> Pause | None:
-    untils = [now - one.reported_ago + one.stats.paused for one in members if one.stats.paused is not None]
-    return Pause(max(untils), len(untils)) if untils else None
+    seconds = [one.stats.paused - one.reported_ago for one in members if one.stats.paused is not None]
+    return Pause(now + min(max(0.0, *seconds), MAX_PAUSE), len(seconds)) if seconds else None
 
 
 def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:

@@ -31,6 +31,12 @@ from tests.unit.test_overview import durations
 NOW = time.time()
 
 
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """An old report isn't read."""
+    REPORT["at"] = COMMAND["at"] = time.time()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     told = SimpleNamespace(DB_POOL_STATUS_DIR=tmp_path_factory.mktemp("status"), SECRET_KEY="only for tests")
