@@ -22,49 +22,37 @@ POOL = {"SIZE": SIZE, "MAX_OUTSTANDING": MOST, "MIN_SIZE": AT_REST, "IDLE_TIMEOU
 
 def reports(site: Site) -> dict[int, dict[str, Any]]:
     """What each process says of its pool."""
-    # A process of another environment's: its exit status says that nobody reports.
+    # Its status says that nobody reports, which isn't an error here.
     seen = json.loads(site.manage("db_pools", "--json").stdout)
     return {member["pid"]: member["stats"] for pool in seen["pools"] for member in pool["members"]}
 
 
-def assert_all_report(site: Site, count: int, work: Callable[[], Any]) -> None:
-    """So many processes, each from its first query on: who does the work is the server's choice."""
+def assert_is_at_rest(
+    site: Site, server: DatabaseServer, observer: Observer, count: int, work: Callable[[], Any]
+) -> None:
+    """So many processes report; each has one connection that nobody uses, and no transaction is open.
 
-    def all_report() -> bool:
-        if len(reports(site)) >= count:
-            return True
-        work()
-        return False
+    Each reports from its first query on, and which of them does the work is the server's choice: so there is
+    more of it until all have had some.
+    """
+    seen = ""
 
-    eventually(all_report, PATIENCE)
-
-
-def assert_is_at_rest(site: Site, server: DatabaseServer, observer: Observer, count: int) -> None:
-    """Nothing is in use, no transaction is open or half written, and each process has one connection."""
-
-    def is_at_rest() -> bool | object:
+    def is_at_rest() -> bool:
+        nonlocal seen
         said = reports(site)
+        if len(said) < count:
+            work()
         in_use = {pid: stats["in_use"] for pid, stats in said.items()}
         connections = observer.connections()
-        return (len(said) == count and not any(in_use.values()) and connections == count * AT_REST) or (
-            # Shown where the time is up.
-            _Not(f"{in_use} in use, {connections} connections")
-        )
+        seen = f"in use by process: {in_use}; {connections} connections"
+        return len(said) == count and not any(in_use.values()) and connections == count * AT_REST
 
-    eventually(is_at_rest, PATIENCE)
+    try:
+        eventually(is_at_rest, PATIENCE)
+    finally:
+        print(seen)
     eventually(lambda: server.execute(OPEN_TRANSACTIONS[server.scheme], DATABASE) == [], PATIENCE)
     assert server.execute(HALF_WRITTEN, DATABASE) == []
-
-
-class _Not:
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return self._text
 
 
 def assert_ends(site: Site, observer: Observer) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tests.workers.rq_worker Worker``, or another class of RQ's: what a project's own script does."""
+"""``python -m tests.workers.rq_worker Worker``, or another class of RQ's, as projects' scripts start it."""
 
 from __future__ import annotations
 

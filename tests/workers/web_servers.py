@@ -12,6 +12,8 @@ ASGI = "tests.site.asgi:application"
 GUNICORN = f"gunicorn {WSGI} --bind {{host}}:{{port}}"
 GEVENT = f"{GUNICORN} -k gevent -w 2"
 UVICORN = f"python -m uvicorn {ASGI} --host {{host}} --port {{port}} --no-access-log"
+# With a scheduler in each process.
+SCHEDULED = "gunicorn tests.workers.scheduled:application --bind {host}:{port} -k gthread --threads 8 -w 2"
 GRANIAN = "granian --host {host} --port {port} --workers 2"
 RUNSERVER = "python -m django runserver {host}:{port}"
 
@@ -41,9 +43,10 @@ TABLE = [
     WebServer("gunicorn-gthread-hup", f"{GUNICORN} -k gthread --threads 8 -w 2", 2, reload=signal.SIGHUP),
     WebServer("gunicorn-gevent", GEVENT, 2, is_green=True, short=True),
     WebServer("gunicorn-gevent-preload", f"{GEVENT} --preload", 2, is_green=True),
-    WebServer("gunicorn-gevent-max-requests", f"{GEVENT} --max-requests 15", 2, is_green=True, replaces=True),
+    WebServer("gunicorn-gevent-max-requests", f"{GEVENT} --max-requests 8", 2, is_green=True, replaces=True),
     WebServer("gunicorn-gevent-hup", GEVENT, 2, is_green=True, reload=signal.SIGHUP),
     WebServer("gunicorn-asgi", f"gunicorn {ASGI} --bind {{host}}:{{port}} -k asgi -w 2", 2, short=True),
+    WebServer("gunicorn-apscheduler", SCHEDULED, 2, WEB_SERVERS),
     WebServer("uvicorn", UVICORN, short=True),
     WebServer("uvicorn-workers", f"{UVICORN} --workers 2", 2),
     WebServer("uvicorn-reload", f"{UVICORN} --reload --reload-dir tests/workers"),
