@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import django
+
 from tests.conftest import require_environment
 from tests.folders import ROOT
 
@@ -24,7 +26,8 @@ BASE = (
 )
 # One environment for all web servers, one for all libraries of tasks.
 WEB_SERVERS = ("daphne", "granian", "hypercorn", "waitress", "APScheduler")
-TASKS = ("django-q2", "django-tasks-db")
+# Django has tasks of its own since 6.0.
+TASKS = ("django-q2", "django-tasks-db" if django.VERSION >= (6,) else "django-tasks-db[compat]")
 
 
 def python_with(libraries: Sequence[str]) -> Path | None:

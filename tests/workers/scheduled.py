@@ -5,7 +5,7 @@ They have more threads, which never end, than the pool has connections.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -30,7 +30,7 @@ def work(number: int) -> None:
 
 
 scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(AT_ONCE)}, timezone="UTC")
-end = datetime.now(timezone.utc) + LASTS
+end = datetime.now(UTC) + LASTS
 for number in range(AT_ONCE):
     scheduler.add_job(work, "interval", [number], seconds=EVERY, end_date=end)
 scheduler.start()

@@ -9,7 +9,7 @@ from tests.workers.requirements import TASKS
 CELERY = "celery -A tests.workers.queues.celery_tasks worker --without-mingle --without-gossip"
 RQ = "python -m tests.workers.rq_worker"
 DRAMATIQ = "tests.workers.queues.dramatiq_tasks --processes 2 --threads 4"
-HUEY = "huey_consumer tests.workers.queues.huey_tasks.huey -w 4"
+HUEY = "huey.bin.huey_consumer tests.workers.queues.huey_tasks.huey -w 4"
 EXECUTOR = "python -m tests.workers.queues.executor_tasks"
 
 
@@ -45,18 +45,19 @@ TABLE = [
     TaskWorker("rq-simple", f"{RQ} SimpleWorker", "rq_tasks", most=1),
     TaskWorker("dramatiq", f"dramatiq {DRAMATIQ}", "dramatiq_tasks", 2),
     TaskWorker("dramatiq-gevent", f"dramatiq-gevent {DRAMATIQ}", "dramatiq_tasks", 2),
-    TaskWorker("huey-thread", f"{HUEY} -k thread", "huey_tasks"),
-    TaskWorker("huey-greenlet", f"{HUEY} -k greenlet", "huey_tasks"),
-    TaskWorker("huey-process", f"{HUEY} -k process", "huey_tasks", 4),
+    TaskWorker("huey-thread", f"python -m {HUEY} -k thread", "huey_tasks"),
+    TaskWorker("huey-greenlet", f"python -m gevent.monkey --module {HUEY} -k greenlet", "huey_tasks"),
+    TaskWorker("huey-process", f"python -m {HUEY} -k process", "huey_tasks", 4),
+    # Two do tasks, one keeps their results.
     TaskWorker(
-        "django-q2", "python -m django qcluster", "django_q_tasks", 2, libraries=TASKS, apps="django_q"
+        "django-q2", "python -m django qcluster", "django_q_tasks", 3, libraries=TASKS, apps="django_q"
     ),
     TaskWorker(
         "django-tasks-db",
         "python -m django db_worker --interval 0.1",
         "django_tasks_db_tasks",
         libraries=TASKS,
-        apps="django_tasks django_tasks_db",
+        apps="django_tasks_db",
     ),
     TaskWorker("executor-fork", f"{EXECUTOR} fork", "executor_tasks", 3),
     TaskWorker("executor-spawn", f"{EXECUTOR} spawn", "executor_tasks", 3),

@@ -4,7 +4,10 @@ from django import setup
 
 setup()
 
-from django_tasks import task  # noqa: E402
+try:
+    from django.tasks import task
+except ImportError:
+    from django_tasks import task
 
 from tests.workers.queues import work as body  # noqa: E402
 
