@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import django
 
-from tests.conftest import require_environment
+from tests.conftest import give_up, require_environment, require_module
+from tests.e2e.sites import in_environment
 from tests.folders import ROOT
 
 ENVIRONMENTS = ROOT / ".venv" / "environments"
@@ -30,8 +32,17 @@ WEB_SERVERS = ("daphne", "granian", "hypercorn", "waitress", "APScheduler")
 TASKS = ("django-q2", "django-tasks-db" if django.VERSION >= (6,) else "django-tasks-db[compat]")
 
 
-def python_with(libraries: Sequence[str]) -> Path | None:
-    """The interpreter of an environment with these; None, that of the tests themselves, without any."""
-    if not libraries:
-        return None
-    return require_environment(ENVIRONMENTS, [*(f"{name}=={version(name)}" for name in BASE), *libraries])
+def python_with(command: Sequence[str], libraries: Sequence[str]) -> Path | None:
+    """The interpreter of an environment with these, for the command; None, that of the tests themselves.
+
+    Without any libraries what the command runs has to be installed with the extra "test".
+    """
+    if libraries:
+        return require_environment(ENVIRONMENTS, [*(f"{name}=={version(name)}" for name in BASE), *libraries])
+    program, *arguments = command
+    if program != "python" and not Path(in_environment(command)[0]).exists():
+        give_up(f"{program} is not installed; `pip install .[test]` does it")
+    for option, module in pairwise(arguments):
+        if option in ("-m", "--module"):
+            require_module(module.partition(".")[0])
+    return None

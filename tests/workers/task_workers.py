@@ -33,7 +33,7 @@ class TaskWorker:
 
 
 TABLE = [
-    TaskWorker("celery-prefork", f"{CELERY} -c 2", "celery_tasks", 2, short=True),
+    TaskWorker("celery-prefork", f"{CELERY} -c 2", "celery_tasks", 2, most=2, short=True),
     TaskWorker(
         "celery-prefork-max-tasks", f"{CELERY} -c 2 --max-tasks-per-child 5", "celery_tasks", 2, 2 * 2
     ),
@@ -47,7 +47,7 @@ TABLE = [
     TaskWorker("dramatiq-gevent", f"dramatiq-gevent {DRAMATIQ}", "dramatiq_tasks", 2),
     TaskWorker("huey-thread", f"python -m {HUEY} -k thread", "huey_tasks"),
     TaskWorker("huey-greenlet", f"python -m gevent.monkey --module {HUEY} -k greenlet", "huey_tasks"),
-    TaskWorker("huey-process", f"python -m {HUEY} -k process", "huey_tasks", 4),
+    TaskWorker("huey-process", f"python -m {HUEY} -k process", "huey_tasks", 4, most=4),
     # Two do tasks, one keeps their results.
     TaskWorker(
         "django-q2", "python -m django qcluster", "django_q_tasks", 3, libraries=TASKS, apps="django_q"
@@ -59,6 +59,6 @@ TABLE = [
         libraries=TASKS,
         apps="django_tasks_db",
     ),
-    TaskWorker("executor-fork", f"{EXECUTOR} fork", "executor_tasks", 3),
-    TaskWorker("executor-spawn", f"{EXECUTOR} spawn", "executor_tasks", 3),
+    TaskWorker("executor-fork", f"{EXECUTOR} fork", "executor_tasks", 3, most=3),
+    TaskWorker("executor-spawn", f"{EXECUTOR} spawn", "executor_tasks", 3, most=3),
 ]

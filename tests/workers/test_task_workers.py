@@ -39,7 +39,8 @@ def call(environment: dict[str, str], command: list[str], python: Path | None) -
 def test_a_task_worker(
     row: TaskWorker, server: DatabaseServer, observer: Observer, redis: Redis, tmp_path: Path
 ) -> None:
-    python = python_with(row.libraries)
+    command = row.command.split()
+    python = python_with(command, row.libraries)
     server.execute("DELETE FROM site_mark", DATABASE)
     redis.execute("FLUSHALL")
     status = tmp_path / "status"
@@ -56,7 +57,7 @@ def test_a_task_worker(
     )
     if row.apps:
         call(environment, ["python", "-m", "django", "migrate", "--verbosity=0"], python)
-    with running(in_environment(row.command.split(), python), dict(environment)) as site:
+    with running(in_environment(command, python), dict(environment)) as site:
         # Whose interpreter asks for the reports may not have these libraries.
         site.environment["SITE_APPS"] = "django_db_pooling"
 

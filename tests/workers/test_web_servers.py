@@ -32,7 +32,8 @@ TABLE = [row for row in web_servers.TABLE if row.short or ALL_SERVERS]
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer, tmp_path: Path) -> None:
-    python = python_with(row.libraries)
+    command = row.command.split()
+    python = python_with(command, row.libraries)
     server.execute("DELETE FROM site_mark", DATABASE)
     status = tmp_path / "status"
     status.mkdir(mode=0o700)
@@ -40,7 +41,7 @@ def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer
     # Old processes and new ones are there together for a while.
     generations = 3 if row.replaces else 2 if row.reload else 1
     pool = POOL | {"SCOPE": SCOPES[type(server).__name__.lower()]}
-    with served(server, row.command.split(), python=python, pool=pool, status_dir=str(status)) as site:
+    with served(server, command, python=python, pool=pool, status_dir=str(status)) as site:
         numbers = itertools.count(0, FEW)
 
         def ask(count: int = FEW) -> None:
