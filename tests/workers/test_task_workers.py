@@ -74,6 +74,7 @@ def test_a_task_worker(
             )
             assert server.execute(marks, DATABASE) == expected
 
+        lost = observer.lost()
         with observer.watching() as watch:
             work(20)
         print(watch)
@@ -82,3 +83,4 @@ def test_a_task_worker(
         assert 1 < watch.most <= most + 1 + bool(row.apps)
         assert_is_at_rest(site, server, observer, row.processes, work)
         assert_ends(site, observer)
+    assert not row.goodbye or observer.lost() == lost

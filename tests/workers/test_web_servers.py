@@ -48,6 +48,7 @@ def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer
             first = next(numbers)
             assert_tokens_are_their_own(site, range(first, first + count), paths, AT_ONCE)
 
+        lost = observer.lost()
         with observer.watching() as watch, ThreadPoolExecutor(1) as executor:
             asking = [executor.submit(ask) for _ in range(5 if generations > 1 else 2)]
             if row.reload:
@@ -59,3 +60,4 @@ def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer
         assert 0 < watch.most <= generations * row.processes * MOST
         assert_is_at_rest(site, server, observer, row.processes, lambda: ask(1))
         assert_ends(site, observer)
+    assert not row.goodbye or observer.lost() == lost

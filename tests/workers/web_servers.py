@@ -24,7 +24,8 @@ class WebServer:
 
     ``processes``: that answer. ``is_green``: a request is a greenlet's, so that it can't have an event loop.
     ``reload``: what the first process is sent while it is under load. ``replaces``: processes of its own
-    accord. ``short``: part of ``make test``.
+    accord. ``goodbye``: the database server sees each connection end as the protocol wants it; else no code
+    of ours runs at the end of a process. ``short``: part of ``make test``.
     """
 
     name: str
@@ -34,6 +35,7 @@ class WebServer:
     is_green: bool = False
     reload: signal.Signals | None = None
     replaces: bool = False
+    goodbye: bool = True
     short: bool = False
 
 
@@ -58,7 +60,8 @@ TABLE = [
         "waitress",
         f"waitress-serve --host {{host}} --port {{port}} --threads 8 {WSGI}",
         libraries=WEB_SERVERS,
+        goodbye=False,
     ),
-    WebServer("runserver", f"{RUNSERVER} --noreload"),
-    WebServer("runserver-reload", RUNSERVER),
+    WebServer("runserver", f"{RUNSERVER} --noreload", goodbye=False),
+    WebServer("runserver-reload", RUNSERVER, goodbye=False),
 ]
