@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --edi
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help demo test test-mysql test-newest test-versions nox soak screenshots conformance neighbours benchmark
+.PHONY: help demo test test-mysql test-servers test-newest test-versions nox soak screenshots conformance neighbours benchmark
 .PHONY: benchmark-instructions benchmark-micro benchmark-ldap benchmark-shedding lint check-code check-format
 .PHONY: check-types docs clean
 .PHONY: provision-venv provision-demo provision-test provision-mysql provision-instructions
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-versions  a short set of them on what is between these two, and on the lowest versions of all libraries'
 	@echo 'make nox     any of these combinations                (ARGS="--list")'
 	@echo 'make test-mysql   the tests that run on MySQL, with all drivers'
+	@echo 'make test-servers  the site under all web servers, and all task workers'
 	@echo 'make soak    a site under load while its server breaks    (ARGS="--minutes 30")'
 	@echo 'make screenshots  the pictures of the page of pools for the documentation'
 	@echo 'make conformance  run Django'"'"'s own test suite without and with the pool, and compare'
@@ -47,6 +48,10 @@ nox: $(VENV)/dev.stamp | provision-test
 # `make test` runs one combination of these, and little of the web servers.
 test-mysql: $(VENV)/test.stamp | provision-mysql
 	TEST_MYSQL=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -k '[mysql or -mysql- or -mysql]' $(ARGS)
+
+# `make test` starts some of these. Libraries that only they need get an environment of their own.
+test-servers: $(VENV)/test.stamp | provision-test
+	TEST_SERVERS=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/workers $(ARGS)
 
 soak: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -15,6 +15,8 @@ from tests.servers import MariaDB, MySQL, PostgreSQL, Server
 
 # What runs on MySQL besides what `make test` has of it.
 ALL_OF_MYSQL = os.environ.get("TEST_MYSQL") == "all"
+# Web servers and task workers besides those that `make test` starts.
+ALL_SERVERS = os.environ.get("TEST_SERVERS") == "all"
 # Folders whose tests run in processes of their own.
 pytest_plugins = ["tests.apart.nodes"]
 

@@ -51,6 +51,16 @@ def family(pid: int) -> list[int]:
     return members
 
 
+def session(leader: int) -> list[int]:
+    """Those that are left of the session that this process began: itself, children, and their orphans."""
+    members = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(_fields(entry)[3]) == leader:
+                members.append(int(entry.parent.name))
+    return [member for member in members if not has_ended(member)]
+
+
 def _fields(stat: Path) -> list[str]:
     """What /proc tells of a process or thread from its state on; a name with any character precedes it."""
     return stat.read_text().rpartition(")")[2].split()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +12,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from tests.concurrency import PATIENCE, eventually
-from tests.conftest import give_up
-from tests.servers import free_port
+from tests.concurrency import PATIENCE
+from tests.conftest import give_up, require
+from tests.servers import Redis
 
 Job = Callable[[], Any]
 Run = Callable[[Job], Any]
@@ -107,19 +104,9 @@ def dramatiq() -> Iterator[Run]:
 @contextmanager
 def rq() -> Iterator[Run]:
     library, redis = needs("rq"), needs("redis")
-    if shutil.which("redis-server") is None:
-        give_up("redis-server is not installed on this machine; `make test` as root installs it")
+    require(Redis)
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        port = free_port()
-        server = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-            stdout=subprocess.DEVNULL,
-        )
-        stack.callback(server.wait)
-        stack.callback(server.terminate)
-        client = redis.Redis(port=port)
-        eventually(lambda: _answers(client))
+        client = redis.Redis(port=stack.enter_context(Redis()).port)
         queue = library.Queue(connection=client)
         worker = _worker_of(library)([queue], connection=client)
         stop = threading.Event()
@@ -147,17 +134,6 @@ def _worker_of(library: Any) -> Any:
             pass
 
     return Worker
-
-
-def _answers(client: Any) -> bool:
-    try:
-        return bool(client.ping())
-    except OSError:
-        return False
-    except Exception as error:
-        if type(error).__name__ == "ConnectionError":
-            return False
-        raise
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def pools_site(
     """gunicorn -k gevent with so many processes, and people in its database."""
     with tempfile.TemporaryDirectory(prefix="status-") as directory:
         settings |= {"module": MODULE, "status_dir": directory}
-        environment = sites._environment(server, dict(settings))
+        environment = sites.environment_of(server, dict(settings))
         for command in (["migrate", "--verbosity=0"], ["shell", "-c", USERS % PASSWORD]):
             done = subprocess.run(
                 [sys.executable, "-m", "django", *command],

@@ -1,4 +1,4 @@
-"""The test site under a real web server, in processes of its own: gunicorn, uvicorn, uWSGI or runserver."""
+"""The test site under a real web server, in processes of its own: gunicorn, uvicorn, uWSGI or any other."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def gunicorn(
     # Its script: a master that is begun by -m can't begin another one (USR2).
     command = [sys.executable, str(Path(sys.executable).with_name("gunicorn")), "tests.site.wsgi:application"]
     command += [f"--bind={HOST}:{port}", f"--worker-class={worker}", *arguments]
-    with _running(command, port, _environment(server, settings)) as site:
+    with _running(command, port, environment_of(server, settings)) as site:
         yield site
 
 
@@ -175,7 +175,7 @@ def uvicorn(
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.site.asgi:application", f"--host={HOST}"]
     command += [f"--port={port}", "--no-access-log", *arguments]
-    with _running(command, port, _environment(server, settings)) as site:
+    with _running(command, port, environment_of(server, settings)) as site:
         yield site
 
 
@@ -190,7 +190,7 @@ def uwsgi(
     command = [str(Path(sys.executable).with_name("pyuwsgi")), f"--http-socket={HOST}:{port}", "--master"]
     command += ["--module=tests.site.wsgi:application", f"--pythonpath={ROOT}", "--need-app"]
     command += ["--die-on-term", "--disable-logging", f"--socket-timeout={ANSWER_SECONDS:.0f}", *arguments]
-    with _running(command, port, _environment(server, settings)) as site:
+    with _running(command, port, environment_of(server, settings)) as site:
         yield site
 
 
@@ -199,11 +199,11 @@ def runserver(server: DatabaseServer, **settings: Any) -> Iterator[Site]:
     """Django's development server with the test site, pooled by INSTALLED_APPS."""
     port = free_port()
     command = [sys.executable, "-m", "django", "runserver", "--noreload", f"{HOST}:{port}"]
-    with _running(command, port, _environment(server, settings | {"apps": "django_db_pooling"})) as site:
+    with _running(command, port, environment_of(server, settings | {"apps": "django_db_pooling"})) as site:
         yield site
 
 
-def _environment(server: DatabaseServer, settings: dict[str, Any]) -> dict[str, str]:
+def environment_of(server: DatabaseServer, settings: dict[str, Any]) -> dict[str, str]:
     ours = ("SITE_", "GUNICORN_", "DJANGO_", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     module = settings.pop("module", "tests.site.settings")
@@ -215,8 +215,37 @@ def _environment(server: DatabaseServer, settings: dict[str, Any]) -> dict[str, 
 
 
 @contextmanager
+def served(
+    server: DatabaseServer, command: Sequence[str], *, python: Path | None = None, **settings: Any
+) -> Iterator[Site]:
+    """Any web server, pooled by INSTALLED_APPS. ``{host}`` and ``{port}`` in its command are filled in.
+
+    ``python``: that of an environment in which there is more than in ours.
+    """
+    port = free_port()
+    settings.setdefault("apps", "django_db_pooling")
+    command = [word.format(host=HOST, port=port) for word in command]
+    with _running(in_environment(command, python), port, environment_of(server, settings)) as site:
+        yield site
+
+
+def in_environment(command: Sequence[str], python: Path | None = None) -> list[str]:
+    """The command with the path of its program, which is installed beside ``python``, or is that."""
+    python = python or Path(sys.executable)
+    program = python if command[0] == "python" else python.with_name(command[0])
+    return [str(program), *command[1:]]
+
+
+@contextmanager
 def _running(command: Sequence[str], port: int, environment: dict[str, str]) -> Iterator[Site]:
-    """The guard ends the server and removes its files, also when this process is killed."""
+    with running(command, environment, port) as site:
+        _wait_for_answer(site)
+        yield site
+
+
+@contextmanager
+def running(command: Sequence[str], environment: dict[str, str], port: int = 0) -> Iterator[Site]:
+    """The guard ends the program and removes its files, also when this process is killed."""
     directory = Path(tempfile.mkdtemp(prefix="site-"))
     guard = processes.start_guard(directory)
     try:
@@ -233,10 +262,12 @@ def _running(command: Sequence[str], port: int, environment: dict[str, str]) -> 
         processes.pid_file(directory).write_text(f"{process.pid} {int(processes.signal.SIGTERM)}")
         site = Site(port, directory, process, environment)
         try:
-            _wait_for_answer(site)
             yield site
         finally:
             processes.stop(process, STOP_SECONDS)
+            # Where all is well there is nobody left.
+            for member in processes.session(process.pid):
+                processes.send(member, processes.signal.SIGKILL)
             # Shown by pytest where the test fails.
             print(site.log[-10_000:])
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import PATIENCE
 from tests.e2e.observer import Observer
-from tests.e2e.sites import ROOT, _environment, eventually
+from tests.e2e.sites import ROOT, environment_of, eventually
 from tests.e2e.test_host_limit import LIMIT, POOL, seen_in
 from tests.servers import DatabaseServer
 
@@ -36,7 +36,7 @@ def test_the_file_agrees_with_the_server(
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=_environment(server, settings),
+            env=environment_of(server, settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -11,6 +11,7 @@ from tests.servers.mysql import MySQL as MySQL
 from tests.servers.mysql import MySQLFamily as MySQLFamily
 from tests.servers.pgbouncer import PgBouncer as PgBouncer
 from tests.servers.postgresql import PostgreSQL as PostgreSQL
+from tests.servers.redis import Redis as Redis
 from tests.servers.server import HOST as HOST
 from tests.servers.server import DatabaseServer as DatabaseServer
 from tests.servers.server import Server as Server

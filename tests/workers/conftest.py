@@ -1,0 +1,30 @@
+"""The servers and the site are those of tests/e2e."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import require
+from tests.e2e.conftest import mariadb as mariadb
+from tests.e2e.conftest import observer as observer
+from tests.e2e.conftest import postgresql as postgresql
+from tests.servers import DatabaseServer, Redis
+
+# The scope that is left to try where each server has one.
+SCOPES = {"mariadb": "request", "postgresql": "transaction"}
+
+
+@pytest.fixture(params=SCOPES)
+def server(request: pytest.FixtureRequest) -> DatabaseServer:
+    """Each of the servers in turn."""
+    server: DatabaseServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    require(Redis)
+    with Redis() as server:
+        yield server

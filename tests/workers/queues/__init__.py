@@ -1,0 +1,1 @@
+"""A module for each library: what its worker imports, and ``send``, which puts a token into its queue."""
