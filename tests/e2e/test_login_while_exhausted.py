@@ -6,16 +6,22 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
+import psycopg
+import pymysql
 import pytest
 
 from tests.e2e.dashboard import PASSWORD, PoolsSite, Visitor, pools_site, token_of
-from tests.e2e.observer import Observer
+from tests.e2e.observer import DATABASE, Observer
 from tests.e2e.sites import Answer, eventually
-from tests.servers import DatabaseServer
+from tests.servers import DatabaseServer, PostgreSQL
 
 MOST = 2
+# How many connections the test itself has, besides the observer's.
+LOCKER = 1
+LOCK_OF_MYSQL = "LOCK TABLES site_row WRITE"
 PATIENCE = 30.0
 # Seconds, of a line in which the others wait for much longer.
 SOON = 5.0
@@ -34,20 +40,36 @@ def site(observer: Observer, server: DatabaseServer) -> Iterator[PoolsSite]:
 
 
 @contextmanager
-def exhausted(site: PoolsSite, observer: Observer, seconds: int = 60) -> Iterator[None]:
-    """All connections are in use, and two wait in line."""
-    load = site.site.load(f"/hold?s={seconds}", clients=MOST + 2, seconds=1.0)
+def locked(server: DatabaseServer) -> Iterator[None]:
+    """Who reads the table waits. The connection is one of those that the observer sees."""
+    connection: Any
+    if isinstance(server, PostgreSQL):
+        connection, sql = psycopg.connect(server.url(DATABASE)), "LOCK TABLE site_row"
+    else:
+        account = {"host": server.host, "user": server.user, "password": server.password}
+        connection, sql = pymysql.connect(port=server.port, database=DATABASE, **account), LOCK_OF_MYSQL
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute(sql)
+        yield
+
+
+@contextmanager
+def exhausted(site: PoolsSite, observer: Observer, server: DatabaseServer) -> Iterator[None]:
+    """All connections are in use, and two callers wait in line."""
 
     def is_exhausted() -> bool:
         pools = json.loads(site.manage("db_pools", "--json").stdout)["pools"]
-        return any(pool["total"]["waiting"] == 2 for pool in pools) and observer.connections() == MOST
+        waiting = any(pool["total"]["waiting"] >= 2 for pool in pools)
+        return waiting and observer.connections() == LOCKER + MOST
 
-    try:
-        eventually(is_exhausted, PATIENCE)
-        yield
-        assert is_exhausted()
-    finally:
-        load.end()
+    with locked(server):
+        load = site.site.load("/one", clients=MOST + 2, seconds=90.0)
+        try:
+            eventually(is_exhausted, PATIENCE)
+            yield
+            eventually(is_exhausted, PATIENCE)
+        finally:
+            load.end()
 
 
 def soon(visitor: Visitor, path: str, method: str = "GET", **form: str) -> Answer:
@@ -71,10 +93,12 @@ def new_session(site: PoolsSite, boss: Visitor) -> Visitor:
     return visitor
 
 
-def test_somebody_on_call_logs_in_and_sees_the_page(site: PoolsSite, observer: Observer) -> None:
+def test_somebody_on_call_logs_in_and_sees_the_page(
+    site: PoolsSite, observer: Observer, server: DatabaseServer
+) -> None:
     stranger = site.visitor()
     assert stranger.ask("/pools/").headers["Location"] == ADMINS_LOGIN
-    with exhausted(site, observer), observer.watching() as watch:
+    with exhausted(site, observer, server), observer.watching() as watch:
         assert soon(stranger, "/pools/").headers["Location"] == OWN_LOGIN
         wrong = log_in(stranger, "boss", "a wrong one")
         assert wrong.status == 200 and 'class="errornote"' in wrong.text
@@ -91,9 +115,7 @@ def test_somebody_on_call_logs_in_and_sees_the_page(site: PoolsSite, observer: O
         guest = site.visitor()
         assert log_in(guest, "guest", PASSWORD).status == 200
         assert guest.cookie("sessionid") is None
-    assert watch.highest <= MOST + 1
-    # Two passwords of the boss's, one look, one password of the guest's; and one of the test's own.
-    print(watch)
+    assert watch.highest <= LOCKER + MOST + 1
     eventually(lambda: observer.connections() <= MOST, PATIENCE)
     # The session is a real one.
     assert "Log out" in stranger.ask("/admin/").text or "Abmelden" in stranger.ask("/admin/").text
@@ -102,10 +124,12 @@ def test_somebody_on_call_logs_in_and_sees_the_page(site: PoolsSite, observer: O
     assert (answer.status, answer.headers["Location"]) == (302, ADMINS_LOGIN)
 
 
-def test_one_is_asked_at_a_time_and_the_others_are_told_at_once(site: PoolsSite, observer: Observer) -> None:
+def test_one_is_asked_at_a_time_and_the_others_are_told_at_once(
+    site: PoolsSite, observer: Observer, server: DatabaseServer
+) -> None:
     boss = site.visitor("boss")
     visitors = [new_session(site, boss) for _ in range(12)]
-    with exhausted(site, observer), observer.watching() as watch:
+    with exhausted(site, observer, server), observer.watching() as watch:
         with ThreadPoolExecutor(len(visitors)) as pool:
             answers = list(pool.map(lambda visitor: soon(visitor, "/pools/"), visitors))
         turned_away = [answer for answer in answers if answer.status == 503]
@@ -121,25 +145,24 @@ def test_one_is_asked_at_a_time_and_the_others_are_told_at_once(site: PoolsSite,
         for visitor, answer in zip(visitors, answers, strict=True):
             if answer.status == 503:
                 assert soon(visitor, "/pools/").status == 200
-    assert MOST < watch.most <= MOST + 1 or MOST < watch.highest <= MOST + 1, watch
+    assert watch.most == LOCKER + MOST + 1, watch
     eventually(lambda: observer.connections() <= MOST, PATIENCE)
 
 
-def test_nothing_else_gets_past_the_limit(site: PoolsSite, observer: Observer) -> None:
+def test_nothing_else_gets_past_the_limit(
+    site: PoolsSite, observer: Observer, server: DatabaseServer
+) -> None:
     boss = site.visitor("boss")
-    with exhausted(site, observer, seconds=12), observer.watching() as watch:
-        with ThreadPoolExecutor(2) as pool:
-            began = time.monotonic()
-            other = pool.submit(site.visitor().ask, "/one")
-            seen = pool.submit(soon, new_session(site, boss), "/pools/")
-            assert seen.result().status == 200
-            assert not other.done() and time.monotonic() - began < SOON
-    assert watch.highest <= MOST + 1
+    with ThreadPoolExecutor(1) as pool, exhausted(site, observer, server), observer.watching() as watch:
+        other = pool.submit(site.visitor().ask, "/hold?s=0")
+        assert soon(new_session(site, boss), "/pools/").status == 200
+        assert not other.done()
     assert other.result().status == 200
+    assert watch.highest <= LOCKER + MOST + 1
     eventually(lambda: observer.connections() <= MOST, PATIENCE)
 
 
-def test_in_a_pause_nobody_is_connected(site: PoolsSite, observer: Observer) -> None:
+def test_in_a_pause_nobody_is_connected(site: PoolsSite, observer: Observer, server: DatabaseServer) -> None:
     boss = site.visitor("boss")
     done = site.manage("db_pools", "--pause", "20", "--wait")
     assert done.returncode == 0, done.stderr
