@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import psycopg
@@ -62,14 +62,12 @@ def exhausted(site: PoolsSite, observer: Observer, server: DatabaseServer) -> It
         waiting = any(pool["total"]["waiting"] >= 2 for pool in pools)
         return waiting and observer.connections() == LOCKER + MOST
 
-    with locked(server):
-        load = site.site.load("/one", clients=MOST + 2, seconds=90.0)
-        try:
-            eventually(is_exhausted, PATIENCE)
-            yield
-            eventually(is_exhausted, PATIENCE)
-        finally:
-            load.end()
+    with ExitStack() as after, locked(server):
+        # Its visitors wait for their answers.
+        after.callback(site.site.load("/one", clients=MOST + 2, seconds=90.0).end)
+        eventually(is_exhausted, PATIENCE)
+        yield
+        eventually(is_exhausted, PATIENCE)
 
 
 def soon(visitor: Visitor, path: str, method: str = "GET", **form: str) -> Answer:
@@ -162,8 +160,9 @@ def test_nothing_else_gets_past_the_limit(
     eventually(lambda: observer.connections() <= MOST, PATIENCE)
 
 
-def test_in_a_pause_nobody_is_connected(site: PoolsSite, observer: Observer, server: DatabaseServer) -> None:
+def test_in_a_pause_nobody_is_connected(site: PoolsSite, observer: Observer) -> None:
     boss = site.visitor("boss")
+    eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--pause", "20", "--wait")
     assert done.returncode == 0, done.stderr
     try:
