@@ -58,6 +58,13 @@ def test_on_sqlite_without_a_directory(tmp_path: Path, without_ldap: dict[str, s
     assert " checkouts on " in output
     assert "Directory: none" in output
     assert "/people/" not in output
+    compared = re.findall(r"^  (\w.+\S) +(\d+) requests/s \| \d of 5 connections in use", output, re.M)
+    assert [name for name, _ in compared] == [
+        "request scope, the default",
+        "request scope, release() before the call",
+        "transaction scope",
+    ]
+    assert all(int(rate) > 0 for _, rate in compared)
 
 
 @pytest.mark.slow
