@@ -87,6 +87,12 @@ def _parameters(plain: Any) -> dict[str, Any]:
 
 
 def _connect(plain: Any) -> None:
+    # Before it: no handler is waited for with a connection.
+    logger.info(
+        "%s: the pool is exhausted; a connection outside of it checks a login to the page of pools",
+        plain.alias,
+        extra=extra("login", alias=plain.alias),
+    )
     try:
         plain.connect()
     except Exception as error:
@@ -97,10 +103,5 @@ def _connect(plain: Any) -> None:
             extra=extra("login", alias=plain.alias, error=redact(error)),
         )
         raise Unavailable(NO_CONNECTION) from error
-    logger.info(
-        "%s: the pool is exhausted; a connection outside of it checks a login to the page of pools",
-        plain.alias,
-        extra=extra("login", alias=plain.alias),
-    )
     # Of a tenant or a role, for example.
     connection_checked_out.send(sender=type(plain), connection=plain)
