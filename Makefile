@@ -31,7 +31,7 @@ help:
 	@echo 'make clean   remove everything that these have made'
 
 demo: $(VENV)/example.stamp | provision-demo
-	$(BIN)/python example_project/demo.py $(ARGS)
+	$(BIN)/python example_project/demo/run.py $(ARGS)
 
 test: $(VENV)/test.stamp | provision-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)

@@ -9,6 +9,7 @@ whatever others do to the names above. Only files of our own names are read or r
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -23,6 +24,7 @@ from typing import TypeVar
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
 from django.utils.crypto import salted_hmac
 
 from django_db_pooling import conf
@@ -134,8 +136,18 @@ def _names() -> tuple[str, str]:
         key = settings.SECRET_KEY
     except ImproperlyConfigured:
         key = ""
-    site = salted_hmac("django_db_pooling.status_dir", "", secret=key, algorithm="sha256").hexdigest()
+    database = "\0".join(_default_database(key))
+    site = salted_hmac("django_db_pooling.status_dir", database, secret=key, algorithm="sha256").hexdigest()
     return f"django_db_pooling-{os.geteuid()}", site[:32]
+
+
+@functools.cache
+def _default_database(key: str | bytes) -> tuple[str, ...]:
+    """Two copies of a site may have one SECRET_KEY, but not one database. It is that of the first look, since
+    a test run changes the name, and each of its parallel processes to another one.
+    """
+    default = getattr(settings, "DATABASES", {}).get(DEFAULT_DB_ALIAS, {})
+    return tuple(str(default.get(name) or "") for name in ("HOST", "PORT", "NAME"))
 
 
 def _open_parent(where: Path, make: bool) -> int:

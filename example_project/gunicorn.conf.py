@@ -8,8 +8,6 @@ wsgi_app = "bank_site.wsgi"
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
 
 worker_class = "gevent"
-# mysqlclient, where it is installed too, would stop every greenlet while it waits for the server.
-os.environ.setdefault("MYSQL_DRIVER", "pymysql")
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 worker_connections = 1000
 

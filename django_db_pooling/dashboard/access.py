@@ -4,13 +4,16 @@ Whoever may use the admin may see the page. Each time the database confirms that
 cookie. While the database is not available (the pool is exhausted, for example), the page can be seen with
 that cookie for another ten minutes, together with the session's cookie, of which it contains a digest:
 logging out makes it invalid. Who was allowed to act may then end a pause, in which nobody can be asked.
+Who has no such cookie while the pool is exhausted is asked for with a connection outside of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -23,10 +26,14 @@ from django.db import InterfaceError, OperationalError
 from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from django_db_pooling import owner, pooling
+from django_db_pooling.dashboard import outside
+from django_db_pooling.exceptions import PoolTimeout
+from django_db_pooling.workers import overview
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -38,7 +45,10 @@ COOKIE = "django_db_pooling_staff"
 COOKIE_AGE = 600
 # Seconds to wait for a connection to check the login with.
 MAX_WAIT = 1.0
+# Seconds after which the page is tried again.
+RETRY = 5
 NOT_CHECKED = "Your login could not be checked, because the database is not available."
+UNAVAILABLE = "The database is not available."
 _SALT = "django_db_pooling.dashboard"
 
 
@@ -58,16 +68,37 @@ def visitor(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Vi
     ``site``: the admin site that the page belongs to, if any. ``redirects``: whether to
     redirect to the login.
     """
+    question = partial(_authenticated, request, site, redirects)
     try:
         with owner.max_wait(MAX_WAIT):
-            found = _authenticated(request, site, redirects)
-    except (OperationalError, InterfaceError):
-        _avoid_further_queries(request)
-        return _remembered(request) or answer(NOT_CHECKED, 503)
+            found = question()
+    except (OperationalError, InterfaceError) as error:
+        known = _remembered(request)
+        if known is None and isinstance(error, PoolTimeout):
+            return _asked_outside(request, error.alias, question, redirects)
+        avoid_further_queries(request)
+        return known or _not_checked(request, error, redirects)
     # Otherwise the page would show its own request as the holder of a connection.
     with contextlib.suppress(TransactionManagementError):
         pooling.release()
     return found
+
+
+def _asked_outside(
+    request: HttpRequest, alias: str, question: Callable[[], Visitor | HttpResponse], redirects: bool
+) -> Visitor | HttpResponse:
+    try:
+        with owner.max_wait(0.0):
+            found = outside.ask(alias, question)
+    except (OperationalError, InterfaceError) as error:
+        avoid_further_queries(request)
+        return _not_checked(request, error, redirects)
+    keep_session_as_it_is(request)
+    return found
+
+
+def _not_checked(request: HttpRequest, error: Exception, is_page: bool) -> HttpResponse:
+    return unavailable(request, error) if is_page else answer(NOT_CHECKED, 503)
 
 
 def _authenticated(request: HttpRequest, site: AdminSite | None, redirects: bool) -> Visitor | HttpResponse:
@@ -79,8 +110,16 @@ def _authenticated(request: HttpRequest, site: AdminSite | None, redirects: bool
         return answer("This page is for staff.", 403)
     if not redirects:
         return answer("You are not logged in.", 403)
-    response: HttpResponse = redirect_to_login(request.get_full_path(), admin_url(request, "login"))
+    url = admin_url(request, "login")
+    if url is not None and callers_wait():
+        url = reverse(f"{namespace(request)}:login")
+    response: HttpResponse = redirect_to_login(request.get_full_path(), url)
     return response
+
+
+def callers_wait() -> bool:
+    """In any process of the site (reads files)."""
+    return any(pool.total.waiting for pool in overview.look().pools)
 
 
 def _is_staff(request: HttpRequest, site: AdminSite | None) -> bool:
@@ -112,8 +151,16 @@ def admin_url(request: HttpRequest, name: str) -> str | None:
 def answer(text: str, status: int) -> HttpResponse:
     if status == 403:
         return HttpResponseForbidden(f"{text}\n", content_type="text/plain; charset=utf-8")
-    headers = {"Retry-After": "5"}
+    headers = {"Retry-After": str(RETRY)}
     return HttpResponse(f"{text}\n", content_type="text/plain; charset=utf-8", status=status, headers=headers)
+
+
+def unavailable(request: HttpRequest, error: Exception) -> HttpResponse:
+    """For people: why, what else there is, and again in some seconds."""
+    reason = str(error) if isinstance(error, outside.Unavailable) else UNAVAILABLE
+    context = {"reason": reason, "seconds": str(RETRY), "index": index_url(request)}
+    text = render_to_string("django_db_pooling/unavailable.html", context)
+    return HttpResponse(text, status=503, headers={"Retry-After": str(RETRY)})
 
 
 class _NotLoaded(SessionBase):
@@ -131,7 +178,17 @@ class _NotLoaded(SessionBase):
         pass
 
 
-def _avoid_further_queries(request: HttpRequest) -> None:
+def keep_session_as_it_is(request: HttpRequest) -> None:
+    """Its middleware would wait for a connection to save it. It sets the cookie all the same."""
+    if hasattr(request, "session"):
+        request.session.save = _do_nothing  # type: ignore[method-assign]
+
+
+def _do_nothing(must_create: bool = False) -> None:
+    pass
+
+
+def avoid_further_queries(request: HttpRequest) -> None:
     request.user = AnonymousUser()
     if hasattr(request, "session"):
         request.session = _NotLoaded(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
@@ -149,7 +206,7 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
         COOKIE,
         signing.dumps({"name": who.name, "session": session, "resumes": who.may_resume}, salt=_SALT),
         max_age=COOKIE_AGE,
-        path=_path(request),
+        path=index_url(request),
         secure=request.is_secure(),
         httponly=True,
         samesite="Strict",
@@ -159,10 +216,10 @@ def remember(request: HttpRequest, response: HttpResponseBase, who: Visitor) -> 
 def forget(request: HttpRequest, response: HttpResponseBase) -> None:
     """Delete the cookie: this user may not see the page."""
     if COOKIE in request.COOKIES and response.status_code != 503:
-        response.delete_cookie(COOKIE, path=_path(request), samesite="Strict")
+        response.delete_cookie(COOKIE, path=index_url(request), samesite="Strict")
 
 
-def _path(request: HttpRequest) -> str:
+def index_url(request: HttpRequest) -> str:
     return reverse(f"{namespace(request)}:index")
 
 
@@ -185,4 +242,4 @@ def _remembered(request: HttpRequest) -> Visitor | None:
 def _session_digest(request: HttpRequest) -> str | None:
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     # With the page's path, since another admin site may be stricter.
-    return salted_hmac(f"{_SALT} {_path(request)}", key, algorithm="sha256").hexdigest() if key else None
+    return salted_hmac(f"{_SALT} {index_url(request)}", key, algorithm="sha256").hexdigest() if key else None

@@ -46,8 +46,8 @@ def _for_staff(view: View, redirects: bool = False) -> View:
         visitor = access.visitor(request, site, redirects)
         if isinstance(visitor, HttpResponse):
             access.forget(request, visitor)
-            return _with_security_headers(visitor)
-        response = _with_security_headers(view(request, visitor, *args, **kwargs))
+            return with_security_headers(visitor)
+        response = with_security_headers(view(request, visitor, *args, **kwargs))
         if visitor.seen is None:
             access.remember(request, response, visitor)
         return response
@@ -57,7 +57,7 @@ def _for_staff(view: View, redirects: bool = False) -> View:
     return never_cache(transaction.non_atomic_requests(checked))
 
 
-def _with_security_headers(response: HttpResponse) -> HttpResponse:
+def with_security_headers(response: HttpResponse) -> HttpResponse:
     here = " ".join(filter(None, ["'self'", _static_origin()]))
     response["Content-Security-Policy"] = (
         f"default-src 'none'; script-src {here}; style-src {here}; img-src {here} data:; connect-src 'self'; "

@@ -98,6 +98,7 @@ EVENTS = {
 OTHERS = {
     "check": "a finding of the system checks",
     "housekeeping": "a housekeeping task failed or works again; the housekeeper can't start",
+    "login": "a connection outside of the pool checks a login to the page of pools, or can't be opened",
     "status": "the status directory can't be used, or can be used again; a file in it is ignored",
 }
 

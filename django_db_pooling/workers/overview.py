@@ -103,7 +103,7 @@ class PoolPicture:
     ``free``: how many could be checked out at once; None: no limit. ``holders``: the longest first.
     ``troubles``: the latest first. ``history``: the oldest first. ``timeouts``: how many callers gave up
     in the time of that. ``pause``: None where no process is paused. ``databases`` and ``scopes``: more than
-    one where the settings of the processes differ, or two sites have one SECRET_KEY.
+    one where the settings of the processes differ.
     """
 
     alias: str

@@ -88,6 +88,8 @@ class PageTests(TestCase):
             "/transfers/new/",
             "/quote/",
             f"/mixed/{pk}.json",
+            f"/mixed-released/{pk}.json",
+            f"/mixed-transaction/{pk}.json",
             "/healthz",
         ):
             with self.subTest(path):

@@ -13,6 +13,8 @@ urlpatterns = [
     path("transfers/new/", views.new_transfer, name="new-transfer"),
     path("quote/", views.quote, name="quote"),
     path("mixed/<int:pk>.json", api.mixed, name="mixed"),
+    path("mixed-released/<int:pk>.json", api.mixed_released, name="mixed-released"),
+    path("mixed-transaction/<int:pk>.json", api.mixed_in_transaction_scope, name="mixed-transaction"),
     path("healthz", api.healthz, name="healthz"),
     path("pool.json", pool_views.pool_json, name="pool-json"),
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
-from django.apps import apps
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Count, Q, Sum
@@ -36,15 +35,6 @@ def _with_parties(transfers):
 
 def _suggested_accounts():
     return Account.objects.values_list("number", "customer__name")[:SUGGESTIONS]
-
-
-def _clerk_of(account: Account):
-    """The clerk who looks after it, if the site has a directory."""
-    if not apps.is_installed("people"):
-        return None
-    from people.clerks import clerk_of
-
-    return clerk_of(account)
 
 
 @require_safe
@@ -92,7 +82,6 @@ def account(request: HttpRequest, pk: int) -> HttpResponse:
     balances = list(statement.values_list("balance_after", flat=True)[:SPARKLINE_POINTS])
     context = {
         "account": shown,
-        "clerk": _clerk_of(shown),
         "page": Paginator(_with_parties(statement), PAGE_SIZE).get_page(request.GET.get("page")),
         "sparkline": sparkline([int(balance) for balance in reversed(balances)]),
         "points": len(balances),

@@ -1,4 +1,7 @@
-"""The same site under an ASGI server, without pooling: the example is about wsgi.py under gevent."""
+"""The same site under an ASGI server (`uvicorn bank_site.asgi:application`): pooled, too, by the settings.
+
+Its views are no coroutines, so Django runs them in threads there. Their connections come from the same pool.
+"""
 
 import os
 

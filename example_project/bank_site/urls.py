@@ -11,5 +11,3 @@ urlpatterns = [
 ]
 if apps.is_installed("django_db_pooling"):
     urlpatterns.append(path("pools/", include("django_db_pooling.dashboard.urls")))
-if apps.is_installed("people"):
-    urlpatterns.append(path("people/", include("people.urls")))

@@ -15,7 +15,7 @@ from tests.servers import MariaDB, free_port
 from tests.slapd import Slapd
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "example_project" / "demo.py"
+DEMO = ROOT / "example_project" / "demo" / "run.py"
 SECONDS = 120
 CLERKS = 100
 # On Python's path it comes before everything else.
@@ -58,6 +58,13 @@ def test_on_sqlite_without_a_directory(tmp_path: Path, without_ldap: dict[str, s
     assert " checkouts on " in output
     assert "Directory: none" in output
     assert "/people/" not in output
+    compared = re.findall(r"^  (\w.+\S) +(\d+) requests/s \| \d of 5 connections in use", output, re.M)
+    assert [name for name, _ in compared] == [
+        "request scope, the default",
+        "request scope, release() before the call",
+        "transaction scope",
+    ]
+    assert all(int(rate) > 0 for _, rate in compared)
 
 
 @pytest.mark.slow
@@ -95,8 +102,8 @@ def test_on_the_mariadb_that_it_starts_itself() -> None:
 def run_site_tests(*labels: str, **variables: str) -> None:
     run = subprocess.run(
         [sys.executable, "manage.py", "test", *labels],
-        cwd=DEMO.parent,
-        env={"PYTHONPATH": str(ROOT)} | clean_environment() | {"MYSQL_DRIVER": "pymysql"} | variables,
+        cwd=DEMO.parent.parent,
+        env={"PYTHONPATH": str(ROOT)} | clean_environment() | variables,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -126,7 +133,11 @@ def test_the_sites_own_tests_pass_with_a_directory(tmp_path: Path) -> None:
     require_module("ldapdb")
     with Slapd(users=CLERKS) as directory:
         run_site_tests(
+            "bank",
+            "people",
             DATABASE_URL=f"sqlite:///{tmp_path / 'bank.sqlite3'}",
+            DJANGO_SETTINGS_MODULE="people.settings",
+            PYTHONPATH=os.pathsep.join([str(ROOT), str(DEMO.parent), os.environ.get("PYTHONPATH", "")]),
             LDAP_URL=f"{directory.uri}/{directory.base_dn}",
             LDAP_BIND_DN=directory.user_dn(0),
             LDAP_PASSWORD=directory.user_password(0),

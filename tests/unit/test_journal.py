@@ -25,6 +25,7 @@ WRITERS = {
     "pool/journal.py",
     "process/tasks.py",
     "process/housekeeper.py",
+    "dashboard/outside.py",
     "workers/commands.py",
     "workers/publish.py",
     "status_dir.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -124,6 +125,33 @@ def test_two_sites_of_a_user_do_not_hear_each_other(settings: SimpleNamespace) -
     assert heard() == commands.given() == []
     publisher = publish()
     assert heard() == [publisher.id]
+
+
+@pytest.mark.parametrize("name", ["HOST", "PORT", "NAME"])
+def test_nor_do_two_copies_of_a_site_that_have_one_key(settings: SimpleNamespace, name: str) -> None:
+    def start(database: dict[str, Any]) -> None:
+        status_dir._default_database.cache_clear()
+        settings.DATABASES = {"default": database, "other": {"NAME": secrets.token_hex()}}
+
+    live = {"HOST": "localhost", "PORT": 3306, "NAME": "shop"}
+    try:
+        start(live)
+        publisher = publish()
+        commands.give("default", Action.RECYCLE, "boss")
+        start({**live, name: "1"})
+        assert heard() == commands.given() == []
+        copy = publish()
+        start({**live, "PASSWORD": "a new one"})
+        assert heard() == [publisher.id] and len(commands.given()) == 1
+        # As a test run does with its own.
+        settings.DATABASES["default"]["NAME"] = "test_shop"
+        assert heard() == [publisher.id]
+        start({})
+        assert heard() == []
+        start({**live, name: "1"})
+        assert heard() == [copy.id]
+    finally:
+        status_dir._default_database.cache_clear()
 
 
 class NoKey:

@@ -33,7 +33,8 @@ NO_PROCESS = """\
 No process of this site reports its pools in {}.
 - A process reports every second, from its first database query on: has there been a request?
 - It is considered gone after ten seconds without a report.
-- It has to run on this host, as the same user, with the same SECRET_KEY, and TMPDIR or DB_POOL_STATUS_DIR.
+- It has to run on this host, as the same user, with the same SECRET_KEY, default database (HOST, PORT, NAME),
+  and TMPDIR or DB_POOL_STATUS_DIR.
 - It needs "django_db_pooling" in INSTALLED_APPS."""
 OFF = "Reports are switched off: DB_POOL_STATUS_DIR is None."
 

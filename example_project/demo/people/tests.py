@@ -12,7 +12,7 @@ from unittest.mock import patch
 from django.apps import apps
 
 if not apps.is_installed("people"):
-    raise SkipTest("LDAP_URL names no directory")
+    raise SkipTest("these are not the settings with a directory, people.settings")
 
 import ldap
 from bank.elsewhere import RATES

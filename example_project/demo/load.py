@@ -18,6 +18,48 @@ ACCOUNT_LINK = re.compile(r'href="/accounts/(\d+)/">(TB-\d+)<')
 PERSON_LINK = re.compile(r'href="(/people/[^"/]+/)"')
 
 
+class Rush:
+    """Visitors in threads who ask for one page, each as soon as it was answered."""
+
+    def __init__(self, host: str, port: int, path: str, visitors: int) -> None:
+        self.answered = self.failed = 0
+        self._where = host, port
+        self._path = path
+        self._counting = threading.Lock()
+        self._stopping = threading.Event()
+        self._visitors = [threading.Thread(target=self._visit, daemon=True) for _ in range(visitors)]
+        self._began = 0.0
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        for visitor in self._visitors:
+            visitor.start()
+
+    def stop(self) -> float:
+        """Requests answered in a second."""
+        answered, seconds = self.answered, time.monotonic() - self._began
+        self._stopping.set()
+        for visitor in self._visitors:
+            visitor.join(TIMEOUT_SECONDS)
+        return answered / seconds
+
+    def _visit(self) -> None:
+        connection = http.client.HTTPConnection(*self._where, timeout=TIMEOUT_SECONDS)
+        while not self._stopping.is_set():
+            try:
+                connection.request("GET", self._path)
+                response = connection.getresponse()
+                response.read()
+                is_good = response.status == 200
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                is_good = False
+            with self._counting:
+                self.answered += is_good
+                self.failed += not is_good
+        connection.close()
+
+
 class Load:
     """Visitors in threads between `start` and `stop`; `answered` and `failed` only grow.
 

@@ -9,6 +9,7 @@ from bank.models import Account
 from django.db import OperationalError
 from django.db.models import Count, QuerySet
 from django.db.models.functions import Right
+from django.http import HttpRequest
 from ldap import LDAPError
 
 from people.models import Person
@@ -25,6 +26,15 @@ def clerk_of(account: Account) -> Person | None:
     except (OperationalError, LDAPError) as failure:
         logger.warning("No clerk for %s: %s", account, failure)
         return None
+
+
+def clerk(request: HttpRequest) -> dict[str, Person | None]:
+    """For an account's page."""
+    match = request.resolver_match
+    if match is None or match.url_name != "account":
+        return {}
+    account = Account.objects.filter(pk=match.kwargs["pk"]).first()
+    return {"clerk": account and clerk_of(account)}
 
 
 def accounts_of(uid: str) -> QuerySet[Account]:

@@ -1,4 +1,6 @@
-"""Starts the example site with a database of its own, sends it some visitors and prints what the pool does.
+"""Starts the example site with a database of its own and compares the two scopes, with one view under load.
+
+Then it sends some visitors to all pages and prints what the pool does, until Ctrl-C.
 
 DATABASE_URL says which database; without it a private MariaDB is started where one is installed, else SQLite.
 LDAP_URL says which directory; without it a private slapd is started where it and django-ldapdb are installed.
@@ -23,19 +25,32 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from load import Load
+from load import Load, Rush
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+SITE = HERE.parent
+ROOT = SITE.parent
 HOST = "127.0.0.1"
 PORT = 8000
 DATABASE = "bank"
 MAX_CONNECTIONS = 50
 CLERKS = 100
+# The settings with a directory.
+PEOPLE = "people.settings"
 START_SECONDS = 30
 STOP_SECONDS = 15
 REPORT_SECONDS = 5
 ONCE_SECONDS = 3
+# Few, so that it's the connections that are short, and not this machine.
+POOL = {"POOL_SIZE": "5", "POOL_MAX_OUTSTANDING": "5"}
+RUSH_VISITORS = 30
+RUSH_SECONDS = 4.0
+# Of bank/api.py: the same work, and how long each keeps its connection.
+COMPARED = {
+    "/mixed/{}.json": "request scope, the default",
+    "/mixed-released/{}.json": "request scope, release() before the call",
+    "/mixed-transaction/{}.json": "transaction scope",
+}
 
 
 class DemoFailed(Exception):
@@ -101,13 +116,16 @@ def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
     port = port or _free_port()
     password = secrets.token_urlsafe(9)
     environment = {
+        # Its own, so that its pools are not those of another demo.
+        "SECRET_KEY": secrets.token_urlsafe(32),
+        **POOL,
         **os.environ,
         **people.environment,
         "DATABASE_URL": database.url,
         "DEMO_ADMIN_PASSWORD": password,
         "PORT": str(port),
         "HOST": HOST,
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT), str(HERE)])),
     }
     print(f"Database: {database.name}\nDirectory: {people.name}", flush=True)
     _manage(environment, "migrate", "--verbosity=0")
@@ -124,6 +142,8 @@ def _run(stack: ExitStack, port: int | None, seconds: float | None) -> int:
     if find_spec("prometheus_client") is not None:
         print(f"         {url}/metrics for Prometheus")
     print(flush=True)
+    if os.environ.get("POOLING") != "off":
+        _compare(port, url)
     load = Load(HOST, port, people=bool(people.environment))
     load.start()
     stack.callback(load.stop)
@@ -163,7 +183,7 @@ def _people() -> Iterator[Directory]:
     """A given directory, a private slapd, or none."""
     given = os.environ.get("LDAP_URL")
     if given:
-        yield Directory("the one in LDAP_URL", {"LDAP_URL": given})
+        yield Directory("the one in LDAP_URL", {"LDAP_URL": given, "DJANGO_SETTINGS_MODULE": PEOPLE})
         return
     from tests.slapd import Slapd
 
@@ -177,6 +197,7 @@ def _people() -> Iterator[Directory]:
             return f"{now.connections}, after {now.binds} binds and {now.searches} searches"
 
         environment = {
+            "DJANGO_SETTINGS_MODULE": PEOPLE,
             "LDAP_URL": f"{server.uri}/{server.base_dn}",
             "LDAP_BIND_DN": server.user_dn(0),
             "LDAP_PASSWORD": server.user_password(0),
@@ -197,18 +218,18 @@ def _free_port() -> int:
 
 
 def _manage(environment: dict[str, str], *arguments: str) -> None:
-    command = [sys.executable, str(HERE / "manage.py"), *arguments]
+    command = [sys.executable, str(SITE / "manage.py"), *arguments]
     if subprocess.run(command, env=environment, start_new_session=True).returncode:
         raise DemoFailed(f"manage.py {arguments[0]} failed.")
 
 
 @contextmanager
 def _gunicorn(environment: dict[str, str], url: str, log_path: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "gunicorn", "-c", str(HERE / "gunicorn.conf.py")]
+    command = [sys.executable, "-m", "gunicorn", "-c", str(SITE / "gunicorn.conf.py")]
     with log_path.open("wb") as log:
         # In a session of its own, so that Ctrl-C reaches only this process, which stops the rest in order.
         child = subprocess.Popen(
-            command, cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=SITE, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait_for_answer(child, url, log_path)
@@ -234,6 +255,25 @@ def _wait_for_answer(child: subprocess.Popen[bytes], url: str, log_path: Path) -
             return
         time.sleep(0.1)
     raise DemoFailed(f"gunicorn did not start. The end of its log:\n{log_path.read_text()[-3000:]}")
+
+
+def _compare(port: int, url: str) -> None:
+    """The same view with the connection held for longer and shorter."""
+    print(f"{RUSH_VISITORS} visitors at once, one view: a query, 100 ms in another service, a query.")
+    for path, name in COMPARED.items():
+        rush = Rush(HOST, port, path.format(1), RUSH_VISITORS)
+        rush.start()
+        time.sleep(RUSH_SECONDS / 2)
+        pool = json.loads(_get(f"{url}/pool.json"))["pools"]["default"]
+        time.sleep(RUSH_SECONDS / 2)
+        rate = rush.stop()
+        failures = f", {rush.failed} failed" if rush.failed else ""
+        print(
+            f"  {name:41} {rate:5.0f} requests/s{failures} | {pool['in_use']} of {pool['max_outstanding']} "
+            f"connections in use, {pool['waiting']} waiting",
+            flush=True,
+        )
+    print(flush=True)
 
 
 def _get(url: str) -> bytes:
