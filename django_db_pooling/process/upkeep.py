@@ -40,6 +40,8 @@ class Thing(Protocol):
 _LAST = -1000
 # The process in which end_with_worker() was called.
 _told_of_end: object = None
+# The process in which end() was, as long as nothing needs looking after again.
+_ended: object = None
 
 # By id(), in the order of add(); a thing may be collected at any time. And those that come after all others.
 _things: weakref.WeakValueDictionary[int, Thing] = weakref.WeakValueDictionary()
@@ -64,6 +66,8 @@ def ensure_running(thing: object = None) -> None:
 
     ``thing``: the one that needs it, where that has a thread of its own; else all that have none.
     """
+    global _ended
+    _ended = None
     (_housekeeper if thing is None else _housekeepers[thing]).ensure_running()
 
 
@@ -95,8 +99,11 @@ def end_with_worker() -> None:
 
 def end() -> None:
     """Of the process: say goodbye. Again, it closes what has been opened since."""
+    global _ended
     # Not in a forked child that hasn't noticed: it has used nothing.
     if fork.noticed[0]:
+        # A worker may live on for a moment, in which MIN_SIZE would be opened again.
+        _ended = fork.process
         for thing in _all():
             thing.tasks.run(f"ending {thing.name}", thing.end)
 
@@ -112,6 +119,8 @@ def _all() -> list[Thing]:
 
 def _look_after(thing: Thing) -> bool:
     """Whether it needs another call; one that fails is to be tried again."""
+    if _ended is fork.process:
+        return False
     return thing.tasks.run(f"looking after {thing.name}", thing.every_second) is not False
 
 

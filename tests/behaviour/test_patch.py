@@ -14,7 +14,7 @@ from django.db import connection, connections, transaction
 from django.db.utils import ConnectionHandler
 
 from django_db_pooling import drivers, pooling
-from django_db_pooling.process import housekeeper
+from django_db_pooling.process import housekeeper, upkeep
 from tests.behaviour.conftest import (
     BEGIN,
     MARIADB,
@@ -485,6 +485,28 @@ def test_min_size_is_refilled_after_the_server_has_killed_them(
         observer.kill()
         eventually(lambda: pooling.stats(alias).idle == 2 and len(set(observer.ids()) - ids) == 2)
         token(alias)
+
+
+def test_a_process_that_has_said_goodbye_opens_none_until_it_needs_one(quick_housekeeper: None) -> None:
+    """Celery's workers live on for a moment, in which the housekeeper would see to MIN_SIZE."""
+    forget_overrides()
+    with another_alias(POOL={"MIN_SIZE": 1}) as alias:
+
+        def idle() -> int:
+            return pooling.stats(alias).idle
+
+        def ends() -> int:
+            in_thread(lambda: token(alias))
+            eventually(lambda: idle() == 1)
+            upkeep.end()
+            time.sleep(0.3)
+            left = idle()
+            in_thread(lambda: token(alias))
+            pooling.close_all(alias)
+            eventually(lambda: idle() == 1)
+            return left
+
+        assert in_child(ends) == 0
 
 
 def test_connections_idle_for_too_long_are_closed_down_to_min_size(

@@ -34,20 +34,19 @@ class TaskWorker:
 
 
 TABLE = [
-    TaskWorker("celery-prefork", f"{CELERY} -c 2", "celery_tasks", 2, most=2, goodbye=False, short=True),
+    TaskWorker("celery-prefork", f"{CELERY} -c 2", "celery_tasks", 2, most=2, short=True),
     TaskWorker(
         "celery-prefork-max-tasks",
         f"{CELERY} -c 2 --max-tasks-per-child 5",
         "celery_tasks",
         2,
         2 * 2,
-        goodbye=False,
     ),
     TaskWorker("celery-threads", f"{CELERY} -P threads -c 6", "celery_tasks"),
     TaskWorker("celery-gevent", f"{CELERY} -P gevent -c 20", "celery_tasks", short=True),
     TaskWorker("celery-solo", f"{CELERY} -P solo", "celery_tasks", most=1),
     # A process for each task, of which nothing is left at rest.
-    TaskWorker("rq", f"{RQ} Worker", "rq_tasks", 0, most=1, goodbye=False, short=True),
+    TaskWorker("rq", f"{RQ} Worker", "rq_tasks", 0, most=1, short=True),
     TaskWorker("rq-simple", f"{RQ} SimpleWorker", "rq_tasks", most=1),
     TaskWorker("dramatiq", f"dramatiq {DRAMATIQ}", "dramatiq_tasks", 2),
     TaskWorker("dramatiq-gevent", f"dramatiq-gevent {DRAMATIQ}", "dramatiq_tasks", 2),
