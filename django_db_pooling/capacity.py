@@ -145,7 +145,7 @@ def servers(reported: Mapping[str, Reported]) -> dict[Server, list[Share]]:
     """
     found: dict[Server, list[Share]] = {}
     for alias, settings_dict in connections.settings.items():
-        server = _server(alias)
+        server = server_of(alias)
         if server is not None:
             limits = conf.limits_for(alias, settings_dict)
             known = reported.get(alias)
@@ -157,7 +157,7 @@ def servers(reported: Mapping[str, Reported]) -> dict[Server, list[Share]]:
     return found
 
 
-def _server(alias: str) -> Server | None:
+def server_of(alias: str) -> Server | None:
     """None: not pooled, has no such limit, or can't be loaded, and Django says why."""
     settings_dict = connections.settings[alias]
     if conf.proxy(settings_dict) == conf.TRANSACTION:
@@ -243,7 +243,7 @@ def unknown_sizes() -> list[Problem]:
 
 def problem(alias: str) -> Problem | None:
     """What is too much for the server of an alias (I/O)."""
-    server = _server(alias)
+    server = server_of(alias)
     if server is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The views. What they show needs no database connection; only checking the login does."""
+"""The views. What they show needs no database connection, but servers' limits do, and checking the login."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from django_db_pooling.dashboard import access, presentation
+from django_db_pooling.dashboard import access, presentation, server_limits
 from django_db_pooling.dashboard.access import Visitor
 from django_db_pooling.log import redact
 from django_db_pooling.workers import commands, overview
@@ -75,7 +75,12 @@ def _static_origin() -> str:
 
 
 def _context(request: HttpRequest, visitor: Visitor) -> dict[str, Any]:
-    context = presentation.context(overview.look(), visitor) | {"namespace": access.namespace(request)}
+    seen = overview.look()
+    context = presentation.context(seen, visitor) | {"namespace": access.namespace(request)}
+    # Where the login could be checked, the database answers.
+    limits = server_limits.of(seen.pools) if visitor.seen is None else {}
+    for pool in context["pools"]:
+        pool["server_limit"] = limits.get(pool["alias"])
     # Without the project's context processors, which may query. The token only where a button needs it: it
     # may be stored in the session.
     if visitor.may_resume:

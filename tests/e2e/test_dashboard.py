@@ -512,6 +512,16 @@ def test_the_table(site: PoolsSite, boss: Visitor) -> None:
     assert sum("  total " in line for line in lines) == 1
 
 
+def test_the_page_says_what_the_server_accepts_and_asks_it_now_and_then(
+    site: PoolsSite, boss: Visitor, observer: Observer
+) -> None:
+    all_workers_have_connections(site, boss)
+    before = observer.connections()
+    # Each worker asks with an idle connection of its own.
+    eventually(lambda: "the server’s limit is 50 (max_connections 50)" in boss.ask("/pools/").text, PATIENCE)
+    assert observer.connections() <= before
+
+
 @pytest.mark.parametrize(("hosts", "status"), [(1, 0), (2, 0), (3, 1)])
 def test_the_plan_is_held_against_the_servers_limit(
     site: PoolsSite, boss: Visitor, hosts: int, status: int
