@@ -252,7 +252,7 @@ def problem(alias: str) -> Problem | None:
         return Problem(
             "django_db_pooling.I002",
             f"The server of {alias!r} can't be asked for its connection limit: {redact(error)}.",
-            "Run the check where the server can be reached.",
+            "Run the check where the server can be reached and accepts the login.",
         )
     demand = Demand(limit, servers({})[server], hosts(), workers())
     accepts = f"the server of {alias!r} accepts {limit}"

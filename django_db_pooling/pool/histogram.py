@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -38,18 +39,21 @@ class Durations:
     def quantile(self, share: float) -> float | None:
         """About how many seconds a share of them, from 0 to 1, took at most; None where there are none.
 
-        As if durations were spread evenly over their bucket; where they took longer than all of ``BOUNDS``,
-        the last of these.
+        As if durations were spread evenly over their bucket, but never more than they took together allows;
+        where they took longer than all of ``BOUNDS``, the last of these.
         """
-        wanted, seen = share * self.count, 0
+        wanted, seen, shorter = share * self.count, 0, 0.0
         if not self.count:
             return None
         for number, bound in enumerate(BOUNDS):
             count = self.buckets[number]
+            least = BOUNDS[number - 1] if number else 0.0
             if count and seen + count >= wanted:
-                least = BOUNDS[number - 1] if number else 0.0
-                return least + (bound - least) * (wanted - seen) / count
-            seen += count
+                below = max(0, math.ceil(wanted - seen) - 1)
+                # All others took as long as this one, or longer.
+                most = (self.seconds - shorter - below * least) / (self.count - seen - below)
+                return min(least + (bound - least) * (wanted - seen) / count, max(least, most))
+            seen, shorter = seen + count, shorter + count * least
         return BOUNDS[-1]
 
 

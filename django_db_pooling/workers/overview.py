@@ -300,9 +300,9 @@ class _Sums:
     """What is added up of one moment. Rates come from the difference to the sample before."""
 
     def __init__(self) -> None:
-        self.in_use = self.waiting = 0
-        self.is_known = False
-        self.checkouts = self.opened = self.timeouts = self.wait_seconds = self.held_seconds = 0.0
+        self.in_use, self.waiting, self.is_known = 0, 0, False
+        self.checkouts = self.returned = self.opened = self.timeouts = 0.0
+        self.wait_seconds = self.held_seconds = 0.0
 
 
 def _history(parts: list[PoolReport], now: float) -> list[Moment]:
@@ -320,6 +320,7 @@ def _history(parts: list[PoolReport], now: float) -> list[Moment]:
                 sums.is_known = True
                 sums.in_use += sample.in_use
                 sums.waiting += sample.waiting
+                sums.returned += (sample.checkouts - before.checkouts - sample.in_use + before.in_use) / steps
                 for name in ("checkouts", "opened", "timeouts", "wait_seconds", "held_seconds"):
                     more = (getattr(sample, name) - getattr(before, name)) / steps
                     setattr(sums, name, getattr(sums, name) + more)
@@ -334,8 +335,8 @@ def _moment(at: float, sums: _Sums) -> Moment:
     def rate(count: float) -> float | None:
         return count / SAMPLE_SECONDS if sums.is_known else None
 
-    def mean(seconds: float) -> float | None:
-        return seconds / sums.checkouts if sums.checkouts else None
+    def mean(seconds: float, count: float) -> float | None:
+        return seconds / count if count > 0 else None
 
     return Moment(
         at=at,
@@ -344,6 +345,6 @@ def _moment(at: float, sums: _Sums) -> Moment:
         checkouts=rate(sums.checkouts),
         opened=rate(sums.opened),
         timeouts=rate(sums.timeouts),
-        wait=mean(sums.wait_seconds),
-        held=mean(sums.held_seconds),
+        wait=mean(sums.wait_seconds, sums.checkouts),
+        held=mean(sums.held_seconds, sums.returned),
     )

@@ -206,7 +206,8 @@ def test_the_test_of_a_view_that_releases_works(tmp_path: Path) -> None:
     (project / "shop" / "__init__.py").touch()
     with (project / "mysite" / "urls.py").open("a") as file:
         file.write('from shop import views\nurlpatterns += [path("quote/", views.quote)]\n')
-    assert "OK" in manage(project, "test")
+    told = manage(project, "test")
+    assert "Ran 2 tests" in told and "OK" in told
     views = project / "shop" / "views.py"
     views.write_text(views.read_text().replace("    pooling.release()\n", ""))
     with pytest.raises(AssertionError, match="test_no_connection_is_held_during_the_call"):

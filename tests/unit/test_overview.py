@@ -256,6 +256,26 @@ def test_commands_say_how_many_have_carried_them_out() -> None:
     assert (told.ago, told.carried_out, told.of) == (3.0, 1, 2)
 
 
+def test_a_quantile_is_no_more_than_was_measured() -> None:
+    one = replace(durations(b13=1), seconds=12.0)
+    assert one.quantile(0.95) == 12.0
+    three = replace(durations(b11=3), seconds=9.15)
+    assert three.quantile(0.95) == pytest.approx(9.15 - 2 * 2.5)
+    mixed = replace(durations(b0=99, b10=1), seconds=0.05 + 1.1)
+    assert mixed.quantile(0.5) < 0.001 and mixed.quantile(1.0) == pytest.approx(1.15)
+
+
+def test_the_mean_time_held_is_of_those_that_were_returned() -> None:
+    """Three that were taken in the sample before."""
+    counts = [(0, 0, 0.0), (3, 3, 0.0), (3, 3, 0.0), (0, 3, 18.0)]
+    history = [
+        sample(NOW - 30 + 5 * n, in_use=in_use, checkouts=checkouts, held_seconds=seconds)
+        for n, (in_use, checkouts, seconds) in enumerate(counts)
+    ]
+    moments = seen(report(1, default=pool_report(history=history))).pools[0].history
+    assert [moment.held for moment in moments] == [None, None, None, 6.0]
+
+
 def test_quantiles_of_a_histogram() -> None:
     assert Durations().quantile(0.5) is None
     assert durations(b0=1).quantile(1.0) == BOUNDS[0]

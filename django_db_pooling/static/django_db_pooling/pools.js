@@ -120,11 +120,17 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Resume" : "Pause";
+    pause.textContent = paused ? "Resume refresh" : "Pause refresh";
     pools.classList.toggle("paused", paused);
     clearTimeout(timer);
     timer = 0;
     schedule(0);
+  });
+  pools.addEventListener("submit", (event) => {
+    const question = event.target.dataset.question;
+    if (question && !confirm(question)) {
+      event.preventDefault();
+    }
   });
   document.addEventListener("visibilitychange", () => {
     clearTimeout(timer);
