@@ -157,6 +157,7 @@ def test_a_worker_that_starts_meanwhile_joins(
         (["--wait"], 1, "--wait goes with --pause."),
         (["--resume", "--wait"], 1, "--wait goes with --pause."),
         (["--alias", "default"], 1, "--alias goes with --pause"),
+        (["--workers", "4"], 1, "--hosts and --workers go with --plan."),
         (["--pause", "--resume"], 2, "not allowed with argument"),
         (["--recycle"], 0, "recycle default: in 2 processes within a second"),
         (["--close-idle", "--alias", "default"], 0, "close-idle default: in 2 processes within a second"),

@@ -188,18 +188,31 @@ def test_a_burst_that_ends_meanwhile_is_no_failure(tmp_path: Path) -> None:
         assert command.returncode == 0, said
 
 
-def test_where_nobody_reports_the_reasons_are_a_list(tmp_path: Path) -> None:
-    (tmp_path / "db_pools_settings.py").write_text(SETTINGS)
-    path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "db_pools_settings", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-m", "django", "db_pools", "--fail-if-waiting", "1", "--for", "60"],
-        env=environment,
+def alone(folder: Path, settings: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Where no process of the site runs."""
+    (folder / "db_pools_settings.py").write_text(settings)
+    path = os.pathsep.join([str(ROOT), str(folder)])
+    return subprocess.run(
+        [sys.executable, "-m", "django", "db_pools", *arguments],
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "db_pools_settings", "PYTHONPATH": path},
         text=True,
         capture_output=True,
         timeout=60,
         check=False,
     )
+
+
+def test_where_nobody_reports_the_reasons_are_a_list(tmp_path: Path) -> None:
+    done = alone(tmp_path, SETTINGS, "--fail-if-waiting", "1", "--for", "60")
     assert done.returncode == 2
     assert done.stderr.count("\n- ") == 4
     assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize("databases", ['{"default": {}}', 'DATABASES | {"default": {"POOL": False}}'])
+def test_where_nothing_is_pooled_that_is_the_reason(databases: str, tmp_path: Path) -> None:
+    done = alone(tmp_path, f"{SETTINGS}\nDATABASES = {databases}\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "CommandError: No alias of DATABASES is pooled: each has POOL False or no ENGINE.\n",
+    )

@@ -15,8 +15,9 @@ from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
 
-from django_db_pooling import status_dir
+from django_db_pooling import conf, status_dir
 from django_db_pooling.log import redact
 from django_db_pooling.management import orders, plan
 from django_db_pooling.management.orders import REFUSED
@@ -36,6 +37,7 @@ No process of this site reports its pools in {}.
 - It has to run on this host, as the same user, with the same SECRET_KEY, default database (HOST, PORT, NAME),
   and TMPDIR or DB_POOL_STATUS_DIR.
 - It needs "django_db_pooling" in INSTALLED_APPS."""
+NOT_POOLED = "No alias of DATABASES is pooled: each has POOL False or no ENGINE."
 OFF = "Reports are switched off: DB_POOL_STATUS_DIR is None."
 
 
@@ -100,7 +102,7 @@ class Command(BaseCommand):
             help="for --fail-if-waiting: only if that many wait for so long without a break",
         )
         parser.add_argument(
-            "--hosts", type=_positive, default=1, metavar="N", help="for --plan: number of hosts"
+            "--hosts", type=_positive, metavar="N", help="for --plan: number of hosts, 1 by default"
         )
         parser.add_argument(
             "--workers",
@@ -117,12 +119,14 @@ class Command(BaseCommand):
             raise CommandError("--wait goes with --pause.")
         if options["alias"] is not None and action is None:
             raise CommandError("--alias goes with --pause, --resume, --recycle and --close-idle.")
+        if (options["hosts"] or options["workers"]) is not None and not options["plan"]:
+            raise CommandError("--hosts and --workers go with --plan.")
         crowd = Crowd(options["fail_if_waiting"], options["lasting"] or 0.0)
         try:
             if action is not None:
                 self._order(action, options["alias"], options["pause"], options["wait"])
             elif options["plan"]:
-                self._plan(options["hosts"], options["workers"])
+                self._plan(options["hosts"] or 1, options["workers"])
             elif options["watch"] is None:
                 self._show(options["json"], crowd)
             else:
@@ -265,6 +269,8 @@ def _is_given(action: Action, options: dict[str, Any]) -> bool:
 
 
 def _no_process() -> str:
+    if not conf.pooled(connections.settings):
+        return NOT_POOLED
     if not status_dir.is_on():
         return OFF
     refusal = status_dir.refusal()
