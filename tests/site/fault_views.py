@@ -69,6 +69,7 @@ def in_transaction(request: HttpRequest) -> HttpResponse:
     token = request.GET["t"]
     with transaction.atomic():
         Mark.objects.create(token=token, part=1)
+        time.sleep(float(request.GET.get("s", 0)))
         seen = tokens(token)
         Mark.objects.create(token=token, part=2)
     if _marks(token) != 2:

@@ -81,6 +81,6 @@ def test_a_task_worker(
         most = row.processes * MOST if row.most is None else row.most
         # One more is ours, who look at the rows; one is the sender's, where its queue is in the database.
         assert 1 < watch.most <= most + 1 + bool(row.apps)
-        assert_is_at_rest(site, server, observer, row.processes, work)
+        assert_is_at_rest(site, server, observer, row.programs, work)
         assert_ends(site, observer)
     assert not row.goodbye or observer.lost() == lost

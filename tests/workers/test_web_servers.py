@@ -58,6 +58,6 @@ def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer
                 each.result()
         print(watch)
         assert 0 < watch.most <= generations * row.processes * MOST
-        assert_is_at_rest(site, server, observer, row.processes, lambda: ask(1))
+        assert_is_at_rest(site, server, observer, row.programs, lambda: ask(1))
         assert_ends(site, observer)
     assert not row.goodbye or observer.lost() == lost
