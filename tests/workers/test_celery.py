@@ -103,7 +103,10 @@ def worker(server: DatabaseServer, observer: Observer, redis: Redis, tmp_path: P
         worker.work()
         worker.assert_is_at_rest(CHILD)
         yield worker
+        # Of those that were killed.
+        lost = observer.lost()
         assert_ends(site, observer)
+    assert observer.lost() == lost
 
 
 @pytest.mark.timeout(SECONDS)
