@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,9 +14,8 @@ from tests.e2e.observer import DATABASE, Observer
 from tests.e2e.sites import Site, environment_of, eventually, in_environment, running
 from tests.servers import DatabaseServer, Redis
 from tests.soak import OPEN_TRANSACTIONS
-from tests.workers.conftest import SCOPES
 from tests.workers.requirements import TASKS, python_with
-from tests.workers.rest import PATIENCE, POOL, assert_ends, assert_is_at_rest
+from tests.workers.rest import PATIENCE, assert_ends, assert_is_at_rest
 from tests.workers.task_workers import CELERY
 from tests.workers.test_task_workers import call
 
@@ -77,24 +77,19 @@ def of(token: str) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
-def worker(server: DatabaseServer, observer: Observer, redis: Redis, tmp_path: Path) -> Iterator[Worker]:
+def worker(
+    server: DatabaseServer, observer: Observer, redis: Redis, settings: dict[str, Any]
+) -> Iterator[Worker]:
     command = f"{CELERY} -c 1".split()
     python = python_with(command, TASKS)
     assert python is not None
-    server.execute("DELETE FROM site_mark", DATABASE)
     redis.execute("FLUSHALL")
-    status = tmp_path / "status"
-    status.mkdir(mode=0o700)
-    environment = environment_of(
-        server,
-        {
-            "module": "tests.workers.settings",
-            "apps": "django_db_pooling django_celery_results",
-            "pool": POOL | {"SCOPE": SCOPES[type(server).__name__.lower()]},
-            "redis": f"redis://{redis.host}:{redis.port}/0",
-            "status_dir": str(status),
-        },
-    )
+    settings |= {
+        "module": "tests.workers.settings",
+        "apps": "django_db_pooling django_celery_results",
+        "redis": f"redis://{redis.host}:{redis.port}/0",
+    }
+    environment = environment_of(server, settings)
     call(environment, ["python", "-m", "django", "migrate", "--verbosity=0"], python)
     with running(in_environment(command, python), dict(environment)) as site:
         # Whose interpreter asks for the reports has no Celery.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,8 @@ from tests.e2e.sites import eventually, served
 from tests.servers import DatabaseServer
 from tests.soak import OPEN_TRANSACTIONS
 from tests.workers import web_servers
-from tests.workers.conftest import SCOPES
 from tests.workers.requirements import python_with
-from tests.workers.rest import PATIENCE, POOL, assert_ends, assert_is_at_rest, reports
+from tests.workers.rest import PATIENCE, assert_ends, assert_is_at_rest, reports
 from tests.workers.web_servers import WebServer
 
 PATHS = ["/token", "/transaction"]
@@ -30,16 +29,12 @@ SECONDS = 300
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("row", web_servers.TIME_LIMITS, ids=lambda row: row.name)
 def test_a_request_that_takes_too_long(
-    row: WebServer, server: DatabaseServer, observer: Observer, tmp_path: Path
+    row: WebServer, server: DatabaseServer, observer: Observer, settings: dict[str, Any]
 ) -> None:
     command = row.command.split()
     python = python_with(command, row.libraries)
-    server.execute("DELETE FROM site_mark", DATABASE)
-    status = tmp_path / "status"
-    status.mkdir(mode=0o700)
-    pool = POOL | {"SCOPE": SCOPES[type(server).__name__.lower()]}
     numbers = itertools.count(0, FEW)
-    with served(server, command, python=python, pool=pool, status_dir=str(status)) as site:
+    with served(server, command, python=python, **settings) as site:
 
         def ask() -> None:
             first = next(numbers)
@@ -51,8 +46,10 @@ def test_a_request_that_takes_too_long(
         lost = observer.lost()
         assert_is_at_rest(site, server, observer, row.programs, ask)
         before, connections = set(reports(site)), set(observer.numbers())
+        # A worker of greenlets is killed where one lets no other have its turn.
+        how = "spin" if row.is_green else "s"
         with ThreadPoolExecutor(1) as executor:
-            late = executor.submit(site.get, f"/transaction?t=late&s={FOR_EVER}")
+            late = executor.submit(site.get, f"/transaction?t=late&{how}={FOR_EVER}")
             eventually(transactions, PATIENCE)
             assert late.result().status != 200
         eventually(lambda: not transactions(), PATIENCE)

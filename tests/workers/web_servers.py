@@ -88,6 +88,7 @@ CHANNELS = [
 # Each kills a worker whose request takes longer than 3 seconds.
 TIME_LIMITS = [
     WebServer("gunicorn-sync", f"{GUNICORN} -w 2 --timeout 3", 2),
+    WebServer("gunicorn-gevent", f"{GEVENT} --timeout 3", 2, is_green=True),
     WebServer("uwsgi", f"{UWSGI} --harakiri 3", 2, called="uwsgi", goodbye=False),
     WebServer("uwsgi-lazy", f"{UWSGI} --harakiri 3 --lazy-apps", 2, called="uwsgi", goodbye=False),
     WebServer("uwsgi-threads", f"{UWSGI} --harakiri 3 --threads 6", 2, called="uwsgi", goodbye=False),
