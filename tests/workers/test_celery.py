@@ -20,12 +20,13 @@ from tests.workers.task_workers import CELERY
 from tests.workers.test_task_workers import call
 
 SECONDS = 300
+PREFORK, GEVENT = "-c 1", "-P gevent -c 20"
 CHILD, MAIN = "celery prefork #", "celery worker"
 
 
 @dataclass
 class Worker:
-    """A prefork worker with one child."""
+    """A worker, and the tasks that it is asked for."""
 
     site: Site
     server: DatabaseServer
@@ -77,10 +78,16 @@ def of(token: str) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
+def how() -> str:
+    """A prefork worker with one child."""
+    return PREFORK
+
+
+@pytest.fixture
 def worker(
-    server: DatabaseServer, observer: Observer, redis: Redis, settings: dict[str, Any]
+    how: str, server: DatabaseServer, observer: Observer, redis: Redis, settings: dict[str, Any]
 ) -> Iterator[Worker]:
-    command = f"{CELERY} -c 1".split()
+    command = f"{CELERY} {how}".split()
     python = python_with(command, TASKS)
     assert python is not None
     redis.execute("FLUSHALL")
@@ -96,7 +103,7 @@ def worker(
         site.environment["SITE_APPS"] = "django_db_pooling"
         worker = Worker(site, server, observer, python, environment)
         worker.work()
-        worker.assert_is_at_rest(CHILD)
+        worker.assert_is_at_rest(CHILD if how == PREFORK else MAIN)
         yield worker
         # Of those that were killed.
         lost = observer.lost()
@@ -118,6 +125,20 @@ def test_a_task_whose_process_is_killed(worker: Worker, task: str, result: str) 
     eventually(lambda: connection not in worker.observer.numbers(), PATIENCE)
     worker.work()
     worker.assert_is_at_rest(CHILD, MAIN)
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("how", [GEVENT], ids=["gevent"])
+@pytest.mark.parametrize(("task", "result"), [("stay", "REVOKED"), ("stay_too_long", "FAILURE")])
+def test_a_task_whose_greenlet_is_ended(worker: Worker, task: str, result: str) -> None:
+    """By ``revoke(terminate=True)``, and by a hard time limit: gevent's kill and Timeout."""
+    token = worker.begin(task)
+    eventually(worker.transactions, PATIENCE)
+    if result == "REVOKED":
+        worker.revoke(token)
+    worker.assert_has_ended(token, result, [])
+    worker.work()
+    worker.assert_is_at_rest(MAIN)
 
 
 @pytest.mark.timeout(SECONDS)
