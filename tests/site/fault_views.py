@@ -35,12 +35,16 @@ def _marks(token: str) -> int:
     return Mark.objects.filter(token=token).count()
 
 
+def _spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
 def spin(request: HttpRequest) -> HttpResponse:
     """Hold a connection and the processor: under gevent nobody else's turn comes."""
     Row.objects.get(pk=1)
-    until = time.monotonic() + float(request.GET["s"])
-    while time.monotonic() < until:
-        pass
+    _spin(float(request.GET["s"]))
     return HttpResponse("dizzy")
 
 
@@ -65,10 +69,15 @@ def nested(request: HttpRequest) -> HttpResponse:
 
 
 def in_transaction(request: HttpRequest) -> HttpResponse:
-    """All that a transaction has written is there afterwards, and all of it is its own."""
+    """All that a transaction has written is there afterwards, and all of it is its own.
+
+    ``s`` and ``spin``: seconds that it takes, without and with the processor.
+    """
     token = request.GET["t"]
     with transaction.atomic():
         Mark.objects.create(token=token, part=1)
+        time.sleep(float(request.GET.get("s", 0)))
+        _spin(float(request.GET.get("spin", 0)))
         seen = tokens(token)
         Mark.objects.create(token=token, part=2)
     if _marks(token) != 2:

@@ -27,9 +27,16 @@ BASE = (
     "redis",
 )
 # One environment for all web servers, one for all libraries of tasks.
-WEB_SERVERS = ("daphne", "granian", "hypercorn", "waitress", "APScheduler")
-# Django has tasks of its own since 6.0.
-TASKS = ("django-q2", "django-tasks-db" if django.VERSION >= (6,) else "django-tasks-db[compat]")
+WEB_SERVERS = (
+    *("daphne", "granian", "hypercorn", "waitress", "APScheduler"),
+    # uvicorn takes sockets with websockets, and so does our client.
+    *("channels", "uvicorn", "websockets"),
+)
+TASKS = (
+    *("celery", "django-celery-results", "django-q2"),
+    # Django has tasks of its own since 6.0.
+    "django-tasks-db" if django.VERSION >= (6,) else "django-tasks-db[compat]",
+)
 
 
 def python_with(command: Sequence[str], libraries: Sequence[str]) -> Path | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests import processes
@@ -21,36 +22,42 @@ POOL = {"SIZE": SIZE, "MAX_OUTSTANDING": MOST, "MIN_SIZE": AT_REST, "IDLE_TIMEOU
 
 
 def reports(site: Site) -> dict[int, dict[str, Any]]:
-    """What each process says of its pool."""
+    """What each process says that has a pool, by its pid."""
     # Its status says that nobody reports, which isn't an error here.
     seen = json.loads(site.manage("db_pools", "--json").stdout)
-    return {member["pid"]: member["stats"] for pool in seen["pools"] for member in pool["members"]}
+    return {member["pid"]: member for pool in seen["pools"] for member in pool["members"]}
 
 
 def assert_is_at_rest(
-    site: Site, server: DatabaseServer, observer: Observer, count: int, work: Callable[[], Any]
+    site: Site, server: DatabaseServer, observer: Observer, programs: Sequence[str], work: Callable[[], Any]
 ) -> None:
-    """So many processes report; each has one connection that nobody uses, and no transaction is open.
+    """These report; each has one connection that nobody uses, and no transaction is open.
 
     Each reports from its first query on, and which of them does the work is the server's choice: so there is
-    more of it until all have had some.
+    more of it until all have had some. ``programs``: what each is called; "#" is a number that no two share.
     """
+    count = len(programs)
     seen = ""
+    called: list[str] = []
 
     def is_at_rest() -> bool:
         nonlocal seen
         said = reports(site)
         if len(said) < count:
             work()
-        in_use = {pid: stats["in_use"] for pid, stats in said.items()}
+        in_use = {pid: member["stats"]["in_use"] for pid, member in said.items()}
+        called[:] = sorted(member["program"] for member in said.values())
         connections = observer.connections()
-        seen = f"in use by process: {in_use}; {connections} connections"
+        seen = f"in use by process: {in_use}; {connections} connections; they are called {called}"
         return len(said) == count and not any(in_use.values()) and connections == count * AT_REST
 
     try:
         eventually(is_at_rest, PATIENCE)
     finally:
         print(seen)
+    assert [re.sub(r"\d+", "#", name) for name in called] == sorted(programs)
+    numbered = [name for name in called if re.search(r"\d", name)]
+    assert len(set(numbered)) == len(numbered)
     eventually(lambda: server.execute(OPEN_TRANSACTIONS[server.scheme], DATABASE) == [], PATIENCE)
     assert server.execute(HALF_WRITTEN, DATABASE) == []
 

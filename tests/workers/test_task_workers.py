@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,15 +14,8 @@ from tests.e2e.observer import DATABASE, Observer
 from tests.e2e.sites import COMMAND_SECONDS, ROOT, environment_of, eventually, in_environment, running
 from tests.servers import DatabaseServer, Redis
 from tests.workers import task_workers
-from tests.workers.conftest import SCOPES
 from tests.workers.requirements import python_with
-from tests.workers.rest import (
-    MOST,
-    PATIENCE,
-    POOL,
-    assert_ends,
-    assert_is_at_rest,
-)
+from tests.workers.rest import MOST, PATIENCE, assert_ends, assert_is_at_rest
 from tests.workers.task_workers import TaskWorker
 
 SECONDS = 300
@@ -37,24 +31,17 @@ def call(environment: dict[str, str], command: list[str], python: Path | None) -
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_a_task_worker(
-    row: TaskWorker, server: DatabaseServer, observer: Observer, redis: Redis, tmp_path: Path
+    row: TaskWorker, server: DatabaseServer, observer: Observer, redis: Redis, settings: dict[str, Any]
 ) -> None:
     command = row.command.split()
     python = python_with(command, row.libraries)
-    server.execute("DELETE FROM site_mark", DATABASE)
     redis.execute("FLUSHALL")
-    status = tmp_path / "status"
-    status.mkdir(mode=0o700)
-    environment = environment_of(
-        server,
-        {
-            "module": "tests.workers.settings",
-            "apps": f"django_db_pooling {row.apps}",
-            "pool": POOL | {"SCOPE": SCOPES[type(server).__name__.lower()]},
-            "redis": f"redis://{redis.host}:{redis.port}/0",
-            "status_dir": str(status),
-        },
-    )
+    settings |= {
+        "module": "tests.workers.settings",
+        "apps": f"django_db_pooling {row.apps}",
+        "redis": f"redis://{redis.host}:{redis.port}/0",
+    }
+    environment = environment_of(server, settings)
     if row.apps:
         call(environment, ["python", "-m", "django", "migrate", "--verbosity=0"], python)
     with running(in_environment(command, python), dict(environment)) as site:
@@ -81,6 +68,6 @@ def test_a_task_worker(
         most = row.processes * MOST if row.most is None else row.most
         # One more is ours, who look at the rows; one is the sender's, where its queue is in the database.
         assert 1 < watch.most <= most + 1 + bool(row.apps)
-        assert_is_at_rest(site, server, observer, row.processes, work)
+        assert_is_at_rest(site, server, observer, row.programs, work)
         assert_ends(site, observer)
     assert not row.goodbye or observer.lost() == lost

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ALL_SERVERS
 from tests.e2e.checks import assert_tokens_are_their_own
-from tests.e2e.observer import DATABASE, Observer
+from tests.e2e.observer import Observer
 from tests.e2e.sites import served
 from tests.servers import DatabaseServer
 from tests.workers import web_servers
-from tests.workers.conftest import SCOPES
 from tests.workers.requirements import python_with
-from tests.workers.rest import MOST, POOL, assert_ends, assert_is_at_rest
+from tests.workers.rest import MOST, assert_ends, assert_is_at_rest
 from tests.workers.web_servers import WebServer
 
 PATHS = ["/token", "/transaction"]
@@ -31,17 +30,15 @@ TABLE = [row for row in web_servers.TABLE if row.short or ALL_SERVERS]
 
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer, tmp_path: Path) -> None:
+def test_a_web_server(
+    row: WebServer, server: DatabaseServer, observer: Observer, settings: dict[str, Any]
+) -> None:
     command = row.command.split()
     python = python_with(command, row.libraries)
-    server.execute("DELETE FROM site_mark", DATABASE)
-    status = tmp_path / "status"
-    status.mkdir(mode=0o700)
     paths = PATHS if row.is_green else PATHS + ASYNC_PATHS
     # Old processes and new ones are there together for a while.
     generations = 3 if row.replaces else 2 if row.reload else 1
-    pool = POOL | {"SCOPE": SCOPES[type(server).__name__.lower()]}
-    with served(server, command, python=python, pool=pool, status_dir=str(status)) as site:
+    with served(server, command, python=python, **settings) as site:
         numbers = itertools.count(0, FEW)
 
         def ask(count: int = FEW) -> None:
@@ -58,6 +55,6 @@ def test_a_web_server(row: WebServer, server: DatabaseServer, observer: Observer
                 each.result()
         print(watch)
         assert 0 < watch.most <= generations * row.processes * MOST
-        assert_is_at_rest(site, server, observer, row.processes, lambda: ask(1))
+        assert_is_at_rest(site, server, observer, row.programs, lambda: ask(1))
         assert_ends(site, observer)
     assert not row.goodbye or observer.lost() == lost
