@@ -26,7 +26,7 @@ WITHOUT_LDAP = "import sys\n\nsys.modules.update(ldap=None, ldapdb=None)\n"
 def without_ldap(tmp_path: Path) -> dict[str, str]:
     """Variables with which neither python-ldap nor django-ldapdb can be imported."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_LDAP)
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path}
 
 
