@@ -94,7 +94,7 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
         "verdicts": verdicts(overview),
         "nobody_waits": NOBODY_WAITS,
         "workers": len(overview.workers),
-        "at": _clock(overview.at),
+        "at": _clock(overview.at, "%H:%M:%S %Z"),
         "is_on": status_dir.is_on(),
         "refusal": agent.refusal() or status_dir.refusal() if status_dir.is_on() else None,
         "visitor": visitor,
@@ -105,8 +105,8 @@ def context(overview: Overview, visitor: Visitor) -> dict[str, Any]:
     }
 
 
-def _clock(at: float) -> str:
-    return datetime.fromtimestamp(at, timezone.get_current_timezone()).strftime("%H:%M:%S %Z")
+def _clock(at: float, form: str = "%H:%M:%S") -> str:
+    return datetime.fromtimestamp(at, timezone.get_current_timezone()).strftime(form)
 
 
 def _state(overview: Overview) -> str:
