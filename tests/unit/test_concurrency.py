@@ -75,7 +75,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     pool = {"SIZE": 10, "MAX_OUTSTANDING": 20}
     settings = {"default": {"ENGINE": "django.db.backends.mysql", "POOL": pool}}
     monkeypatch.setattr(capacity, "connections", SimpleNamespace(settings=settings))
-    monkeypatch.setattr(capacity, "_server", lambda alias: Server("mysql", "db", ""))
+    monkeypatch.setattr(capacity, "server_of", lambda alias: Server("mysql", "db", ""))
     return pool
 
 
