@@ -84,7 +84,8 @@ class Housekeeper:
                 _sleep_for_good()
             if self._hub is not hub:
                 return
-            if self._has_more_work():
+            # Another one may have taken its place meanwhile: it is that one's to say what runs.
+            if self._has_more_work() or self._hub is not hub:
                 continue
             # It says that it is gone before it looks a last time: new work either finds that, or is found.
             self._running = False

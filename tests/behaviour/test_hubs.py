@@ -119,6 +119,39 @@ def test_housekeeping_moves_here_from_a_native_thread(
     eventually(lambda: not house._running)
 
 
+def test_housekeeping_that_moves_meanwhile_goes_on_when_the_old_one_has_nothing_to_do(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a third one would be started beside it, for good."""
+    import gevent
+
+    monkeypatch.setattr(housekeeper, "TICK", 0.01)
+    is_moved, is_over = False, False
+
+    def work() -> bool:
+        if gevent.get_hub().main_hub:
+            return not is_over
+        while not is_moved:
+            gevent.sleep(0.01)
+        return False
+
+    house = housekeeper.Housekeeper(work)
+
+    def in_a_thread() -> None:
+        house.ensure_running()
+        gevent.sleep(0.5)
+
+    job = threads.spawn(in_a_thread)
+    eventually(lambda: house._running)
+    gevent.sleep(0.2)
+    house.ensure_running()
+    is_moved = True
+    job.get(timeout=PATIENCE)
+    assert house._running and house._hub is gevent.get_hub()
+    is_over = True
+    eventually(lambda: not house._running)
+
+
 def test_housekeeping_moves_to_another_native_thread_when_its_own_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
