@@ -18,8 +18,8 @@ from django_db_pooling.workers.reports import SAMPLE_SECONDS, SAMPLES, PoolRepor
 
 MAX_HOLDERS = 10
 MAX_TROUBLES = 20
-# Seconds; a report may say more than a calendar has.
-MAX_PAUSE = 1e8
+# Seconds of a pause; a report may say more than a calendar has.
+MAX_SHOWN = 1e8
 # Seconds after which every process has taken its sample of a moment.
 SETTLED = 2.0
 # By what two texts of the same trouble differ.
@@ -269,7 +269,7 @@ def _member(report: Report, part: PoolReport, now: float) -> Member:
 
 def _pause(members: list[Member], now: float) -> Pause | None:
     seconds = [one.stats.paused - one.reported_ago for one in members if one.stats.paused is not None]
-    return Pause(now + min(max(0.0, *seconds), MAX_PAUSE), len(seconds)) if seconds else None
+    return Pause(now + min(max(0.0, *seconds), MAX_SHOWN), len(seconds)) if seconds else None
 
 
 def _holders(alias: str, reports: list[Report], now: float) -> list[Holding]:
