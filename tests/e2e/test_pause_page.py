@@ -94,6 +94,9 @@ def test_readiness_needs_no_login(site: PoolsSite) -> None:
         # By the middleware against forged requests, or the view.
         assert stranger.ask(f"{root}ready/", "POST").status in (403, 405)
     assert not list(stranger.cookies)
+    # Nobody can pause a process that has not had a query yet.
+    site.visitor("boss")
+    eventually(lambda: site.manage("db_pools").returncode == 0, PATIENCE)
     done = site.manage("db_pools", "--pause", "20")
     assert done.returncode == 0, done.stderr
     eventually(lambda: stranger.ask("/pools/ready/").status == 503, PATIENCE)
